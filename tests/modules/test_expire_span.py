@@ -1,0 +1,117 @@
+"""Spans, soft mask, penalty and what is kept, against the loops."""
+
+import math
+
+import pytest
+import torch
+
+from fairseq_expire.modules import ExpireSpan, LayerMemory, naive
+
+D = 6
+
+
+def policy(**changes):
+    settings = dict(embed_dim=D, max_span=40, ramp=7, span_init=10.0)
+    module = ExpireSpan(**{**settings, **changes}).double()
+    torch.manual_seed(0)
+    torch.nn.init.normal_(module.predictor.weight)
+    return module
+
+
+def candidates(batch=2, block=5, held=9):
+    torch.manual_seed(1)
+    states = torch.randn(batch, held + block, D, dtype=torch.float64)
+    age = torch.cat([torch.arange(4 * held, 0, -4), -torch.arange(block)]).expand(batch, -1)
+    distance = age.unsqueeze(1) + torch.arange(block).view(1, block, 1)
+    return states, distance
+
+
+def test_spans_start_at_span_init():
+    module = ExpireSpan(embed_dim=D, max_span=4096, ramp=16, span_init=100.0)
+    spans = module.spans(torch.randn(2, 3, D))
+    torch.testing.assert_close(spans, torch.full((2, 3), 100.0))
+
+
+def test_spans_follow_the_equation():
+    module = policy(input_scale=2.5)
+    states, _ = candidates()
+    score = (states / 2.5) @ module.predictor.weight[0] + module.predictor.bias
+    torch.testing.assert_close(module.spans(states), 40 / (1 + torch.exp(-score)))
+
+
+@pytest.mark.parametrize("shortening", [None, 0.0, 0.3])
+def test_view_equals_the_loops(shortening):
+    module = policy()
+    states, distance = candidates()
+    view = module.view(states, distance, padding=None, shortening=shortening)
+    charged = module.spans(states)
+    if shortening is not None:
+        charged = charged.clamp(max=shortening * 40)
+    mask, penalty = naive.expire_span_view(charged, distance, ramp=7)
+    torch.testing.assert_close(view.bias.squeeze(1).exp(), mask)
+    assert torch.equal(view.visible, mask > 0)
+    torch.testing.assert_close(view.penalty, penalty)
+    torch.testing.assert_close(view.span, module.spans(states))
+
+
+def test_padding_queries_are_not_charged():
+    module = policy()
+    states, distance = candidates()
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[:, 3:] = True
+    view = module.view(states, distance, padding=padding, shortening=None)
+    _, penalty = naive.expire_span_view(module.spans(states), distance[:, :3], ramp=7)
+    torch.testing.assert_close(view.penalty, penalty)
+
+
+def test_gradients_of_the_penalty_and_the_mask():
+    module = policy()
+    states, distance = candidates(batch=1, block=3, held=4)
+
+    def losses(states):
+        view = module.view(states, distance, padding=None, shortening=None)
+        return view.penalty, view.bias.masked_fill(~view.visible.unsqueeze(1), 0.0)
+
+    assert torch.autograd.gradcheck(losses, (states.requires_grad_(),))
+
+
+def test_kept_until_no_later_query_sees_it():
+    """At its last visible distance a memory is kept, one step later it is gone."""
+    module = policy()
+    state = torch.randn(1, 1, D, dtype=torch.float64)
+    last = math.ceil(module.spans(state).item() + 7) - 1
+    for age, expected in [(last, True), (last + 1, False)]:
+        distance = torch.tensor([[[age]]])
+        view = module.view(state, distance, padding=None, shortening=None)
+        _, keep = module.retain(LayerMemory(state, torch.tensor([[age]])), view)
+        assert keep.item() is expected
+        assert view.visible.item() is expected
+
+
+def test_span_limit_cuts_only_when_scoring():
+    module = policy(span_limit=3)
+    states, _ = candidates()
+    assert module.train().spans(states).max() > 3
+    assert module.eval().spans(states).max() == 3
+
+
+def test_shortening_is_drawn_only_when_asked_for():
+    assert policy().draw_shortening() is None
+    assert 0 <= policy(shortening=True).draw_shortening() < 1
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"max_span": 0}, "max_span"),
+        ({"ramp": 0}, "ramp"),
+        ({"ramp": -3}, "ramp"),
+        ({"span_init": 0}, "span_init"),
+        ({"span_init": 40}, "less than max_span = 40, got 40"),
+        ({"input_scale": 0}, "input"),
+        ({"span_limit": 0}, "span_limit"),
+    ],
+)
+def test_bad_arguments(changes, words):
+    with pytest.raises(ValueError, match=words):
+        policy(**changes)
