@@ -1,0 +1,150 @@
+"""Cross-entropy plus what the memory policy asks for, with what the memory did in the log."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Tuple
+
+import torch
+import torch.nn.functional as F
+from fairseq import utils
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import meters, metrics
+from omegaconf import II
+from torch import Tensor
+
+from fairseq_expire.modules import LayerReport
+
+
+@dataclass
+class ExpireSpanLossConfig(FairseqDataclass):
+    expire_loss_weight: float = field(
+        default=1e-6, metadata={"help": "weight of the span penalty (alpha): the price of remembering one step"}
+    )
+    sentence_avg: bool = II("optimization.sentence_avg")
+
+
+class MaxMeter(meters.Meter):
+    """The largest of the values logged."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.max = None
+
+    def update(self, value):
+        value = utils.item(value)
+        self.max = value if self.max is None else max(self.max, value)
+
+    def state_dict(self):
+        return {"max": self.max}
+
+    def load_state_dict(self, state_dict):
+        self.max = state_dict["max"]
+
+    @property
+    def smoothed_value(self) -> float:
+        return meters.safe_round(self.max, 1) if self.max is not None else 0.0
+
+
+# A checkpoint stores meters by class name, and fairseq looks the names up in its own module.
+meters.MaxMeter = MaxMeter
+
+
+@register_criterion("expire_span_loss", dataclass=ExpireSpanLossConfig)
+class ExpireSpanLoss(FairseqCriterion):
+    """Cross-entropy summed over tokens, plus alpha times the policy's penalty.
+
+    The paper's objective for a block is mean cross-entropy + alpha * sum of e_i / (R * T), averaged over rows. fairseq
+    divides the sum of losses by the number of tokens, so here both stand without their 1 / T.
+    """
+
+    def __init__(self, task, expire_loss_weight: float, sentence_avg: bool):
+        super().__init__(task)
+        if expire_loss_weight < 0:
+            raise ValueError(f"--expire-loss-weight is a price: expected 0 or more, got {expire_loss_weight}")
+        self.expire_loss_weight = expire_loss_weight
+        self.sentence_avg = sentence_avg
+        # The symbol is a byte or a character: bits per token are bits per character.
+        self.log_bpc = task.level in ("bytes", "chars")
+
+    def forward(self, model, sample, reduce=True) -> Tuple[Tensor, int, Dict[str, Any]]:
+        """Returns the loss summed over tokens (natural logarithm), the sample size, and what to log."""
+        features, extra = model(**sample["net_input"])
+        nll = self.cross_entropy(model, features, sample["target"])
+        penalties = [report.penalty.sum() for report in extra["reports"] if report.penalty is not None]
+        penalty = self.expire_loss_weight * sum(penalties) if penalties else nll.new_zeros(())
+        loss = nll + penalty
+        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        logging_output = {
+            "loss": loss.detach(),
+            "nll_loss": nll.detach(),
+            "expire_loss": penalty.detach(),
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["target"].size(0),
+            "sample_size": sample_size,
+            "log_bpc": self.log_bpc,
+            "memory_bytes": extra["memory"].nbytes,
+            **self.memory_statistics(extra["reports"], sample["target"] != self.padding_idx),
+        }
+        return loss, sample_size, logging_output
+
+    def cross_entropy(self, model, features: Tensor, target: Tensor) -> Tensor:
+        """Summed over the tokens that are not padding, in nats.
+
+        Args:
+            features: [B, T, V] scores, or [B, T, D] with an adaptive softmax.
+            target: [B, T].
+        """
+        if model.decoder.adaptive_softmax is None:
+            scores = features.flatten(0, 1).float()
+            return F.cross_entropy(scores, target.flatten(), ignore_index=self.padding_idx, reduction="sum")
+        banded = model.decoder.adaptive_softmax(features, target.flatten())
+        losses = [
+            F.cross_entropy(scores.float(), band, ignore_index=self.padding_idx, reduction="sum")
+            for scores, band in zip(*banded)
+            if band is not None
+        ]
+        return sum(losses)
+
+    @staticmethod
+    @torch.no_grad()
+    def memory_statistics(reports: Tuple[LayerReport, ...], tokens: Tensor) -> Dict[str, Tensor]:
+        """Sums over the tokens of a batch ([B, T] bool marks them), one value for each layer, and the largest span."""
+        sizes = torch.stack([(report.memory_size * tokens).sum() for report in reports]).double()  # [layers]
+        spans = torch.stack([report.span.masked_fill(~tokens, 0).sum(dtype=torch.float64) for report in reports])
+        largest = torch.stack([report.span.masked_fill(~tokens, 0).max() for report in reports]).max()
+        return {"memory_size": sizes, "span": spans, "span_max": largest}
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: List[Dict[str, Any]]) -> None:
+        """Logs what all processes saw: bits per token, spans in steps, memory sizes in states, megabytes."""
+
+        def total(key):
+            return sum(log[key] for log in logging_outputs)
+
+        ntokens, sample_size = utils.item(total("ntokens")), utils.item(total("sample_size"))
+        if ntokens == 0:
+            return
+        bit = math.log(2)
+        metrics.log_scalar("loss", total("loss") / sample_size / bit, sample_size, round=3)
+        metrics.log_scalar("nll_loss", total("nll_loss") / ntokens / bit, ntokens, round=3)
+        metrics.log_scalar("expire_loss", total("expire_loss") / ntokens / bit, ntokens, round=5)
+        metrics.log_derived("ppl", lambda logged: utils.get_perplexity(logged["nll_loss"].avg))
+        if logging_outputs[0]["log_bpc"]:
+            metrics.log_derived("bpc", lambda logged: meters.safe_round(logged["nll_loss"].avg, 3))
+
+        sizes, layers = total("memory_size") / ntokens, len(logging_outputs[0]["memory_size"])
+        metrics.log_scalar("memory_size", sizes.mean(), ntokens, round=1)
+        for number in range(layers):
+            metrics.log_scalar(f"memory_size_{number}", sizes[number], ntokens, round=1)
+        metrics.log_scalar("span_mean", total("span").mean() / ntokens, ntokens, round=1)
+        metrics.log_custom(MaxMeter, "span_max", max(utils.item(log["span_max"]) for log in logging_outputs))
+        megabytes = total("memory_bytes") / len(logging_outputs) / 2**20
+        metrics.log_scalar("memory_mb", megabytes, len(logging_outputs), round=2)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """The largest span of several processes is not a sum."""
+        return False

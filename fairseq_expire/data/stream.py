@@ -1,0 +1,211 @@
+"""A corpus as contiguous rows read block by block, over fairseq's mmap format.
+
+Size legend: N tokens in the split, G rows over all processes and lanes, B rows of one batch, T tokens of a block.
+"""
+
+import os
+from typing import Dict, List, Optional, Sequence
+
+import numpy as np
+import torch
+from fairseq.data import FairseqDataset
+from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
+
+
+class TokenStream:
+    """The tokens of one split as a single sequence, read from disk where and when they are asked for.
+
+    The items of an mmap dataset lie one after the other in its ``.bin``, so item borders need no handling.
+
+    Args:
+        prefixes: paths without ``.bin``/``.idx`` of the parts, in order.
+        num_symbols: size of the dictionary.
+    Raises:
+        FileNotFoundError: if a part is missing.
+        ValueError: if a part is not of the mmap format, is cut short, or the split holds no token.
+    """
+
+    def __init__(self, prefixes: Sequence[str], num_symbols: int):
+        self.prefixes = list(prefixes)
+        self.num_symbols = num_symbols
+        self._parts: List[np.ndarray] = [_open_part(prefix) for prefix in self.prefixes]
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        if len(self) == 0:
+            raise ValueError(f"{self.prefixes[0]}.bin holds no token: there is nothing to train on or to score")
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __reduce__(self):
+        # A data-loading worker opens the files again: pickling a memmap would copy the corpus.
+        return TokenStream, (self.prefixes, self.num_symbols)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Tokens ``start`` to ``stop`` as int64.
+
+        Raises:
+            ValueError: if a token is outside the dictionary.
+        """
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        pieces = []
+        position = start
+        while position < stop:
+            begin = int(self._ends[first - 1]) if first else 0
+            end = min(stop, int(self._ends[first]))
+            pieces.append(self._parts[first][position - begin : end - begin].astype(np.int64))
+            position, first = end, first + 1
+        tokens = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
+        if tokens.size and (tokens.max() >= self.num_symbols or tokens.min() < 0):
+            wrong = int(np.argmax((tokens >= self.num_symbols) | (tokens < 0)))
+            raise ValueError(
+                f"token {start + wrong} of {self.prefixes[0]}.bin is {tokens[wrong]}, but dict.txt has only "
+                f"{self.num_symbols} symbols: the data was made with another dictionary; prepare it again"
+            )
+        return tokens
+
+
+def find_parts(folder: str, split: str, combine: bool) -> List[str]:
+    """The prefixes of a split, ``train``, and with ``combine`` also ``train1``, ``train2``... as fairseq names parts.
+
+    Raises:
+        FileNotFoundError: if the split is not there.
+    """
+    prefix = os.path.join(folder, split)
+    if not MMapIndexedDataset.exists(prefix):
+        found = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".idx"))
+        raise FileNotFoundError(
+            f"no split '{split}' in {folder}: expected {split}.bin and {split}.idx, found splits: "
+            f"{', '.join(found) or 'none'}; prepare it with data_prep/text.py or fairseq-preprocess"
+        )
+    parts = [prefix]
+    while combine and MMapIndexedDataset.exists(f"{prefix}{len(parts)}"):
+        parts.append(f"{prefix}{len(parts)}")
+    return parts
+
+
+def _open_part(prefix: str) -> np.ndarray:
+    index_path, data_path = index_file_path(prefix), data_file_path(prefix)
+    for path in (index_path, data_path):
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{path} is missing: prepare the data again")
+    try:
+        index = MMapIndexedDataset.Index(index_path)
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{index_path} is not an index of fairseq's mmap format (the default of fairseq-preprocess): {error}"
+        ) from error
+    tokens = int(index.sizes.sum(dtype=np.int64))
+    expected, actual = tokens * np.dtype(index.dtype).itemsize, os.path.getsize(data_path)
+    if expected != actual:
+        raise ValueError(
+            f"{data_path} has {actual} bytes where its index says {expected}: it is damaged or of another corpus; "
+            "prepare it again"
+        )
+    if tokens == 0:
+        return np.zeros(0, dtype=index.dtype)
+    return np.memmap(data_path, dtype=index.dtype, mode="r", shape=(tokens,))
+
+
+class StreamDataset(FairseqDataset):
+    """One split, as fairseq's tools hold it; :meth:`blocks` gives what is really read.
+
+    Args:
+        stream: the tokens.
+        training: whether a trainer reads it for training (the rows of ``--update-freq`` then count).
+    """
+
+    def __init__(self, stream: TokenStream, training: bool):
+        super().__init__()
+        self.stream = stream
+        self.training = training
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(self.stream.read(index, index + 1))
+
+
+class BlockDataset(torch.utils.data.Dataset):
+    """Batches of one process: item ``step * lanes + lane`` is block ``step`` of the rows of ``lane``.
+
+    The corpus is cut into G = rows * lanes * num_shards contiguous rows whose lengths differ by at most one. A batch
+    holds ``rows`` of them; a process has ``lanes`` such groups, read in turns. The input is the target shifted by one,
+    across block and row borders, and the very first input is ``</s>``: every token is a target exactly once.
+
+    Args:
+        stream: the tokens.
+        rows: B, rows of a batch.
+        block: T, tokens of a row read at once; the last block may be shorter.
+        lanes: groups of rows of this process.
+        shard_id, num_shards: which process this is, of how many.
+        pad, eos: the dictionary's symbols.
+    Raises:
+        ValueError: if there are more rows than tokens.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        *,
+        rows: int,
+        block: int,
+        lanes: int,
+        shard_id: int,
+        num_shards: int,
+        pad: int,
+        eos: int,
+    ):
+        total = rows * lanes * num_shards
+        if len(stream) < total:
+            raise ValueError(
+                f"{stream.prefixes[0]} has {len(stream)} tokens, fewer than the {total} rows asked for "
+                f"({rows} of --batch-size x {lanes} of --update-freq x {num_shards} processes): ask for fewer rows"
+            )
+        self.stream = stream
+        self.rows, self.block, self.lanes = rows, block, lanes
+        self.pad, self.eos = pad, eos
+        # [G + 1] borders in exact integers: the first row starts at 0, the last ends at N.
+        self.borders = [len(stream) * row // total for row in range(total + 1)]
+        self.first_row = shard_id * lanes * rows
+        longest = -(-len(stream) // total)
+        self.longest = longest
+        self.steps = -(-longest // block)
+
+    def __len__(self) -> int:
+        return self.steps * self.lanes
+
+    def __getitem__(self, index: int) -> Dict:
+        step, lane = divmod(index, self.lanes)
+        offset = step * self.block
+        width = min(self.block, self.longest - offset)
+        source = np.full((self.rows, width), self.pad, dtype=np.int64)  # [B, T]
+        target = source.copy()
+        first = self.first_row + lane * self.rows
+        for row in range(self.rows):
+            begin, end = self.borders[first + row], self.borders[first + row + 1]
+            start, stop = min(begin + offset, end), min(begin + offset + width, end)
+            if start == stop:
+                continue
+            tokens = self.stream.read(max(start - 1, 0), stop)
+            if start == 0:
+                tokens = np.concatenate([[self.eos], tokens])
+            source[row, : stop - start] = tokens[:-1]
+            target[row, : stop - start] = tokens[1:]
+        return {
+            "id": torch.arange(first, first + self.rows),
+            "net_input": {
+                "src_tokens": torch.from_numpy(source),
+                "src_lengths": torch.from_numpy((source != self.pad).sum(axis=1)),
+            },
+            "target": torch.from_numpy(target),
+            "nsentences": self.rows,
+            "ntokens": int((target != self.pad).sum()),
+            "lane": lane,
+            "offset": offset,
+        }
+
+    @staticmethod
+    def collate(items: List[Dict]) -> Optional[Dict]:
+        """Each item is a batch already."""
+        return items[0] if items else None

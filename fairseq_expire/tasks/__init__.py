@@ -1,0 +1,1 @@
+from . import memory_caching_lm  # noqa: F401  (registers the task)

@@ -1,0 +1,171 @@
+"""Language modelling over contiguous streams, with a memory that outlives the batch."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+from fairseq import utils
+from fairseq.data import Dictionary
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II, MISSING
+
+from fairseq_expire.data.manifest import read_manifest
+from fairseq_expire.data.memory_pass import MemoryBatchIterator
+from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream, find_parts
+from fairseq_expire.models.memory_lm import MemoryLanguageModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class MemoryCachingLMConfig(FairseqDataclass):
+    data: str = field(
+        default=MISSING, metadata={"help": "path to the data-bin; several, separated by ':', are read one an epoch"}
+    )
+    tokens_per_sample: int = field(
+        default=512, metadata={"help": "tokens of each row read at once (the block, T); the memory reaches far beyond"}
+    )
+    update_freq: List[int] = II("optimization.update_freq")
+
+
+@register_task("memory_caching_lm", dataclass=MemoryCachingLMConfig)
+class MemoryCachingLMTask(FairseqTask):
+    """Reads each split as contiguous rows and hands every batch the memory of its pass.
+
+    A pass (a training epoch, a validation, a scoring run) starts cold and reads its rows in order; every token of the
+    split is a target exactly once. ``--batch-size`` is the number of rows, without it ``--max-tokens`` divided by the
+    block; ``--update-freq n`` reads n times as many rows, each with a memory of its own.
+    """
+
+    def __init__(self, cfg: MemoryCachingLMConfig, dictionary: Dictionary, level: Optional[str]):
+        super().__init__(cfg)
+        if cfg.tokens_per_sample < 1:
+            raise ValueError(
+                f"--tokens-per-sample is the number of tokens of a row read at once: expected at least 1, "
+                f"got {cfg.tokens_per_sample}"
+            )
+        self.dictionary = dictionary
+        # What a token is ("bytes", "chars", "words"), or None where the data doesn't say.
+        self.level = level
+
+    @classmethod
+    def setup_task(cls, cfg: MemoryCachingLMConfig, **kwargs):
+        folder = utils.split_paths(cfg.data)[0]
+        path = os.path.join(folder, "dict.txt")
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"no dict.txt in {folder}: expected a data-bin made by data_prep/text.py or fairseq-preprocess"
+            )
+        dictionary = Dictionary.load(path)
+        manifest = read_manifest(folder)
+        logger.info("dictionary: %d types (%s)", len(dictionary), manifest.level if manifest else "level unknown")
+        return cls(cfg, dictionary, manifest.level if manifest else None)
+
+    def build_model(self, cfg, from_checkpoint=False):
+        model = super().build_model(cfg, from_checkpoint)
+        if not isinstance(model, MemoryLanguageModel):
+            raise ValueError(
+                f"--task memory_caching_lm reads with a memory, which {type(model).__name__} does not have: expected "
+                "one of --arch expire_span_lm, transformer_xl_lm (or a checkpoint of one)"
+            )
+        return model
+
+    def load_dataset(self, split, epoch=1, combine=False, **kwargs):
+        """Opens a split. Raises FileNotFoundError or ValueError, naming the file, if it is missing or damaged."""
+        folders = utils.split_paths(self.cfg.data)
+        parts = find_parts(folders[(epoch - 1) % len(folders)], split, combine)
+        stream = TokenStream(parts, len(self.dictionary))
+        # fairseq's trainer is the only caller that can select data: by this a training set is known from
+        # the same split being validated or scored, to which --update-freq means nothing.
+        self.datasets[split] = StreamDataset(stream, training="data_selector" in kwargs)
+        logger.info("%s: %d tokens in %s", split, len(stream), ", ".join(parts))
+
+    def get_batch_iterator(
+        self,
+        dataset: StreamDataset,
+        max_tokens: Optional[int] = None,
+        max_sentences: Optional[int] = None,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 0,
+        epoch: int = 1,
+        data_buffer_size: int = 0,
+        skip_remainder_batch: bool = False,
+        **unused,
+    ) -> MemoryBatchIterator:
+        """An iterator over the blocks of this process. fairseq's other arguments sort, filter and shuffle samples,
+        which a stream has none of.
+
+        Raises:
+            ValueError: if the rows do not fit ``max_tokens``, or are more than there are tokens.
+        """
+        block = self.cfg.tokens_per_sample
+        rows = max_sentences or max_tokens // block
+        if max_tokens is not None and not 1 <= rows * block <= max_tokens:
+            raise ValueError(
+                f"a batch of {max(rows, 1)} rows x {block} tokens (--batch-size x --tokens-per-sample) exceeds "
+                f"--max-tokens {max_tokens}: lower one or raise the other"
+            )
+        lanes = 1
+        if dataset.training:
+            lanes = self.cfg.update_freq[min(epoch, len(self.cfg.update_freq)) - 1]
+        return MemoryBatchIterator(
+            self._blocks(dataset, rows, block, lanes, shard_id, num_shards),
+            epoch=epoch,
+            num_workers=num_workers,
+            buffer_size=data_buffer_size,
+            skip_remainder_batch=skip_remainder_batch,
+        )
+
+    def eval_lm_dataloader(
+        self,
+        dataset: StreamDataset,
+        max_tokens: Optional[int] = 36000,
+        batch_size: Optional[int] = None,
+        max_positions=None,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 1,
+        data_buffer_size: int = 10,
+        context_window: int = 0,
+    ):
+        """Batches for ``fairseq-eval-lm``: one row unless ``--batch-size`` says otherwise.
+
+        Scores do not depend on the block, so ``--max-tokens`` shortens it where fairseq would lower the batch.
+        """
+        if context_window > 0:
+            raise ValueError(
+                "--context-window gives each sample some context again; here every token is scored with the whole "
+                "memory before it: leave the option out"
+            )
+        rows = batch_size or 1
+        block = min(self.cfg.tokens_per_sample, max(1, max_tokens // rows))
+        return MemoryBatchIterator(
+            self._blocks(dataset, rows, block, 1, shard_id, num_shards),
+            epoch=1,
+            num_workers=num_workers,
+            buffer_size=data_buffer_size,
+            skip_remainder_batch=False,
+        ).next_epoch_itr(shuffle=False)
+
+    def _blocks(self, dataset, rows, block, lanes, shard_id, num_shards) -> BlockDataset:
+        return BlockDataset(
+            dataset.stream,
+            rows=rows,
+            block=block,
+            lanes=lanes,
+            shard_id=shard_id,
+            num_shards=num_shards,
+            pad=self.dictionary.pad(),
+            eos=self.dictionary.eos(),
+        )
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        return self.dictionary
