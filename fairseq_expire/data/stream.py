@@ -88,12 +88,17 @@ def _open_part(prefix: str) -> np.ndarray:
     for path in (index_path, data_path):
         if not os.path.exists(path):
             raise FileNotFoundError(f"{path} is missing: prepare the data again")
+    magic = MMapIndexedDataset.Index._HDR_MAGIC
+    with open(index_path, "rb") as file:
+        if file.read(len(magic)) != magic:
+            raise ValueError(
+                f"{index_path} is not an index of fairseq's mmap format: prepare the data with data_prep/text.py, or "
+                "with fairseq-preprocess and its default --dataset-impl"
+            )
     try:
         index = MMapIndexedDataset.Index(index_path)
-    except (AssertionError, ValueError) as error:
-        raise ValueError(
-            f"{index_path} is not an index of fairseq's mmap format (the default of fairseq-preprocess): {error}"
-        ) from error
+    except ValueError as error:
+        raise ValueError(f"{index_path} is cut short ({error}): prepare the data again") from error
     tokens = int(index.sizes.sum(dtype=np.int64))
     expected, actual = tokens * np.dtype(index.dtype).itemsize, os.path.getsize(data_path)
     if expected != actual:

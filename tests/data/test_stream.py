@@ -1,0 +1,121 @@
+"""Every token a target exactly once, in contiguous rows, whatever the rows, blocks, lanes and processes."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+
+from fairseq_expire.data.stream import BlockDataset, TokenStream, find_parts
+
+PAD, EOS, SYMBOLS = 1, 2, 300
+
+
+def write(prefix, items, dtype=np.uint16):
+    builder = MMapIndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
+    for item in items:
+        builder.add_item(torch.tensor(item, dtype=torch.int64))
+    builder.finalize(f"{prefix}.idx")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """101 tokens, all different, in two parts and items of uneven length, one of them empty."""
+    tokens = np.random.default_rng(0).permutation(SYMBOLS - 4)[:101] + 4
+    write(tmp_path / "train", [tokens[:3], tokens[3:3], tokens[3:50]])
+    write(tmp_path / "train1", [tokens[50:51], tokens[51:]])
+    return tmp_path, tokens
+
+
+def stream_of(folder, combine=True):
+    return TokenStream(find_parts(str(folder), "train", combine), SYMBOLS)
+
+
+def blocks_of(stream, rows=3, block=4, lanes=1, shard_id=0, num_shards=1):
+    return BlockDataset(
+        stream, rows=rows, block=block, lanes=lanes, shard_id=shard_id, num_shards=num_shards, pad=PAD, eos=EOS
+    )
+
+
+def test_stream_reads_across_items_and_parts(corpus):
+    folder, tokens = corpus
+    stream = stream_of(folder)
+    assert len(stream) == 101
+    for start, stop in [(0, 101), (0, 0), (2, 4), (49, 52), (50, 51), (100, 101)]:
+        assert stream.read(start, stop).tolist() == tokens[start:stop].tolist()
+    assert len(stream_of(folder, combine=False)) == 50
+    assert pickle.loads(pickle.dumps(stream)).read(49, 52).tolist() == tokens[49:52].tolist()
+
+
+LAYOUTS = [
+    (rows, block, lanes, num_shards)
+    for rows, block in [(1, 1), (1, 7), (1, 500), (3, 4), (8, 5), (13, 64), (101, 2)]
+    for lanes, num_shards in [(1, 1), (2, 1), (1, 3), (2, 2)]
+    if rows * lanes * num_shards <= 101
+]
+
+
+@pytest.mark.parametrize("rows, block, lanes, num_shards", LAYOUTS)
+def test_every_token_is_a_target_once(corpus, rows, block, lanes, num_shards):
+    folder, tokens = corpus
+    stream = stream_of(folder)
+    # Reading row by row in the order of the rows gives the corpus back.
+    targets, sources = {}, {}
+    for shard_id in range(num_shards):
+        dataset = blocks_of(stream, rows, block, lanes, shard_id, num_shards)
+        for index in range(len(dataset)):
+            batch = dataset[index]
+            target, source = batch["target"], batch["net_input"]["src_tokens"]
+            assert target.shape == source.shape and target.shape[0] == rows and target.shape[1] <= block
+            assert torch.equal(target == PAD, source == PAD)
+            assert batch["ntokens"] == (target != PAD).sum()
+            assert batch["lane"] == index % lanes and batch["offset"] == index // lanes * block
+            for row, own_target, own_source in zip(batch["id"].tolist(), target, source):
+                targets.setdefault(row, []).extend(own_target[own_target != PAD].tolist())
+                sources.setdefault(row, []).extend(own_source[own_source != PAD].tolist())
+    order = sorted(targets)
+    assert len(order) == rows * lanes * num_shards
+    assert sum((targets[row] for row in order), []) == tokens.tolist()
+    assert sum((sources[row] for row in order), []) == [EOS] + tokens.tolist()[:-1]
+    lengths = [len(targets[row]) for row in order]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_more_rows_than_tokens(corpus):
+    with pytest.raises(ValueError, match="101 tokens, fewer than the 120 rows"):
+        blocks_of(stream_of(corpus[0]), rows=10, lanes=4, num_shards=3)
+
+
+def test_split_that_is_not_there(corpus):
+    with pytest.raises(FileNotFoundError, match="no split 'valid'.*found splits: train, train1"):
+        find_parts(str(corpus[0]), "valid", combine=False)
+
+
+def test_token_outside_the_dictionary(tmp_path):
+    write(tmp_path / "train", [[5, 6], [7, 299, 300, 8]])
+    stream = stream_of(tmp_path)
+    assert stream.read(0, 4).tolist() == [5, 6, 7, 299]
+    with pytest.raises(ValueError, match="token 4 of .*train.bin is 300, but dict.txt has only 300 symbols"):
+        stream.read(2, 6)
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda folder: (folder / "train.bin").write_bytes((folder / "train.bin").read_bytes()[:-1]), "has 99 bytes"),
+        (lambda folder: (folder / "train.idx").write_bytes(b"TNTIDX\x00\x00" + bytes(40)), "mmap format"),
+        (lambda folder: (folder / "train.idx").write_bytes(b""), "mmap format"),
+        (lambda folder: (folder / "train.idx").write_bytes((folder / "train.idx").read_bytes()[:-5]), "cut short"),
+    ],
+)
+def test_damaged_files(corpus, damage, words):
+    damage(corpus[0])
+    with pytest.raises(ValueError, match=words):
+        stream_of(corpus[0], combine=False)
+
+
+def test_empty_split(tmp_path):
+    write(tmp_path / "train", [[]])
+    with pytest.raises(ValueError, match="holds no token"):
+        stream_of(tmp_path)
