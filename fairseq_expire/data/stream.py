@@ -3,6 +3,7 @@
 Size legend: N tokens in the split, G rows over all processes and lanes, B rows of one batch, T tokens of a block.
 """
 
+import functools
 import os
 from typing import Dict, List, Optional, Sequence
 
@@ -20,14 +21,16 @@ class TokenStream:
     Args:
         prefixes: paths without ``.bin``/``.idx`` of the parts, in order.
         num_symbols: size of the dictionary.
+        pad: its padding symbol, which no text can hold.
     Raises:
         FileNotFoundError: if a part is missing.
         ValueError: if a part is not of the mmap format, is cut short, or the split holds no token.
     """
 
-    def __init__(self, prefixes: Sequence[str], num_symbols: int):
+    def __init__(self, prefixes: Sequence[str], *, num_symbols: int, pad: int):
         self.prefixes = list(prefixes)
         self.num_symbols = num_symbols
+        self.pad = pad
         self._parts: List[np.ndarray] = [_open_part(prefix) for prefix in self.prefixes]
         self._ends = np.cumsum([len(part) for part in self._parts])
         if len(self) == 0:
@@ -38,13 +41,13 @@ class TokenStream:
 
     def __reduce__(self):
         # A data-loading worker opens the files again: pickling a memmap would copy the corpus.
-        return TokenStream, (self.prefixes, self.num_symbols)
+        return functools.partial(TokenStream, num_symbols=self.num_symbols, pad=self.pad), (self.prefixes,)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Tokens ``start`` to ``stop`` as int64.
 
         Raises:
-            ValueError: if a token is outside the dictionary.
+            ValueError: if a token is outside the dictionary, or is padding, which would silently not be scored.
         """
         first = int(np.searchsorted(self._ends, start, side="right"))
         pieces = []
@@ -60,6 +63,11 @@ class TokenStream:
             raise ValueError(
                 f"token {start + wrong} of {self.prefixes[0]}.bin is {tokens[wrong]}, but dict.txt has only "
                 f"{self.num_symbols} symbols: the data was made with another dictionary; prepare it again"
+            )
+        if self.pad in tokens:
+            raise ValueError(
+                f"token {start + int(np.argmax(tokens == self.pad))} of {self.prefixes[0]}.bin is the padding symbol, "
+                "which fairseq leaves out of every loss: prepare the text again without a literal '<pad>' in it"
             )
         return tokens
 
@@ -144,7 +152,7 @@ class BlockDataset(torch.utils.data.Dataset):
         block: T, tokens of a row read at once; the last block may be shorter.
         lanes: groups of rows of this process.
         shard_id, num_shards: which process this is, of how many.
-        pad, eos: the dictionary's symbols.
+        eos: the symbol that stands before the first token.
     Raises:
         ValueError: if there are more rows than tokens.
     """
@@ -158,7 +166,6 @@ class BlockDataset(torch.utils.data.Dataset):
         lanes: int,
         shard_id: int,
         num_shards: int,
-        pad: int,
         eos: int,
     ):
         total = rows * lanes * num_shards
@@ -169,7 +176,7 @@ class BlockDataset(torch.utils.data.Dataset):
             )
         self.stream = stream
         self.rows, self.block, self.lanes = rows, block, lanes
-        self.pad, self.eos = pad, eos
+        self.pad, self.eos = stream.pad, eos
         # [G + 1] borders in exact integers: the first row starts at 0, the last ends at N.
         self.borders = [len(stream) * row // total for row in range(total + 1)]
         self.first_row = shard_id * lanes * rows

@@ -76,7 +76,7 @@ class MemoryCachingLMTask(FairseqTask):
         """Opens a split. Raises FileNotFoundError or ValueError, naming the file, if it is missing or damaged."""
         folders = utils.split_paths(self.cfg.data)
         parts = find_parts(folders[(epoch - 1) % len(folders)], split, combine)
-        stream = TokenStream(parts, len(self.dictionary))
+        stream = TokenStream(parts, num_symbols=len(self.dictionary), pad=self.dictionary.pad())
         # fairseq's trainer is the only caller that can select data: by this a training set is known from
         # the same split being validated or scored, to which --update-freq means nothing.
         self.datasets[split] = StreamDataset(stream, training="data_selector" in kwargs)
@@ -158,7 +158,6 @@ class MemoryCachingLMTask(FairseqTask):
             lanes=lanes,
             shard_id=shard_id,
             num_shards=num_shards,
-            pad=self.dictionary.pad(),
             eos=self.dictionary.eos(),
         )
 

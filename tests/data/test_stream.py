@@ -29,12 +29,12 @@ def corpus(tmp_path):
 
 
 def stream_of(folder, combine=True):
-    return TokenStream(find_parts(str(folder), "train", combine), SYMBOLS)
+    return TokenStream(find_parts(str(folder), "train", combine), num_symbols=SYMBOLS, pad=PAD)
 
 
 def blocks_of(stream, rows=3, block=4, lanes=1, shard_id=0, num_shards=1):
     return BlockDataset(
-        stream, rows=rows, block=block, lanes=lanes, shard_id=shard_id, num_shards=num_shards, pad=PAD, eos=EOS
+        stream, rows=rows, block=block, lanes=lanes, shard_id=shard_id, num_shards=num_shards, eos=EOS
     )
 
 
@@ -98,6 +98,12 @@ def test_token_outside_the_dictionary(tmp_path):
     assert stream.read(0, 4).tolist() == [5, 6, 7, 299]
     with pytest.raises(ValueError, match="token 4 of .*train.bin is 300, but dict.txt has only 300 symbols"):
         stream.read(2, 6)
+
+
+def test_literal_padding_in_the_text(tmp_path):
+    write(tmp_path / "train", [[5, 6, PAD, 7]])
+    with pytest.raises(ValueError, match="token 2 of .* is the padding symbol"):
+        stream_of(tmp_path).read(1, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help test demo clean
+
+help:
+	@echo "make test              run the tests"
+	@echo "make demo              train a small model on a short text and show what it remembers (TEXT=a file or folder: your text)"
+	@echo "make clean             remove .venv and what builds and tests leave behind"
+	@echo "PYTHON=python3.12      the Python to make .venv with (3.11 or 3.12)"
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+demo: .venv/installed
+	$(BIN)/python examples/quickstart/demo.py $(if $(TEXT),--text "$(TEXT)")
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
+		{ echo "fairseq-expire needs Python 3.11 or 3.12, and $(PYTHON) is not; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# The marks are older than setup.py or constraints.txt if those changed since, and then pip runs again. The interpreter
+# comes after the bar because its file is a link to a Python that has a date of its own.
+.venv/installed: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -c constraints.txt -e .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install -c constraints.txt -e '.[test]'
+	touch $@

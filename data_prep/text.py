@@ -1,0 +1,116 @@
+"""Make fairseq's data, a dictionary and a manifest of any text, in bytes, characters or words; or get the text back."""
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Dict, List, NoReturn, Optional
+
+# fairseq says on import which optional packages it does without; an error of ours shall stand alone.
+logging.getLogger("fairseq").setLevel(logging.WARNING)
+
+from fairseq_expire.data.binarize import binarize, restore  # noqa: E402
+from fairseq_expire.data.folder import new_folder  # noqa: E402
+from fairseq_expire.data.levels import LEVELS  # noqa: E402
+from fairseq_expire.data.report import Progress, table  # noqa: E402
+from fairseq_expire.data.sources import SPLITS, Piece, cut, find_files, parse_shares  # noqa: E402
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, without the usage, which would bury it."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="text.py",
+        description=__doc__,
+        epilog="Each PATH is a file, or a folder of which every file is taken; hidden and empty ones in it are skipped.",
+    )
+    parser.add_argument("--level", choices=LEVELS, help="what a symbol is")
+    parser.add_argument("--dest", metavar="DIR", help="folder to make")
+    for split in SPLITS:
+        parser.add_argument(f"--{split}", nargs="+", metavar="PATH", help=f"text of the {split} split")
+    parser.add_argument("--input", nargs="+", metavar="PATH", help="text of all splits, which --split divides")
+    parser.add_argument("--split", metavar="SHARES", help="shares of train, valid and test, such as 0.9,0.05,0.05")
+    parser.add_argument(
+        "--include", action="append", default=[], metavar="GLOB", help="take only files in folders whose name matches this"
+    )
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="GLOB", help="skip files and folders in folders whose name matches"
+    )
+    parser.add_argument("--append-eos", action="store_true", help="end every file with </s> (bytes and chars)")
+    parser.add_argument(
+        "--threshold", type=int, default=0, metavar="N", help="words seen less often in train become <unk> (default: 0)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the data in DIR")
+    parser.add_argument(
+        "--restore", nargs=2, metavar=("DIR", "SPLIT"), help="instead of all this: write the text of DIR's SPLIT to stdout"
+    )
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise a ValueError for options that do not go together."""
+    if not args.level or not args.dest:
+        raise ValueError(f"{'--dest' if args.level else '--level'} is missing; give --level, --dest and --train, or --restore")
+    if args.input and (args.train or args.valid or args.test):
+        raise ValueError("--input and --train, --valid or --test are both given; --input with --split is all of them")
+    if bool(args.input) != bool(args.split):
+        raise ValueError("--input and --split go together; give both, or --train")
+    if not args.input and not args.train:
+        raise ValueError("--train is missing; give it, or --input with --split")
+    if args.level == "words" and args.append_eos:
+        raise ValueError("--append-eos is for bytes and chars; in words every line ends with </s>, so leave it out")
+    if args.level != "words" and args.threshold:
+        raise ValueError("--threshold is for words; leave it out")
+    for path in [*(args.input or []), *(args.train or []), *(args.valid or []), *(args.test or [])]:
+        # Making the data a second time would read what the first one made.
+        if Path(args.dest).resolve().is_relative_to(Path(path).resolve()):
+            raise ValueError(f"--dest {args.dest}: lies in {path}, which is read; choose a folder outside")
+
+
+def gather(args: argparse.Namespace) -> Dict[str, List[Piece]]:
+    """The files, or parts of files, of each split."""
+    if args.input:
+        pieces = find_files(args.input, include=args.include, exclude=args.exclude)
+        return cut(pieces, shares=parse_shares(args.split), level=args.level)
+    given = {split: vars(args)[split] for split in SPLITS if vars(args)[split]}
+    return {split: find_files(paths, include=args.include, exclude=args.exclude) for split, paths in given.items()}
+
+
+def make(args: argparse.Namespace) -> None:
+    check(args)
+    with new_folder(args.dest, force=args.force) as folder:
+        splits = gather(args)
+        sizes = {split: sum(piece.num_bytes for piece in pieces) for split, pieces in splits.items()}
+        with Progress(total_bytes=sizes["train"] + sum(sizes.values())) as progress:
+            manifest = binarize(
+                splits=splits,
+                level=args.level,
+                folder=folder,
+                append_eos=args.append_eos,
+                threshold=args.threshold,
+                origin={"split": args.split, "include": args.include, "exclude": args.exclude},
+                on_progress=progress.advance,
+            )
+    print(table(manifest, splits))
+
+
+def main(arguments: Optional[List[str]] = None) -> None:
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    try:
+        if args.restore:
+            folder, split = args.restore
+            for part in restore(Path(folder), split=split):
+                sys.stdout.buffer.write(part)
+            sys.stdout.buffer.flush()
+        else:
+            make(args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

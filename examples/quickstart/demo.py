@@ -1,0 +1,244 @@
+"""Trains a tiny Expire-Span model on the source of Python's standard library and compares it to compressors.
+
+    python examples/quickstart/demo.py [--text FOLDER_OR_FILE]
+
+Everything is kept in .demo/ under the repository, and what is there is not done again.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from context_model import ContextModel, xz_bits_per_byte
+from progress import MEMORY_SIZE, Failed, Status, TrainingProgress, read_json, run
+from report import report
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PREPARE = [sys.executable, REPOSITORY / "data_prep" / "text.py"]
+PLUGIN = ["--user-dir", REPOSITORY / "fairseq_expire", "--task", "memory_caching_lm", "--cpu"]
+
+MAX_SPAN = 4096
+MAX_UPDATE = 2000
+STOP_HOURS = 0.09
+
+# A change here makes the next run train anew.
+TRAIN = f"""
+--arch expire_span_lm_tiny --criterion expire_span_loss --max-span {MAX_SPAN}
+--tokens-per-sample 128 --batch-size 16
+--optimizer adam --lr 0.002 --lr-scheduler inverse_sqrt --warmup-updates 100 --clip-norm 0.25
+--max-update {MAX_UPDATE} --stop-time-hours {STOP_HOURS}
+--no-epoch-checkpoints --save-interval-updates 500 --keep-interval-updates 1 --max-valid-steps 50
+--log-format json --log-interval 10 --num-workers 0 --seed 1
+""".split()
+
+# The test text as so many rows side by side, because one after the other takes many times as long; every row starts with
+# an empty memory, so this does the model no favour.
+SCORE = "--batch-size 16 --tokens-per-sample 128".split()
+
+# Tests of the library and what was installed beside it are no part of it.
+STDLIB_EXCLUDE = ["test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"]
+
+
+@dataclass
+class Corpus:
+    """A text to train on: what to call it, the arguments that make data_prep/text.py read it, and the folder for all results."""
+
+    title: str
+    arguments: list
+    work: Path
+
+
+def find_corpus(text=None):
+    """The standard library, or the user's folder or file. Raises ValueError where there is nothing to read."""
+    if text is None:
+        folder = sysconfig.get_path("stdlib")
+        excluded = [word for name in STDLIB_EXCLUDE for word in ("--exclude", name)]
+        return Corpus(
+            f"Python's standard library, {folder}",
+            ["--input", folder, "--include", "*.py", *excluded],
+            REPOSITORY / ".demo" / "stdlib",
+        )
+    path = Path(text).resolve()
+    if not text or not path.exists():
+        raise ValueError(f"--text {text!r}: no such folder or file")
+    files = path.rglob("*") if path.is_dir() else [path]
+    if not any(file.is_file() and file.stat().st_size and not hidden(file.relative_to(path)) for file in files):
+        raise ValueError(f"--text {text!r} holds no text: give a file that is not empty, or a folder with one that is not hidden")
+    # fairseq takes a colon in a path for the border between two.
+    name = re.sub(r"[^\w.-]", "_", path.name)
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return Corpus(str(path), ["--input", path], REPOSITORY / ".demo" / f"{name}-{digest}")
+
+
+def hidden(path):
+    """Whether data_prep/text.py skips what has this path below a folder."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def tool(name):
+    """A command of fairseq, from the folder of the Python that runs this."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise ValueError(f"there is no {name} beside {sys.executable}: run `make demo`, or the Python that fairseq is installed for")
+    return path
+
+
+def once(path, step, status):
+    """The result of `step(folder, status)`, which is kept in the json file `path` of that folder and not computed again."""
+    if path.exists():
+        status.say("kept from an earlier run")
+    else:
+        keep(path, step(path.parent, status))
+    return json.loads(path.read_text())
+
+
+def keep(path, result):
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1))
+    part.replace(path)
+
+
+def prepare(corpus, status):
+    """Fills data-bin, and restores from it the bytes that the baselines read: what the model sees, no more and no less."""
+    work = corpus.work
+    data = work / "data-bin"
+    if not data.exists():
+        options = ["--level", "bytes", "--split", "0.9,0.05,0.05", "--dest", data]
+        run([*PREPARE, *options, *corpus.arguments], work / "prepare.log", status.say)
+    for split in ("train", "test"):
+        if not (work / split).exists():
+            restore(data, split, work / split)
+    sizes = [(work / split).stat().st_size for split in ("train", "test")]
+    status.say("{:,} bytes to train on, {:,} to test on".format(*sizes))
+
+
+def restore(data, split, path):
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        done = subprocess.run([*PREPARE, "--restore", data, split], stdout=file, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise Failed(f"data_prep/text.py could not restore {split} from {data}\n{done.stderr}")
+    part.replace(path)
+
+
+def baselines(work, status):
+    status.say("order-2 context model")
+    with open(work / "train", "rb") as train, open(work / "test", "rb") as test:
+        order_2 = ContextModel(train).bits_per_byte(test)
+    status.say(f"order-2 context model {order_2:.3f} bits per byte, xz -9e: takes up to a minute")
+    train, test = (work / "train").read_bytes(), (work / "test").read_bytes()
+    alone, after = xz_bits_per_byte(test), xz_bits_per_byte(test, train)
+    status.say(f"order-2 context model {order_2:.3f} bits per byte, xz -9e {alone:.3f}, after the training text {after:.3f}")
+    return {"order_2": order_2, "xz_alone": alone, "xz_after_training_text": after}
+
+
+def forget_other_settings(work):
+    """Removes the model that other settings made; fairseq would go on training it."""
+    settings = work / "settings.json"
+    if settings.exists() and json.loads(settings.read_text()) != TRAIN:
+        print("The settings have changed since the last run: training anew.")
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
+        for name in ("finished.json", "score.json", "train.log"):
+            (work / name).unlink(missing_ok=True)
+    keep(settings, TRAIN)
+
+
+def train(work, status):
+    progress = TrainingProgress(MAX_UPDATE, STOP_HOURS)
+    status.say(progress.last)
+
+    def show(line):
+        if text := progress.line(line):
+            status.say(text)
+
+    command = [tool("fairseq-train"), work / "data-bin", *PLUGIN, *TRAIN, "--save-dir", work / "checkpoints"]
+    run(command, work / "train.log", show, mode="a")
+    return {"settings": TRAIN}
+
+
+def score(work, status):
+    """Bits per byte of the test text from fairseq-eval-lm, and the mean memory size from fairseq-validate."""
+    common = [work / "data-bin", *PLUGIN, *SCORE, "--path", work / "checkpoints" / "checkpoint_best.pt"]
+    found = {}
+
+    def read_score(line):
+        if match := re.search(r"Evaluated ([\d,]+) tokens", line):
+            found["tokens"] = int(match[1].replace(",", ""))
+        if match := re.search(r"Loss \(base 2\): ([\d.]+)", line):
+            found["bits_per_byte"] = float(match[1])
+
+    def read_memory(line):
+        tag, stats = read_json(line)
+        if tag == "test":
+            found["memory_size"] = float(stats[f"test_{MEMORY_SIZE}"])
+
+    status.say("bits per byte")
+    run([tool("fairseq-eval-lm"), *common, "--gen-subset", "test"], work / "score.log", read_score)
+    status.say("memory size")
+    json_log = ["--valid-subset", "test", "--log-format", "json"]
+    run([tool("fairseq-validate"), *common, *json_log], work / "validate.log", read_memory)
+
+    missing = {"tokens", "bits_per_byte", "memory_size"} - found.keys()
+    if missing:
+        raise Failed(f"no {' and no '.join(sorted(missing))} in {work / 'score.log'} and {work / 'validate.log'}")
+    length = (work / "test").stat().st_size
+    if found["tokens"] != length:
+        raise Failed(f"fairseq-eval-lm scored {found['tokens']:,} tokens, but the test text has {length:,} bytes; see {work / 'score.log'}")
+    status.say(f"{found['bits_per_byte']:.3f} bits per byte, {found['memory_size']:.0f} memories")
+    return found
+
+
+def demo(corpus):
+    work = corpus.work
+    work.mkdir(parents=True, exist_ok=True)
+    print(f"1/5 text: {corpus.title}\n    results in {work}: delete it to start over", flush=True)
+
+    with Status("2/5 prepare") as status:
+        prepare(corpus, status)
+
+    with Status("3/5 baselines") as status:
+        compared = once(work / "baselines.json", baselines, status)
+
+    forget_other_settings(work)
+    with Status(f"4/5 train, at most {60 * STOP_HOURS:.0f} minutes") as status:
+        once(work / "finished.json", train, status)
+
+    with Status("5/5 score") as status:
+        scored = once(work / "score.json", score, status)
+
+    print("\n" + report(compared, scored, MAX_SPAN, work / "checkpoints" / "checkpoint_best.pt"))
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", metavar="FOLDER_OR_FILE", help="train on this instead of Python's standard library")
+    try:
+        corpus = find_corpus(parser.parse_args(arguments).text)
+        tool("fairseq-train")
+    except ValueError as error:
+        print(f"demo.py: {error}", file=sys.stderr)
+        return 2
+    try:
+        demo(corpus)
+    except Failed as error:
+        print(f"demo.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. Run the same command again to go on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    # Whoever ends this program otherwise than with Ctrl-C must not leave a training behind either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""What the demo says at its end."""
+
+ROWS = {
+    "xz_alone": "xz -9e, the test text alone",
+    "xz_after_training_text": "xz -9e, with the training text in front",
+    "order_2": "order-2 context model (Witten-Bell)",
+    "ours": "expire_span_lm_tiny (ours)",
+}
+
+
+def table(bits_per_byte):
+    """A line for each model, aligned; `bits_per_byte` has the keys of ROWS."""
+    width = max(len(name) for name in ROWS.values())
+    lines = [f"{'model':{width}} | test bits per byte", f"{'-' * width}-|-------------------"]
+    return "\n".join(lines + [f"{name:{width}} | {bits_per_byte[key]:18.3f}" for key, name in ROWS.items()])
+
+
+def report(baselines, score, max_span, checkpoint):
+    """All figures of the demo and where its model is. `baselines` and `score` are what the steps of the demo return."""
+    return "\n".join([
+        table({**baselines, "ours": score["bits_per_byte"]}),
+        "",
+        f"The model remembers {score['memory_size']:.0f} of up to {max_span} steps on average.",
+        f"It is in {checkpoint}",
+        "",
+        next_steps(),
+    ])
+
+
+def next_steps():
+    return "Train on your own text:  make demo TEXT=folder-or-file"

@@ -1,0 +1,95 @@
+"""manifest.json, which tells what the data beside it was made of and how much of it there is."""
+import json
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Dict, Optional, Union
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """How much there is in a split.
+
+    `tokens` are all symbol ids, those of `</s>` and `<unk>` included; `unknown` of them stand for a symbol that is not in
+    the dictionary. `source_bytes` is the length of the text they were made of; `source_chars` the same in characters,
+    known where a symbol is a character.
+    """
+
+    tokens: int
+    items: int
+    unknown: int
+    source_bytes: int
+    source_chars: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`level` is "bytes", "chars" or "words"; `version` the one of this package that wrote the data; `symbols` the length of
+    the dictionary, special symbols included; `dictionary_sha256` is over the bytes of dict.txt."""
+
+    version: str
+    level: str
+    options: Dict[str, Any]
+    symbols: int
+    dictionary_sha256: str
+    splits: Dict[str, SplitCounts]
+
+
+# What JSON makes of a field of the classes above, by the type it is declared with.
+JSON_TYPES = {int: int, Optional[int]: int, str: str, Dict[str, Any]: dict, Dict[str, SplitCounts]: dict}
+
+
+def write_manifest(folder: Union[str, Path], manifest: Manifest) -> None:
+    """Write manifest.json into `folder`."""
+    content = {"format": FORMAT, **asdict(manifest)}
+    for counts in content["splits"].values():
+        if counts["source_chars"] is None:
+            del counts["source_chars"]
+    Path(folder, FILE_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Union[str, Path]) -> Optional[Manifest]:
+    """The manifest in `folder`; None if there is none, as beside data that fairseq-preprocess wrote.
+
+    Raises:
+        ValueError: the file is damaged, or of a format that this version does not know.
+    """
+    path = Path(folder, FILE_NAME)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise _damaged(path, f"not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise _damaged(path, "not a JSON object")
+    if content.pop("format", None) != FORMAT:
+        raise _damaged(path, f"its format is not {FORMAT}, the one this version reads")
+    splits = content.get("splits")
+    if not isinstance(splits, dict):
+        raise _damaged(path, "it has no object named splits")
+    content["splits"] = {name: _build(SplitCounts, counts, path, f"in split {name}, ") for name, counts in splits.items()}
+    return _build(Manifest, content, path, "")
+
+
+def _build(kind: type, content: Any, path: Path, place: str) -> Any:
+    """A `kind` from a JSON object with its fields, each of its type, and no others; one with a default may be missing."""
+    if not isinstance(content, dict):
+        raise _damaged(path, f"{place}expected an object")
+    for field in fields(kind):
+        if field.name not in content and field.default is MISSING:
+            raise _damaged(path, f"{place}{field.name} is missing")
+    types = {field.name: field.type for field in fields(kind)}
+    for name, value in content.items():
+        if name not in types:
+            raise _damaged(path, f"{place}{name} is not expected")
+        expected = JSON_TYPES[types[name]]
+        if type(value) is not expected:
+            raise _damaged(path, f"{place}{name} is {value!r}, expected {expected.__name__}")
+    return kind(**content)
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path}: {what}; restore the file, or make the data again with data_prep/text.py --force")

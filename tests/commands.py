@@ -1,0 +1,79 @@
+"""Runs the real commands, each in a process of its own, as a user would."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+USER_DIR = ROOT / "fairseq_expire"
+# Deterministic and small: two layers, four heads would be too many.
+MODEL = [
+    "--decoder-layers", "2", "--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "64",
+    "--decoder-attention-heads", "2", "--dropout", "0",
+]  # fmt: skip
+SPANS = ["--max-span", "256", "--span-ramp", "16", "--span-init", "48", "--expire-loss-weight", "1e-4"]
+
+
+def run(*command, code=0, cwd=None):
+    """Runs a command; fails the test with its output unless it ends with ``code``. Returns what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, cwd=cwd)
+    output = done.stdout + done.stderr
+    assert done.returncode == code, f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{output[-4000:]}"
+    return output
+
+
+def tool(name):
+    """A command of fairseq, from the interpreter's own environment."""
+    return Path(sys.executable).parent / name
+
+
+def train(data, save_dir, *options, arch="expire_span_lm", updates=20, code=0):
+    """``fairseq-train`` with a small model; options given last win."""
+    spans = SPANS if arch.startswith("expire_span_lm") else ["--max-span", "64"]
+    return run(
+        tool("fairseq-train"), data, "--user-dir", USER_DIR, "--task", "memory_caching_lm", "--arch", arch, *MODEL,
+        *spans, "--criterion", "expire_span_loss", "--tokens-per-sample", "32", "--batch-size", "8",
+        "--optimizer", "adam", "--lr", "0.003", "--max-update", updates, "--cpu", "--save-dir", save_dir,
+        "--log-format", "json", "--log-interval", "1", "--num-workers", "0", "--no-epoch-checkpoints", *options,
+        code=code,
+    )  # fmt: skip
+
+
+def score(data, path, *options, code=0):
+    """``fairseq-eval-lm`` on the test split."""
+    return run(
+        tool("fairseq-eval-lm"), data, "--path", path, "--user-dir", USER_DIR, "--task", "memory_caching_lm",
+        "--gen-subset", "test", "--cpu", *options, code=code,
+    )  # fmt: skip
+
+
+def scored(output):
+    """(tokens, bits per token) that ``fairseq-eval-lm`` printed."""
+    tokens = re.search(r"Evaluated ([\d,]+) tokens", output).group(1)
+    return int(tokens.replace(",", "")), float(re.search(r"Loss \(base 2\): ([\d.]+)", output).group(1))
+
+
+def validate(data, path, *options, code=0):
+    """``fairseq-validate`` on the test split; its statistics."""
+    output = run(
+        tool("fairseq-validate"), data, "--path", path, "--user-dir", USER_DIR, "--task", "memory_caching_lm",
+        "--valid-subset", "test", "--cpu", "--log-format", "json", *options, code=code,
+    )  # fmt: skip
+    return logged(output, "test")[-1]
+
+
+def logged(output, tag):
+    """The JSON lines that fairseq logged under a tag: ``train_inner``, ``train``, ``valid``, ``test``."""
+    lines = re.findall(rf"\| INFO \| {tag} \| (\{{.*\}})", output)
+    return [{key: _number(value) for key, value in json.loads(line).items()} for line in lines]
+
+
+def _number(value):
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -1,0 +1,129 @@
+"""The loss is the paper's objective in fairseq's convention, and the log says what happened."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.logging import meters, metrics
+from fairseq.modules import AdaptiveSoftmax
+
+from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss, MaxMeter
+from fairseq_expire.modules import LayerReport, Memory
+
+PAD, ROWS, BLOCK, SYMBOLS = 1, 2, 4, 9
+
+
+def criterion(weight=0.5, sentence_avg=False, level="bytes"):
+    dictionary = SimpleNamespace(pad=lambda: PAD)
+    return ExpireSpanLoss(SimpleNamespace(target_dictionary=dictionary, level=level), weight, sentence_avg)
+
+
+def sample():
+    target = torch.tensor([[4, 5, 6, 7], [8, 4, 5, PAD]])
+    return {"net_input": {}, "target": target, "ntokens": 7}
+
+
+def reports():
+    return tuple(
+        LayerReport(
+            memory_size=torch.full((ROWS, BLOCK), 10 * layer),
+            span=torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 1000.0]]) * layer,
+            penalty=torch.tensor([3.0, 4.0]) * layer,
+        )
+        for layer in (1, 2)
+    )
+
+
+def model(scores, adaptive_softmax=None):
+    memory = Memory.empty(batch=ROWS, num_layers=2, embed_dim=8, like=scores)
+
+    def forward():
+        return scores, {"reports": reports(), "memory": memory}
+
+    forward.decoder = SimpleNamespace(adaptive_softmax=adaptive_softmax)
+    return forward
+
+
+@pytest.fixture
+def scores():
+    return torch.randn(ROWS, BLOCK, SYMBOLS, generator=torch.Generator().manual_seed(0))
+
+
+def test_divided_by_the_sample_size_it_is_the_papers_objective(scores):
+    """Mean cross-entropy + alpha * mean over rows of the sum of e / (R * T), where all rows are full."""
+    batch = {**sample(), "target": torch.full((ROWS, BLOCK), 4), "ntokens": ROWS * BLOCK}
+    loss, sample_size, _ = criterion()(model(scores), batch)
+    nll = -scores.log_softmax(-1)[..., 4].mean()
+    penalty = sum(report.penalty for report in reports()).mean() / BLOCK
+    torch.testing.assert_close(loss / sample_size, nll + 0.5 * penalty)
+
+
+def test_padding_is_not_a_target(scores):
+    _, sample_size, log = criterion()(model(scores), sample())
+    logprobs = scores.log_softmax(-1)
+    target = sample()["target"]
+    expected = -sum(logprobs[b, t, target[b, t]] for b in range(ROWS) for t in range(BLOCK) if target[b, t] != PAD)
+    torch.testing.assert_close(log["nll_loss"], expected)
+    assert sample_size == 7
+    assert criterion(sentence_avg=True)(model(scores), sample())[1] == ROWS
+
+
+def test_adaptive_softmax_gives_the_loss_of_its_log_probabilities():
+    torch.manual_seed(0)
+    softmax = AdaptiveSoftmax(SYMBOLS, 8, [4, 6], dropout=0.0).eval()
+    features = torch.randn(ROWS, BLOCK, 8)
+    _, _, log = criterion()(model(features, softmax), sample())
+    target = sample()["target"]
+    picked = softmax.get_log_prob(features, None).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(log["nll_loss"], -(picked * (target != PAD)).sum())
+
+
+def reduced(*logs):
+    metrics.reset()
+    with metrics.aggregate() as logged:
+        ExpireSpanLoss.reduce_metrics(list(logs))
+    return logged.get_smoothed_values()
+
+
+def test_log(scores):
+    _, _, log = criterion()(model(scores), sample())
+    values = reduced(log)
+    assert values["loss"] == pytest.approx(values["nll_loss"] + values["expire_loss"], abs=2e-3)
+    assert values["expire_loss"] == pytest.approx(0.5 * 21 / 7 / math.log(2), abs=1e-4)
+    assert values["ppl"] == pytest.approx(2 ** values["nll_loss"], rel=1e-2)
+    assert values["bpc"] == values["nll_loss"]
+    assert (values["memory_size_0"], values["memory_size_1"], values["memory_size"]) == (10, 20, 15)
+    # The padded token with its span of 1000 counts nowhere.
+    assert values["span_mean"] == pytest.approx((1 + 2 + 3 + 4 + 5 + 6 + 7) / 7 * 1.5)
+    assert values["span_max"] == 14
+    assert values["memory_mb"] == 0
+
+
+def test_processes_add_up_and_maxima_stay_maxima(scores):
+    one, two = (criterion()(model(scores), sample())[2] for _ in range(2))
+    two = {**two, "span_max": torch.tensor(99.0), "memory_size": two["memory_size"] * 3}
+    values = reduced(one, two)
+    assert values["span_max"] == 99
+    assert values["memory_size"] == 30
+    assert values["nll_loss"] == reduced(one)["nll_loss"]
+
+
+def test_words_have_no_bits_per_character(scores):
+    assert "bpc" not in reduced(criterion(level="words")(model(scores), sample())[2])
+    assert "bpc" not in reduced(criterion(level=None)(model(scores), sample())[2])
+
+
+def test_fairseq_restores_the_maximum_from_a_checkpoint():
+    saved = meters.MetersDict()
+    saved.add_meter("span_max", MaxMeter(), 0)
+    saved["span_max"].update(torch.tensor(7.0))
+    restored = meters.MetersDict()
+    restored.load_state_dict(saved.state_dict())
+    restored["span_max"].update(3.0)
+    assert restored.get_smoothed_value("span_max") == 7
+
+
+def test_negative_weight():
+    with pytest.raises(ValueError, match="--expire-loss-weight.*got -1"):
+        criterion(weight=-1)

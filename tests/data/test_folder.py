@@ -1,0 +1,90 @@
+import pytest
+
+from fairseq_expire.data.folder import new_folder
+
+
+def fill(folder, text):
+    (folder / "manifest.json").write_text(text)
+
+
+def everything_in(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_it_appears_at_the_end(tmp_path):
+    dest = tmp_path / "a" / "b"
+    with new_folder(dest) as folder:
+        assert folder == tmp_path / "a" / "b.partial"
+        fill(folder, "new")
+        assert not dest.exists()
+    assert everything_in(tmp_path) == ["a", "a/b", "a/b/manifest.json"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("force", [False, True], ids=["nothing_there", "data_there"])
+def test_an_error_leaves_things_as_they_were(tmp_path, error, force):
+    dest = tmp_path / "a"
+    if force:
+        dest.mkdir()
+        fill(dest, "old")
+    with pytest.raises(error), new_folder(dest, force=force) as folder:
+        fill(folder, "new")
+        raise error
+    assert everything_in(tmp_path) == (["a", "a/manifest.json"] if force else [])
+    assert not force or (dest / "manifest.json").read_text() == "old"
+
+
+def test_force_replaces_data_with_all_that_is_in_it(tmp_path):
+    dest = tmp_path / "a"
+    dest.mkdir()
+    fill(dest, "old")
+    (dest / "test.bin").write_text("old")
+    with pytest.raises(ValueError, match="a: there already, with data in it; add --force"), new_folder(dest):
+        pytest.fail("must not be entered")
+    with new_folder(dest, force=True) as folder:
+        fill(folder, "new")
+        assert (dest / "manifest.json").read_text() == "old"
+    assert everything_in(tmp_path) == ["a", "a/manifest.json"]
+    assert (dest / "manifest.json").read_text() == "new"
+
+
+def test_force_replaces_nothing_but_data(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("x")
+    for name in ("file", "folder", "."):
+        with pytest.raises(ValueError, match="not data with a manifest.json"), new_folder(tmp_path / name, force=True):
+            pytest.fail("must not be entered")
+    assert everything_in(tmp_path) == ["file", "folder", "folder/thesis.tex"]
+
+
+def test_an_empty_folder_and_an_unfinished_one_are_in_nobodys_way(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a.partial").mkdir()
+    (tmp_path / "a.partial" / "train.bin").write_text("unfinished")
+    with new_folder(tmp_path / "a") as folder:
+        assert everything_in(folder) == []
+        fill(folder, "new")
+    assert everything_in(tmp_path) == ["a", "a/manifest.json"]
+
+
+def test_data_that_comes_in_the_meantime_is_kept(tmp_path):
+    dest = tmp_path / "a"
+    with pytest.raises(ValueError, match="add --force"), new_folder(dest) as folder:
+        fill(folder, "second")
+        dest.mkdir()
+        fill(dest, "first")
+    assert (dest / "manifest.json").read_text() == "first"
+
+
+def test_a_link_goes_on_pointing_to_the_folder(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with new_folder(tmp_path / "link") as folder:
+        fill(folder, "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "a" / "manifest.json").read_text() == "new"
+
+
+def test_a_place_that_cannot_hold_a_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="file/a: cannot be written .*choose another folder"), new_folder(tmp_path / "file" / "a"):
+        pytest.fail("must not be entered")

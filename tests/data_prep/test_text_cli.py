@@ -1,0 +1,190 @@
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fairseq_expire.data.manifest import read_manifest
+from fairseq_expire.data.report import Progress
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "data_prep" / "text.py"
+
+
+def load_main():
+    """The script's main function, to run it without another import of fairseq, which takes seconds."""
+    spec = importlib.util.spec_from_file_location("data_prep_text", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+main = load_main()
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """The current folder, with some text in it."""
+    monkeypatch.chdir(tmp_path)
+    for name, content in {
+        "code/a.py": "print('a')\n",
+        "code/lib/b.py": "# \u20ac\n",
+        "code/lib/c.txt": "no code\n",
+        "code/.git/d.py": "hidden\n",
+        "valid.txt": "print a\n",
+    }.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(content)
+    Path("latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
+    Path("cut_off.txt").write_bytes("caf\xe9".encode()[:-1])
+    Path("empty.txt").touch()
+    Path("hollow").mkdir()
+    Path("hollow/empty.txt").touch()
+    return tmp_path
+
+
+def run(line):
+    main(line.split())
+
+
+def test_one_command_makes_data_and_another_restores_it(corpus, capfdbinary):
+    run("--level bytes --dest out/data --train code --valid valid.txt --include *.py --include *.md")
+    table = capfdbinary.readouterr().out.decode().splitlines()
+    assert [line.split() for line in table] == [
+        ["split", "files", "bytes", "tokens", "unknown"],
+        ["train", "2", "17", "17", "0"],
+        ["valid", "1", "8", "8", "0"],
+        ["19", "symbols", "in", "the", "dictionary"],
+    ]
+    assert sorted(os.listdir("out")) == ["data"]
+    assert sorted(os.listdir("out/data")) == ["dict.txt", "manifest.json", "train.bin", "train.idx", "valid.bin", "valid.idx"]
+    run("--restore out/data train")
+    assert capfdbinary.readouterr() == ("print('a')\n# \u20ac\n".encode(), b"")
+
+
+def test_one_text_is_divided(corpus, capfdbinary):
+    Path("code/z.py").write_text("print('\u20ac # a')\n" * 4)
+    run("--level chars --dest data --input code --split 0.5,0.25,0.25 --include z.py --append-eos")
+    manifest = read_manifest("data")
+    # Half of 68 bytes is the end of the second line, three quarters that of the third.
+    assert [counts.source_bytes for counts in manifest.splits.values()] == [34, 17, 17]
+    assert [counts.tokens for counts in manifest.splits.values()] == [30, 15, 16]
+    assert manifest.level == "chars"
+    assert manifest.options["split"] == "0.5,0.25,0.25" and manifest.options["include"] == ["z.py"]
+    capfdbinary.readouterr()
+    for split in manifest.splits:
+        run(f"--restore data {split}")
+    assert capfdbinary.readouterr().out == Path("code/z.py").read_bytes()
+
+
+def test_force_makes_the_data_anew(corpus, capsys):
+    run("--level words --dest data --train code --threshold 2")
+    with pytest.raises(SystemExit):
+        run("--level bytes --dest data --train valid.txt")
+    assert read_manifest("data").level == "words"
+    run("--level bytes --dest data --train valid.txt --force")
+    assert read_manifest("data").level == "bytes"
+
+
+MAKE = "--level chars --dest data "
+ERRORS = {
+    "--train missing.txt": "missing.txt: there is no such file",
+    "--train code missing.txt": "missing.txt: there is no such file",
+    "--train code --include *.rs": "code: no file in it matches",
+    "--train hollow": "hollow: its 1 matching files are all empty",
+    "--train empty.txt": "empty.txt: the file is empty",
+    "--train code --valid empty.txt": "empty.txt: the file is empty",
+    "--train latin.txt": "latin.txt: not UTF-8 at byte 3 (invalid continuation byte)",
+    "--train code --test cut_off.txt": "cut_off.txt: not UTF-8 at byte 3 (unexpected end of data)",
+    "--train latin.txt --level words": "latin.txt: not UTF-8 at byte 3",
+    "--train code --input code --split 0.5,0.5": "--input and --train",
+    "--valid code --input code --split 0.5,0.5": "--input and --train",
+    "--input code": "--input and --split go together",
+    "--train code --split 0.5,0.5": "--input and --split go together",
+    "--valid code": "--train is missing",
+    "": "--train is missing",
+    "--input code --split 0.5,0.4": "--split 0.5,0.4: expected two or three positive numbers",
+    "--input code --split 1": "--split 1: expected two or three positive numbers",
+    "--input valid.txt --split 0.9999,0.0001 --level words": "--split: valid would be empty",
+    "--train code --level words --append-eos": "--append-eos is for bytes and chars",
+    "--train code --threshold 3": "--threshold is for words",
+    "--train code --dest valid.txt/data": "valid.txt/data: cannot be written",
+    "--train code --dest valid.txt": "valid.txt: there already, and not data",
+    "--train code --dest done": "done: there already, with data in it; add --force",
+    "--train missing.txt --dest done": "done: there already, with data in it; add --force",
+    "--train code --dest code/data": "--dest code/data: lies in code, which is read",
+    "--train code --level letters": "invalid choice: 'letters'",
+    "--train code --threshold x": "invalid int value",
+    "--train code --surprise": "unrecognized arguments",
+    "--restore valid.txt train": "valid.txt",
+    "--restore hollow train": "hollow: no manifest.json there",
+    "--restore done test": "no split test; it has train",
+}
+
+
+@pytest.mark.parametrize("options", ERRORS)
+def test_errors_take_one_line_and_leave_nothing(corpus, capsys, options):
+    if "done" in options:
+        run("--level bytes --dest done --train valid.txt")
+    capsys.readouterr()
+    before = sorted(corpus.rglob("*"))
+    with pytest.raises(SystemExit) as caught:
+        run(MAKE + options)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert out == "" and err.startswith("text.py: error: ") and err.count("\n") == 1 and err.endswith("\n")
+    assert ERRORS[options] in err
+    assert sorted(corpus.rglob("*")) == before
+
+
+@pytest.mark.parametrize("given, missing", [("--level bytes", "--dest"), ("--dest data", "--level"), ("", "--level")])
+def test_level_and_dest_are_asked_for(corpus, capsys, given, missing):
+    with pytest.raises(SystemExit):
+        run(f"{given} --train code")
+    assert f"error: {missing} is missing" in capsys.readouterr().err
+
+
+def test_the_script_alone(corpus):
+    """From outside: the exit status, and nothing on stderr beside the error, which fairseq's import would like to be."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, SCRIPT, *"--level bytes --dest data --train missing.txt".split()]
+    failed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("text.py: error: missing.txt: ") and failed.stderr.count("\n") == 1
+
+
+class Stream:
+    def __init__(self, *, terminal):
+        self.terminal, self.text = terminal, ""
+
+    def isatty(self):
+        return self.terminal
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_progress_keeps_one_line_on_a_terminal():
+    stream = Stream(terminal=True)
+    with Progress(total_bytes=4_000_000, stream=stream) as progress:
+        progress.advance("vocabulary", 1_000_000)
+        progress.advance("train", 3_000_000)
+    assert stream.text.split("\r")[1:] == [
+        "vocabulary: 1.0 of 4.0 MB read (25%)\x1b[K",
+        "train: 4.0 of 4.0 MB read (100%)\x1b[K",
+        "\x1b[K",
+    ]
+
+
+@pytest.mark.parametrize("quiet_seconds, lines", [(3600.0, 0), (0.0, 3)])
+def test_progress_is_sparing_elsewhere(quiet_seconds, lines):
+    stream = Stream(terminal=False)
+    with Progress(total_bytes=30, stream=stream, quiet_seconds=quiet_seconds) as progress:
+        for _ in range(3):
+            progress.advance("train", 10)
+    assert stream.text.count("\n") == lines and "\r" not in stream.text

@@ -1,0 +1,219 @@
+import io
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples" / "quickstart"
+sys.path.insert(0, str(FOLDER))
+import demo
+import progress
+import report
+
+# Stands for data_prep/text.py and for fairseq's commands: each call leaves its name in `calls`.
+FAKE = """
+import json, pathlib, sys
+name, words = sys.argv[1], sys.argv[2:]
+with open({calls!r}, "a") as file:
+    print(name if "--restore" not in words else "restore", file=file)
+
+def log(tag, **stats):
+    print("2024-01-01 00:00:00 | INFO |", tag, "|", json.dumps({{key: str(value) for key, value in stats.items()}}))
+
+if "--restore" in words:
+    print("text of", words[-1], end="")
+elif name == "text":
+    pathlib.Path(words[words.index("--dest") + 1]).mkdir()
+elif name == "fairseq-train":
+    log("train_inner", num_updates=50, wall=5, nll_loss=3.5, memory_size=100)
+    if pathlib.Path({broken!r}).exists():
+        sys.exit("out of luck")
+    log("valid", valid_nll_loss=2.5)
+elif name == "fairseq-eval-lm":
+    print("2024-01-01 00:00:00 | INFO | fairseq_cli.eval_lm | Evaluated 12 tokens in 0.1s (120.00 tokens/s)")
+    print("2024-01-01 00:00:00 | INFO | fairseq_cli.eval_lm | Loss (base 2): 2.1234, Perplexity: 4.36")
+elif name == "fairseq-validate":
+    log("test", test_loss=2.2, test_memory_size=312.4)
+"""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """The demo with its commands replaced; `fake.calls()` names those that ran since the last time it was asked."""
+    calls, broken, script = (tmp_path / name for name in ("calls", "broken", "fake.py"))
+    script.write_text(FAKE.format(calls=str(calls), broken=str(broken)))
+
+    def tool(name):
+        path = tmp_path / name
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" {name} "$@"\n')
+        path.chmod(0o755)
+        return path
+
+    monkeypatch.setattr(demo, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(demo, "PREPARE", [sys.executable, script, "text"])
+    monkeypatch.setattr(demo, "tool", tool)
+
+    class Fake:
+        train_breaks = broken
+
+        def calls(self):
+            names = calls.read_text().split() if calls.exists() else []
+            calls.unlink(missing_ok=True)
+            return names
+
+    return Fake()
+
+
+def test_all_steps_once(fake, tmp_path, capsys):
+    assert demo.main([]) == 0
+    assert fake.calls() == ["text", "restore", "restore", "fairseq-train", "fairseq-eval-lm", "fairseq-validate"]
+    out = capsys.readouterr().out
+    assert re.search(r"expire_span_lm_tiny \(ours\) +\| +2\.123\n", out)
+    assert f"remembers 312 of up to {demo.MAX_SPAN} steps on average" in out
+    assert str(tmp_path / ".demo" / "stdlib" / "checkpoints" / "checkpoint_best.pt") in out
+
+    assert demo.main([]) == 0
+    assert fake.calls() == []
+    again = capsys.readouterr().out
+    assert "kept from an earlier run" in again
+    assert again.split("\n\n", 1)[1] == out.split("\n\n", 1)[1]
+
+
+def test_other_settings_train_anew(fake, tmp_path, monkeypatch, capsys):
+    demo.main([])
+    fake.calls()
+    checkpoint = tmp_path / ".demo" / "stdlib" / "checkpoints" / "checkpoint_last.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    monkeypatch.setattr(demo, "TRAIN", [*demo.TRAIN, "--dropout", "0.1"])
+    assert demo.main([]) == 0
+    assert fake.calls() == ["fairseq-train", "fairseq-eval-lm", "fairseq-validate"]
+    assert not checkpoint.exists()
+    assert "training anew" in capsys.readouterr().out
+
+
+def test_training_that_fails_shows_its_log_and_can_go_on(fake, tmp_path, capsys):
+    fake.train_breaks.touch()
+    checkpoint = tmp_path / ".demo" / "stdlib" / "checkpoints" / "checkpoint_last.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert demo.main([]) == 1
+    error = capsys.readouterr().err
+    assert "train ended with exit status 1" in error
+    assert "  out of luck" in error
+    assert str(tmp_path / ".demo" / "stdlib" / "train.log") in error
+
+    fake.calls()
+    fake.train_breaks.unlink()
+    assert demo.main([]) == 0
+    assert fake.calls() == ["fairseq-train", "fairseq-eval-lm", "fairseq-validate"]
+    assert checkpoint.exists()
+
+
+def test_every_byte_must_be_scored(fake, tmp_path, capsys):
+    demo.main([])
+    work = tmp_path / ".demo" / "stdlib"
+    (work / "score.json").unlink()
+    (work / "test").write_bytes(b"one byte more")
+    assert demo.main([]) == 1
+    assert "scored 12 tokens, but the test text has 13 bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["missing", "empty string", "empty file", "folder of empty files", "folder of hidden files"])
+def test_nothing_to_read(what, fake, tmp_path, capsys):
+    folder = tmp_path / "texts"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "empty").touch()
+    hidden = tmp_path / "hidden"
+    (hidden / ".git").mkdir(parents=True)
+    (hidden / ".git" / "config").write_text("something")
+    path = {
+        "missing": "/no/such/text",
+        "empty string": "",
+        "empty file": folder / "inner" / "empty",
+        "folder of empty files": folder,
+        "folder of hidden files": hidden,
+    }[what]
+    assert demo.main(["--text", str(path)]) == 2
+    out, error = capsys.readouterr()
+    assert not out
+    assert error.count("\n") == 1 and repr(str(path)) in error
+    assert not fake.calls() and not (tmp_path / ".demo").exists()
+
+
+def test_fairseq_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert demo.main([]) == 2
+    assert "there is no fairseq-train beside" in capsys.readouterr().err
+
+
+def test_own_text_has_its_own_folder(tmp_path):
+    for name in ("one/text", "two/text", "a:b c"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("something")
+    one, two, odd = (demo.find_corpus(str(tmp_path / name)).work.name for name in ("one/text", "two/text", "a:b c"))
+    assert one != two and one.startswith("text-") and len(one) == len("text-") + 8
+    assert odd.startswith("a_b_c-")
+
+
+def test_training_progress():
+    lines = progress.TrainingProgress(max_update=200, stop_hours=1)
+
+    def line(tag, **stats):
+        return lines.line(f"2024-01-01 00:00:00 | INFO | {tag} | {json.dumps(stats)}")
+
+    first = line("train_inner", num_updates="50", wall="30", nll_loss="3.5", memory_size="99.6")
+    assert first == "update 50 of 200, 3.500 bits per byte, remembers 100 steps, about 1:30 left"
+    begin = "2024-01-01 00:00:00 | INFO | fairseq_cli.train | begin validation on \"valid\" subset"
+    assert lines.line(begin) == f"{first}, validating"
+    assert line("valid", valid_nll_loss="2.25") is None
+    assert "2.250 on the validation text" in line("train_inner", num_updates="100", wall="60", nll_loss="3", memory_size="9")
+    late = line("train_inner", num_updates="100", wall="3590", nll_loss="3", memory_size="9")
+    assert late.endswith("about 0:10 left")
+
+
+@pytest.mark.parametrize("line", ["", "{}", "time | INFO | fairseq_cli.train | {'_name': None}", "a | b | c | Start iterating"])
+def test_other_lines_are_no_statistics(line):
+    assert progress.read_json(line) == (None, {})
+    assert progress.TrainingProgress(1, 1).line(line) is None
+
+
+def test_interrupt_ends_the_child(tmp_path):
+    pids = []
+
+    def interrupt(line):
+        pids.append(int(line))
+        raise KeyboardInterrupt
+
+    script = "import os, time; print(os.getpid()); time.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        progress.run([sys.executable, "-c", script], tmp_path / "log", interrupt)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+def test_interrupt_says_how_to_continue(fake, monkeypatch, capsys):
+    def interrupt(work, status):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "train", interrupt)
+    assert demo.main([]) == 130
+    assert capsys.readouterr().err == "\nStopped. Run the same command again to go on from here.\n"
+
+
+def test_status_prints_lines_outside_a_terminal():
+    stream = io.StringIO()
+    with progress.Status("1/1 step", stream) as status:
+        status.say("half way")
+    assert stream.getvalue() == "1/1 step [0:00]\n1/1 step [0:00] half way\n"
+
+
+def test_table_is_aligned():
+    lines = report.table(dict.fromkeys(report.ROWS, 1.5)).splitlines()
+    assert len({line.index("|") for line in lines}) == 1
+    assert len({len(line) for line in lines}) == 1
+    assert lines[-1].endswith("1.500")

@@ -1,0 +1,156 @@
+"""The registered architectures: options, large vocabularies, what a checkpoint refuses."""
+
+import pytest
+import torch
+from fairseq import options
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+
+import commands
+from fairseq_expire.models.memory_lm import MemoryLanguageModel
+from fairseq_expire.modules import ExpireSpan, FixedSpan
+
+
+class Task:
+    def __init__(self, symbols):
+        self.source_dictionary = self.target_dictionary = Dictionary()
+        for number in range(symbols - 4):
+            self.source_dictionary.add_symbol(f"w{number}")
+
+
+def build(*given, arch="expire_span_lm", symbols=100):
+    """A model as the command line builds it."""
+    parser = options.get_training_parser()
+    args = options.parse_args_and_arch(
+        parser, ["data", "--user-dir", str(commands.USER_DIR), "--task", "memory_caching_lm", "--arch", arch, *given]
+    )
+    cfg = convert_namespace_to_omegaconf(args)
+    from fairseq.models import build_model
+
+    return build_model(cfg.model, Task(symbols))
+
+
+SMALL = [*commands.MODEL, "--max-span", "64", "--span-ramp", "8", "--span-init", "16"]
+FIXED = [*commands.MODEL, "--max-span", "64"]
+ADAPTIVE = ["--adaptive-input", "--adaptive-input-cutoff", "20,50", "--adaptive-softmax-cutoff", "20,50"]
+
+
+def test_options_reach_the_modules():
+    model = build(
+        *SMALL, "--decoder-normalize-before", "--span-input-scale", "3", "--span-shortening", "--span-limit", "9",
+        "--position-range", "11", "--tokens-per-sample", "40", "--attention-dropout", "0.2", "--activation-dropout", "0.3",
+    )  # fmt: skip
+    stack = model.decoder.stack
+    policy = stack.layers[1].policy
+    assert isinstance(policy, ExpireSpan)
+    assert (policy.max_span, policy.ramp, policy.input_scale, policy.shortening, policy.span_limit) == (64, 8, 3, True, 9)
+    torch.testing.assert_close(policy.spans(torch.randn(1, 1, 32)), torch.full((1, 1), 16.0))
+    assert stack.position.shape == (11, 16) and stack.final_norm is not None and len(stack.layers) == 2
+    assert stack.layers[0].attention_dropout == 0.2 and stack.layers[0].activation_dropout.p == 0.3
+
+
+def test_positions_default_to_the_block_and_with_a_fixed_span_to_the_span():
+    assert build(*SMALL, "--tokens-per-sample", "40").decoder.stack.position_range == 40
+    fixed = build(*FIXED, "--tokens-per-sample", "40", arch="transformer_xl_lm").decoder.stack
+    assert fixed.position_range == 64 and isinstance(fixed.layers[0].policy, FixedSpan)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        ["--share-decoder-input-output-embed"],
+        ADAPTIVE,
+        [*ADAPTIVE, "--tie-adaptive-weights", "--tie-adaptive-proj"],
+    ],
+    ids=["plain", "shared", "adaptive", "adaptive-tied"],
+)
+def test_probabilities_sum_to_one_and_everything_trains(given):
+    torch.manual_seed(0)
+    model = build(*SMALL, *given)
+    tokens = torch.randint(4, 100, (2, 12))
+    output = model(tokens)
+    logprobs = model.get_normalized_probs(output, log_probs=True)
+    torch.testing.assert_close(logprobs.exp().sum(-1), torch.ones(2, 12))
+    penalty = sum(report.penalty.sum() for report in output[1]["reports"])
+    (penalty - logprobs[..., 4:].gather(-1, tokens.unsqueeze(-1) - 4).sum()).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
+
+
+def test_sharing():
+    shared = build(*SMALL, "--share-decoder-input-output-embed").decoder
+    assert shared.output_projection.weight is shared.embed_tokens.weight
+    tied = build(*SMALL, *ADAPTIVE, "--tie-adaptive-weights").decoder
+    assert tied.adaptive_softmax.head.word_proj.weight is tied.embed_tokens.weights_for_band(0)[0]
+
+
+def test_a_memory_can_be_given_as_a_value():
+    model = build(*SMALL).eval()
+    tokens = torch.randint(4, 100, (2, 20))
+    whole, _ = model(tokens)
+    first, extra = model(tokens[:, :13])
+    second, _ = model(tokens[:, 13:], memory=extra["memory"])
+    torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
+
+
+def test_embedding_scale():
+    scaled, plain = build(*SMALL), build(*SMALL, "--no-scale-embedding")
+    assert scaled.decoder.embed_scale == pytest.approx(32**0.5) and plain.decoder.embed_scale == 1
+
+
+PRESETS = sorted(arch for arch, name in ARCH_MODEL_NAME_REGISTRY.items() if name == "expire_span_lm")
+
+
+@pytest.mark.parametrize("arch", PRESETS)
+def test_presets_build(arch):
+    with torch.device("meta"):
+        model = build(arch=arch, symbols=70000 if "wikitext" in arch else 300)
+    assert isinstance(model, MemoryLanguageModel)
+
+
+def test_there_are_the_presets_that_the_readme_names():
+    expected = {"tiny", "enwik8", "enwik8_small", "pg19", "wikitext103"}
+    assert expected <= {arch.removeprefix("expire_span_lm_") for arch in PRESETS}
+
+
+def test_checkpoint_of_another_dictionary():
+    model = build(*SMALL)
+    other = build(*SMALL)
+    renamed = Task(100)
+    renamed.source_dictionary.symbols[50] = "another"
+    from fairseq_expire.models.vocabulary import dictionary_digest
+
+    other.decoder.dictionary_digest = dictionary_digest(renamed.source_dictionary)
+    with pytest.raises(ValueError, match="trained with another dictionary"):
+        model.load_state_dict(other.state_dict())
+    model.load_state_dict(build(*SMALL).state_dict())
+
+
+def test_checkpoint_with_another_position_range():
+    with pytest.raises(ValueError, match="positions for 30 steps, --position-range asks for 31"):
+        build(*SMALL, "--position-range", "31").load_state_dict(build(*SMALL, "--position-range", "30").state_dict())
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (["--decoder-attention-heads", "5"], "5 heads and width 32"),
+        (["--span-ramp", "0"], "ramp"),
+        (["--max-span", "0"], "max_span"),
+        (["--span-init", "64"], "span_init"),
+        (["--span-init", "-1"], "span_init"),
+        (["--span-limit", "0"], "span_limit"),
+        (["--position-range", "0"], "position_range"),
+        (["--adaptive-softmax-cutoff", "50,20"], "--adaptive-softmax-cutoff"),
+        (["--adaptive-softmax-cutoff", "50,200"], "100 symbols"),
+        (["--adaptive-input"], "--adaptive-input-cutoff"),
+        (["--share-decoder-input-output-embed", "--adaptive-softmax-cutoff", "50"], "--tie-adaptive-weights"),
+        (["--tie-adaptive-weights"], "needs --adaptive-input"),
+        (["--tie-adaptive-proj"], "only works together"),
+    ],
+)
+def test_bad_options(given, words):
+    with pytest.raises(ValueError, match=words):
+        build(*SMALL, *given)
