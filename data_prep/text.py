@@ -39,6 +39,9 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="GLOB", help="skip files and folders in folders whose name matches"
     )
+    parser.add_argument(
+        "--dict", metavar="FILE", help="use this dict.txt (a trained model's) instead of making one of train"
+    )
     parser.add_argument("--append-eos", action="store_true", help="end every file with </s> (bytes and chars)")
     parser.add_argument(
         "--threshold", type=int, default=0, metavar="N", help="words seen less often in train become <unk> (default: 0)"
@@ -58,8 +61,10 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--input and --train, --valid or --test are both given; --input with --split is all of them")
     if bool(args.input) != bool(args.split):
         raise ValueError("--input and --split go together; give both, or --train")
-    if not args.input and not args.train:
-        raise ValueError("--train is missing; give it, or --input with --split")
+    if not args.input and not args.train and not (args.dict and (args.valid or args.test)):
+        raise ValueError("--train is missing; give it, or --input with --split, or --dict with --valid or --test")
+    if args.dict and args.threshold:
+        raise ValueError("--threshold makes a dictionary smaller, and --dict is used as it is; leave one of them out")
     if args.level == "words" and args.append_eos:
         raise ValueError("--append-eos is for bytes and chars; in words every line ends with </s>, so leave it out")
     if args.level != "words" and args.threshold:
@@ -84,13 +89,15 @@ def make(args: argparse.Namespace) -> None:
     with new_folder(args.dest, force=args.force) as folder:
         splits = gather(args)
         sizes = {split: sum(piece.num_bytes for piece in pieces) for split, pieces in splits.items()}
-        with Progress(total_bytes=sizes["train"] + sum(sizes.values())) as progress:
+        counted = 0 if args.dict else sizes["train"]
+        with Progress(total_bytes=counted + sum(sizes.values())) as progress:
             manifest = binarize(
                 splits=splits,
                 level=args.level,
                 folder=folder,
                 append_eos=args.append_eos,
                 threshold=args.threshold,
+                dictionary_file=args.dict,
                 origin={"split": args.split, "include": args.include, "exclude": args.exclude},
                 on_progress=progress.advance,
             )

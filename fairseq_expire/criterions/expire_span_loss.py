@@ -100,13 +100,13 @@ class ExpireSpanLoss(FairseqCriterion):
         if model.decoder.adaptive_softmax is None:
             scores = features.flatten(0, 1).float()
             return F.cross_entropy(scores, target.flatten(), ignore_index=self.padding_idx, reduction="sum")
-        banded = model.decoder.adaptive_softmax(features, target.flatten())
-        losses = [
-            F.cross_entropy(scores.float(), band, ignore_index=self.padding_idx, reduction="sum")
-            for scores, band in zip(*banded)
-            if band is not None
-        ]
-        return sum(losses)
+        (head, *tails), (head_target, *tail_targets) = model.decoder.adaptive_softmax(features, target.flatten())
+        loss = F.cross_entropy(head.float(), head_target, ignore_index=self.padding_idx, reduction="sum")
+        for scores, band in zip(tails, tail_targets):
+            if band is not None:
+                # Words count from the start of their band here: the padding index is an ordinary word.
+                loss = loss + F.cross_entropy(scores.float(), band, reduction="sum")
+        return loss
 
     @staticmethod
     @torch.no_grad()

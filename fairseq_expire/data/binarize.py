@@ -9,7 +9,7 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder, best_fitting_int_dtype
 
 from fairseq_expire import __version__
-from fairseq_expire.data.levels import LEVELS
+from fairseq_expire.data.levels import LEVELS, Level
 from fairseq_expire.data.manifest import Manifest, SplitCounts, read_manifest, write_manifest
 from fairseq_expire.data.sources import Piece
 
@@ -31,39 +31,42 @@ def binarize(
     folder: Union[str, Path],
     append_eos: bool = False,
     threshold: int = 0,
+    dictionary_file: Optional[Union[str, Path]] = None,
     chunk_bytes: int = CHUNK_BYTES,
     origin: Optional[Mapping[str, Any]] = None,
     on_progress: OnProgress = _no_progress,
 ) -> Manifest:
     """Write dict.txt, a .bin and an .idx per split, and manifest.json.
 
-    The dictionary is made of "train"; symbols that only other splits hold become `<unk>`. Text is read twice, a chunk at a
-    time: memory grows with the dictionary and the number of items only.
+    The dictionary is made of "train", unless one is given; symbols that it does not have become `<unk>`. Text is read
+    twice, a chunk at a time: memory grows with the dictionary and the number of items only.
 
     Args:
-        splits: the files, or parts of files, of each split; "train" among them.
+        splits: the files, or parts of files, of each split; "train" among them where no dictionary is given.
         level: "bytes", "chars" or "words".
         folder: an existing folder, to write in.
         append_eos: end every file with `</s>`; in words every line ends so anyway.
         threshold: leave out symbols that "train" holds less often.
+        dictionary_file: the dict.txt of other data of the same level (a trained model's), to be used as it is.
         chunk_bytes: most bytes of text in one item of bytes or characters; a larger file spans several items.
         origin: how the splits were chosen, for the manifest; anything JSON can hold.
         on_progress: called after every chunk.
 
     Raises:
-        ValueError: there is no such level, or no "train"; a file is not UTF-8 (chars and words), or has become shorter.
+        ValueError: there is no such level, or no "train"; a file is not UTF-8 (chars and words), or has become shorter;
+            the dictionary is damaged or of another level.
     """
     if level not in LEVELS:
         raise ValueError(f"level is {level!r}, expected one of {', '.join(LEVELS)}")
-    if "train" not in splits:
+    if dictionary_file is None and "train" not in splits:
         raise ValueError(f"splits are {', '.join(splits) or 'none'}, expected train among them: the dictionary is made of it")
-    dictionary = Dictionary()
-    counts = LEVELS[level].count(splits["train"], chunk_bytes=chunk_bytes, on_read=partial(on_progress, "vocabulary"))
-    for symbol, count in counts.items():
-        dictionary.add_symbol(symbol, count)
-    dictionary.finalize(threshold=threshold, padding_factor=LEVELS[level].padding_factor)
     dictionary_path = Path(folder, "dict.txt")
-    dictionary.save(str(dictionary_path))
+    if dictionary_file is None:
+        on_read = partial(on_progress, "vocabulary")
+        _make_dictionary(LEVELS[level], splits["train"], threshold, chunk_bytes, on_read).save(str(dictionary_path))
+    else:
+        dictionary_path.write_bytes(Path(dictionary_file).read_bytes())
+    dictionary = _load_dictionary(dictionary_path, dictionary_file or dictionary_path, level)
 
     written: Dict[str, SplitCounts] = {}
     for name, pieces in splits.items():
@@ -126,6 +129,26 @@ def restore(folder: Union[str, Path], *, split: str) -> Iterator[bytes]:
     dictionary = Dictionary.load(str(dictionary_path))
     dataset = MMapIndexedDataset(str(Path(folder, split)))
     return LEVELS[manifest.level].restore((dataset[i].numpy() for i in range(len(dataset))), dictionary=dictionary)
+
+
+def _make_dictionary(
+    level: Level, pieces: Sequence[Piece], threshold: int, chunk_bytes: int, on_read: Callable[[int], None]
+) -> Dictionary:
+    dictionary = Dictionary()
+    for symbol, count in level.count(pieces, chunk_bytes=chunk_bytes, on_read=on_read).items():
+        dictionary.add_symbol(symbol, count)
+    dictionary.finalize(threshold=threshold, padding_factor=level.padding_factor)
+    return dictionary
+
+
+def _load_dictionary(path: Path, given: Union[str, Path], level: str) -> Dictionary:
+    """Raises ValueError, naming the file that was given, if it is no dictionary or not one of this level."""
+    try:
+        dictionary = Dictionary.load(str(path))
+        LEVELS[level].check(dictionary)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{given}: not a dictionary of {level} ({error}); give the dict.txt of data of this level") from None
+    return dictionary
 
 
 def _sha256(path: Path) -> str:

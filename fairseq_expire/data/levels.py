@@ -43,6 +43,9 @@ class Level(ABC):
     ) -> Iterator[Item]:
         """The items of the pieces, in order; with `append_eos`, every file ends in `</s>`."""
 
+    def check(self, dictionary: Dictionary) -> None:
+        """Raise a ValueError if a symbol of the dictionary cannot be one of this level. Any symbol can be a word."""
+
     @abstractmethod
     def restore(self, items: Iterator[np.ndarray], *, dictionary: Dictionary) -> Iterator[bytes]:
         """The text of items (ids [length], none unknown), a part at a time; `</s>` that was added is left out."""
@@ -99,6 +102,10 @@ class CodeLevel(Level):
             if append_eos and piece.ends_file:
                 ids = np.append(ids, np.int32(dictionary.eos()))
             yield _item(ids, dictionary)
+
+    def check(self, dictionary: Dictionary) -> None:
+        for symbol in _own_symbols(dictionary):
+            self.code(symbol)
 
     def restore(self, items: Iterator[np.ndarray], *, dictionary: Dictionary) -> Iterator[bytes]:
         codes_of = np.zeros(len(dictionary), dtype=np.int64)

@@ -76,9 +76,9 @@ def dictionary_digest(dictionary: Dictionary) -> Tensor:
 
 def _cutoffs(option: str, given: Optional[str], num_symbols: int) -> List[int]:
     cutoffs = options.eval_str_list(given, type=int) or []
-    if not cutoffs or cutoffs != sorted(set(cutoffs)) or cutoffs[0] < 1 or cutoffs[-1] > num_symbols:
+    if not cutoffs or cutoffs != sorted(set(cutoffs)) or cutoffs[0] < 4 or cutoffs[-1] > num_symbols:
         raise ValueError(
-            f"{option} needs rising word ranks of at most the {num_symbols} symbols of the dictionary, like 20000,60000; "
+            f"{option} needs rising word ranks of at least 4 (the special symbols) and at most the {num_symbols} symbols of the dictionary, like 20000,60000; "
             f"got {given}"
         )
     return cutoffs

@@ -1,8 +1,10 @@
 """Language modelling over contiguous streams, with a memory that outlives the batch."""
 
+import hashlib
 import logging
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import List, Optional
 
 from fairseq import utils
@@ -60,6 +62,8 @@ class MemoryCachingLMTask(FairseqTask):
             )
         dictionary = Dictionary.load(path)
         manifest = read_manifest(folder)
+        if manifest and hashlib.sha256(Path(path).read_bytes()).hexdigest() != manifest.dictionary_sha256:
+            raise ValueError(f"{path}: dict.txt is not the one the data beside it was made with; restore it or prepare again")
         logger.info("dictionary: %d types (%s)", len(dictionary), manifest.level if manifest else "level unknown")
         return cls(cfg, dictionary, manifest.level if manifest else None)
 

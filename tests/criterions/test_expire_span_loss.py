@@ -71,7 +71,7 @@ def test_padding_is_not_a_target(scores):
 
 def test_adaptive_softmax_gives_the_loss_of_its_log_probabilities():
     torch.manual_seed(0)
-    softmax = AdaptiveSoftmax(SYMBOLS, 8, [4, 6], dropout=0.0).eval()
+    softmax = AdaptiveSoftmax(SYMBOLS, 8, [4, 6], dropout=0.0, factor=2).eval()
     features = torch.randn(ROWS, BLOCK, 8)
     _, _, log = criterion()(model(features, softmax), sample())
     target = sample()["target"]

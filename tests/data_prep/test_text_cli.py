@@ -188,3 +188,37 @@ def test_progress_is_sparing_elsewhere(quiet_seconds, lines):
         for _ in range(3):
             progress.advance("train", 10)
     assert stream.text.count("\n") == lines and "\r" not in stream.text
+
+
+def test_another_datas_dictionary(corpus, capsys):
+    run("--level bytes --dest first --train code")
+    run("--level bytes --dest second --dict first/dict.txt --test valid.txt code/a.py")
+    assert Path("second/dict.txt").read_bytes() == Path("first/dict.txt").read_bytes()
+    assert not Path("second/train.bin").exists()
+    manifest = read_manifest("second")
+    assert manifest.splits["test"].unknown == 0 and manifest.dictionary_sha256 == read_manifest("first").dictionary_sha256
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("--level bytes --dest out --dict first/dict.txt", "--train is missing"),
+        ("--level bytes --dest out --dict valid.txt --test valid.txt", "valid.txt: not a dictionary of bytes"),
+        ("--level bytes --dest out --dict absent.txt --test valid.txt", "absent.txt"),
+        ("--level words --dest out --dict first/dict.txt --test valid.txt --threshold 2", "--threshold"),
+    ],
+)
+def test_a_dictionary_that_does_not_serve(corpus, capsys, line, words):
+    run("--level words --dest first --train valid.txt")
+    with pytest.raises(SystemExit) as ended:
+        run(line)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_a_dictionary_of_words_is_none_of_bytes(corpus, capsys):
+    run("--level words --dest first --train valid.txt")
+    with pytest.raises(SystemExit):
+        run("--level bytes --dest out --dict first/dict.txt --test valid.txt")
+    assert "not a dictionary of bytes" in capsys.readouterr().err
