@@ -22,7 +22,7 @@ clean:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
 		{ echo "fairseq-expire needs Python 3.11 or 3.12, and $(PYTHON) is not; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 # The marks are older than setup.py or constraints.txt if those changed since, and then pip runs again. The interpreter
 # comes after the bar because its file is a link to a Python that has a date of its own.

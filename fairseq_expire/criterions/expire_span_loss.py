@@ -64,6 +64,11 @@ class ExpireSpanLoss(FairseqCriterion):
         super().__init__(task)
         if expire_loss_weight < 0:
             raise ValueError(f"--expire-loss-weight is a price: expected 0 or more, got {expire_loss_weight}")
+        if not hasattr(task, "level"):
+            raise ValueError(
+                f"--criterion expire_span_loss needs the memories of --task memory_caching_lm, which {type(task).__name__} "
+                "does not keep: name that task, or use --criterion cross_entropy"
+            )
         self.expire_loss_weight = expire_loss_weight
         self.sentence_avg = sentence_avg
         # The symbol is a byte or a character: bits per token are bits per character.

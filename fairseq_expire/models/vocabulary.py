@@ -78,7 +78,7 @@ def _cutoffs(option: str, given: Optional[str], num_symbols: int) -> List[int]:
     cutoffs = options.eval_str_list(given, type=int) or []
     if not cutoffs or cutoffs != sorted(set(cutoffs)) or cutoffs[0] < 4 or cutoffs[-1] > num_symbols:
         raise ValueError(
-            f"{option} needs rising word ranks of at least 4 (the special symbols) and at most the {num_symbols} symbols of the dictionary, like 20000,60000; "
-            f"got {given}"
+            f"{option} needs rising word ranks like 20000,60000, at least 4 (the special symbols) and at most the "
+            f"{num_symbols} symbols of the dictionary; got {given}"
         )
     return cutoffs
