@@ -63,7 +63,7 @@ def validate(data, path, *options, code=0):
         tool("fairseq-validate"), data, "--path", path, "--user-dir", USER_DIR, "--task", "memory_caching_lm",
         "--valid-subset", "test", "--cpu", "--log-format", "json", *options, code=code,
     )  # fmt: skip
-    return logged(output, "test")[-1]
+    return {key.removeprefix("test_"): value for key, value in logged(output, "test")[-1].items()}
 
 
 def logged(output, tag):

@@ -1,5 +1,8 @@
 """What the demo says at its end."""
 
+import sys
+from pathlib import Path
+
 ROWS = {
     "xz_alone": "xz -9e, the test text alone",
     "xz_after_training_text": "xz -9e, with the training text in front",
@@ -15,17 +18,27 @@ def table(bits_per_byte):
     return "\n".join(lines + [f"{name:{width}} | {bits_per_byte[key]:18.3f}" for key, name in ROWS.items()])
 
 
-def report(baselines, score, max_span, checkpoint):
-    """All figures of the demo and where its model is. `baselines` and `score` are what the steps of the demo return."""
+def report(baselines, score, max_span, data, checkpoint):
+    """All figures of the demo, where its model is and what can be done with it.
+
+    `baselines` and `score` are what the steps of the demo return; `data` is the data-bin and `checkpoint` the model.
+    """
     return "\n".join([
         table({**baselines, "ours": score["bits_per_byte"]}),
         "",
         f"The model remembers {score['memory_size']:.0f} of up to {max_span} steps on average.",
         f"It is in {checkpoint}",
         "",
-        next_steps(),
+        next_steps(data, checkpoint),
     ])
 
 
-def next_steps():
-    return "Train on your own text:  make demo TEXT=folder-or-file"
+def next_steps(data, checkpoint):
+    """The commands to type next, whole."""
+    tools, mine = Path(sys.executable).parent, data.parent / "mine"
+    return f"""Score a text of your own with it:
+  {sys.executable} data_prep/text.py --level bytes --dict {data}/dict.txt --dest {mine} --test FILE
+  {tools}/fairseq-eval-lm {mine} --path {checkpoint} \\
+      --user-dir fairseq_expire --task memory_caching_lm --gen-subset test --cpu
+Train on your own text:
+  make demo TEXT=folder-or-file"""

@@ -53,14 +53,17 @@ def expire_span_lm_tiny(args):
     """For two CPU cores: what ``make demo`` trains."""
     _preset(
         args,
-        decoder_layers=3,
-        decoder_embed_dim=256,
-        decoder_ffn_embed_dim=1024,
+        decoder_layers=2,
+        decoder_embed_dim=192,
+        decoder_ffn_embed_dim=768,
         decoder_attention_heads=4,
+        decoder_normalize_before=True,
         dropout=0.0,
+        position_range=128,
         max_span=4096,
-        span_ramp=64,
-        span_init=256.0,
+        span_ramp=32,
+        span_init=64.0,
+        span_input_scale=8.0,
         share_decoder_input_output_embed=True,
     )
 

@@ -179,7 +179,8 @@ class MemoryTransformer(nn.Module):
         self.embed_dim = embed_dim
         self.position_range = position_range
         head_dim = embed_dim // num_heads
-        self.position = nn.Parameter(torch.randn(position_range, head_dim) * head_dim**-0.5)
+        # As large as a query: from the first update a head can tell one step back from two.
+        self.position = nn.Parameter(torch.randn(position_range, head_dim))
         self.layers = nn.ModuleList(
             MemoryLayer(
                 embed_dim=embed_dim,

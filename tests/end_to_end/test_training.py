@@ -66,7 +66,7 @@ def test_epochs_restart_their_streams(data_bin, tmp_path):
 def test_patience_metrics_tensorboard_and_workers(data_bin, tmp_path):
     output = commands.train(
         data_bin, tmp_path / "ck", "--tensorboard-logdir", tmp_path / "board", "--best-checkpoint-metric", "memory_size",
-        "--patience", "2", "--lr", "1e-30", "--validate-interval-updates", "2", "--batch-size-valid", "3",
+        "--patience", "2", "--lr", "1e-30", "--save-interval-updates", "2", "--batch-size-valid", "3",
         "--num-workers", "2", updates=100,
     )  # fmt: skip
     assert "early stop since valid performance hasn't improved" in output
