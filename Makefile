@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make test              run the tests"
-	@echo "make demo              train a small model on a short text and show what it remembers (TEXT=a file or folder: your text)"
+	@echo "make demo              train a small model on the source of Python and score it (TEXT=a file or folder: your text)"
 	@echo "make clean             remove .venv and what builds and tests leave behind"
 	@echo "PYTHON=python3.12      the Python to make .venv with (3.11 or 3.12)"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 USER_DIR = ROOT / "fairseq_expire"
-# Deterministic and small: two layers, four heads would be too many.
+# Small enough for seconds, deterministic.
 MODEL = [
     "--decoder-layers", "2", "--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "64",
     "--decoder-attention-heads", "2", "--dropout", "0",
@@ -68,7 +68,7 @@ def validate(data, path, *options, code=0):
 
 def logged(output, tag):
     """The JSON lines that fairseq logged under a tag: ``train_inner``, ``train``, ``valid``, ``test``."""
-    lines = re.findall(rf"\| INFO \| {tag} \| (\{{.*\}})", output)
+    lines = re.findall(rf"(?:\| INFO \| {tag} \| |\[{tag}\]\[INFO\] - )(\{{.*\}})", output)
     return [{key: _number(value) for key, value in json.loads(line).items()} for line in lines]
 
 

@@ -13,6 +13,11 @@ from fairseq.data import FairseqDataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
 
 
+# Every block is checked when it is read; so many tokens at the start also when the corpus is opened, in such pieces.
+CHECKED_TOKENS = 1 << 26
+CHUNK = 1 << 20
+
+
 class TokenStream:
     """The tokens of one split as a single sequence, read from disk where and when they are asked for.
 
@@ -35,6 +40,9 @@ class TokenStream:
         self._ends = np.cumsum([len(part) for part in self._parts])
         if len(self) == 0:
             raise ValueError(f"{self.prefixes[0]}.bin holds no token: there is nothing to train on or to score")
+        # What is wrong is said before the work starts, where looking at everything takes no time to speak of.
+        for start in range(0, min(len(self), CHECKED_TOKENS), CHUNK):
+            self.read(start, min(start + CHUNK, CHECKED_TOKENS, len(self)))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -171,8 +179,8 @@ class BlockDataset(torch.utils.data.Dataset):
         total = rows * lanes * num_shards
         if len(stream) < total:
             raise ValueError(
-                f"{stream.prefixes[0]} has {len(stream)} tokens, fewer than the {total} rows asked for "
-                f"({rows} of --batch-size x {lanes} of --update-freq x {num_shards} processes): ask for fewer rows"
+                f"{stream.prefixes[0]} has {len(stream)} tokens, fewer than the {total} rows asked for ({rows} of "
+                f"--batch-size or --batch-size-valid x {lanes} of --update-freq x {num_shards} processes): ask for fewer"
             )
         self.stream = stream
         self.rows, self.block, self.lanes = rows, block, lanes

@@ -1,7 +1,7 @@
 """``--arch expire_span_lm`` and its presets: a language model that learns how long to remember each state."""
 
 from dataclasses import dataclass, field
-from typing import Callable
+from typing import Callable, Optional
 
 from fairseq.models import register_model, register_model_architecture
 from fairseq.utils import safe_getattr
@@ -14,8 +14,11 @@ from .memory_lm import MemoryLanguageModel, MemoryLMConfig
 @dataclass
 class ExpireSpanLMConfig(MemoryLMConfig):
     span_ramp: int = field(default=128, metadata={"help": "length of the soft edge of a span, in steps (R)"})
-    span_init: float = field(
-        default=1024.0, metadata={"help": "mean span before training, in steps; the predictor's bias follows from it"}
+    span_init: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "mean span before training, in steps; the predictor's bias follows from it; default: --max-span / 16"
+        },
     )
     span_input_scale: float = field(
         default=1.0, metadata={"help": "divides the input of the span predictor, so that spans react more slowly"}
@@ -35,7 +38,7 @@ class ExpireSpanLanguageModel(MemoryLanguageModel):
             embed_dim=cfg.decoder_embed_dim,
             max_span=cfg.max_span,
             ramp=cfg.span_ramp,
-            span_init=cfg.span_init,
+            span_init=cfg.max_span / 16 if cfg.span_init is None else cfg.span_init,
             input_scale=cfg.span_input_scale,
             shortening=cfg.span_shortening,
             span_limit=cfg.span_limit,

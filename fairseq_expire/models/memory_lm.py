@@ -153,8 +153,9 @@ class MemoryLMDecoder(FairseqDecoder):
         position = state_dict.get(f"{name}.stack.position")
         if position is not None and position.size(0) != self.stack.position_range:
             raise ValueError(
-                f"the checkpoint has positions for {position.size(0)} steps, --position-range asks for "
-                f"{self.stack.position_range}: the range is part of the trained model; leave the option out"
+                f"the checkpoint has positions for {position.size(0)} steps, --position-range (by default the block, "
+                f"--tokens-per-sample) asks for {self.stack.position_range}: the range is part of the trained model; "
+                f"give --position-range {position.size(0)}"
             )
         return state_dict
 

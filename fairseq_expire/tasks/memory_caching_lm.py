@@ -2,16 +2,16 @@
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import List, Optional
 
+import torch
 from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
-from omegaconf import II, MISSING
+from omegaconf import II, MISSING, open_dict
 
 from fairseq_expire.data.manifest import read_manifest
 from fairseq_expire.data.memory_pass import MemoryBatchIterator
@@ -54,16 +54,16 @@ class MemoryCachingLMTask(FairseqTask):
 
     @classmethod
     def setup_task(cls, cfg: MemoryCachingLMConfig, **kwargs):
-        folder = utils.split_paths(cfg.data)[0]
-        path = os.path.join(folder, "dict.txt")
-        if not os.path.exists(path):
-            raise FileNotFoundError(
-                f"no dict.txt in {folder}: expected a data-bin made by data_prep/text.py or fairseq-preprocess"
-            )
-        dictionary = Dictionary.load(path)
-        manifest = read_manifest(folder)
-        if manifest and hashlib.sha256(Path(path).read_bytes()).hexdigest() != manifest.dictionary_sha256:
-            raise ValueError(f"{path}: dict.txt is not the one the data beside it was made with; restore it or prepare again")
+        folders = [Path(folder) for folder in utils.split_paths(cfg.data)]
+        for folder in folders:
+            check_dictionary(folder)
+            if (folder / "dict.txt").read_bytes() != (folders[0] / "dict.txt").read_bytes():
+                raise ValueError(
+                    f"{folder}/dict.txt differs from {folders[0]}/dict.txt: the same numbers would stand for other symbols; "
+                    "prepare all folders with one dictionary (data_prep/text.py --dict)"
+                )
+        dictionary = Dictionary.load(str(folders[0] / "dict.txt"))
+        manifest = read_manifest(folders[0])
         logger.info("dictionary: %d types (%s)", len(dictionary), manifest.level if manifest else "level unknown")
         return cls(cfg, dictionary, manifest.level if manifest else None)
 
@@ -74,6 +74,9 @@ class MemoryCachingLMTask(FairseqTask):
                 f"--task memory_caching_lm reads with a memory, which {type(model).__name__} does not have: expected "
                 "one of --arch expire_span_lm, transformer_xl_lm (or a checkpoint of one)"
             )
+        # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with.
+        with open_dict(cfg):
+            cfg.position_range = model.decoder.stack.position_range
         return model
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
@@ -144,6 +147,9 @@ class MemoryCachingLMTask(FairseqTask):
                 "--context-window gives each sample some context again; here every token is scored with the whole "
                 "memory before it: leave the option out"
             )
+        if torch.distributed.is_initialized():
+            # fairseq starts a process for each GPU it finds, and adds nothing up: each scores all, the first one prints.
+            num_shards, shard_id = 1, 0
         rows = batch_size or 1
         block = min(self.cfg.tokens_per_sample, max(1, max_tokens // rows))
         return MemoryBatchIterator(
@@ -172,3 +178,15 @@ class MemoryCachingLMTask(FairseqTask):
     @property
     def target_dictionary(self) -> Dictionary:
         return self.dictionary
+
+
+def check_dictionary(folder: Path) -> None:
+    """Raises FileNotFoundError or ValueError unless the folder has the dictionary that its data was made with."""
+    path = folder / "dict.txt"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no dict.txt in {folder}: expected a data-bin made by data_prep/text.py or fairseq-preprocess"
+        )
+    manifest = read_manifest(folder)
+    if manifest and hashlib.sha256(path.read_bytes()).hexdigest() != manifest.dictionary_sha256:
+        raise ValueError(f"{path}: dict.txt is not the one the data beside it was made with; restore it or prepare again")

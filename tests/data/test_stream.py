@@ -92,18 +92,25 @@ def test_split_that_is_not_there(corpus):
         find_parts(str(corpus[0]), "valid", combine=False)
 
 
-def test_token_outside_the_dictionary(tmp_path):
-    write(tmp_path / "train", [[5, 6], [7, 299, 300, 8]])
+@pytest.mark.parametrize(
+    "items, words",
+    [
+        ([[5, 6], [7, 299, 300, 8]], "token 4 of .*train.bin is 300, but dict.txt has only 300 symbols"),
+        ([[5, 6, 7, 299, PAD, 7]], "token 4 of .* is the padding symbol"),
+    ],
+    ids=["outside", "padding"],
+)
+def test_tokens_that_cannot_be_scored(tmp_path, monkeypatch, items, words):
+    write(tmp_path / "train", items)
+    with pytest.raises(ValueError, match=words):
+        stream_of(tmp_path)
+    # What is too far into the corpus to be looked at first is found when it is read.
+    monkeypatch.setattr("fairseq_expire.data.stream.CHECKED_TOKENS", 3)
+    monkeypatch.setattr("fairseq_expire.data.stream.CHUNK", 2)
     stream = stream_of(tmp_path)
     assert stream.read(0, 4).tolist() == [5, 6, 7, 299]
-    with pytest.raises(ValueError, match="token 4 of .*train.bin is 300, but dict.txt has only 300 symbols"):
+    with pytest.raises(ValueError, match=words):
         stream.read(2, 6)
-
-
-def test_literal_padding_in_the_text(tmp_path):
-    write(tmp_path / "train", [[5, 6, PAD, 7]])
-    with pytest.raises(ValueError, match="token 2 of .* is the padding symbol"):
-        stream_of(tmp_path).read(1, 4)
 
 
 @pytest.mark.parametrize(

@@ -111,11 +111,30 @@ def test_token_outside_the_dictionary(score, data_bin, tmp_path):
     builder.add_item(torch.tensor([5, 6, 9999]))
     builder.finalize(str(data / "test.idx"))
     with pytest.raises(ValueError, match="token 2 of .*test.bin is 9999"):
-        score("--num-workers", "0", data=data)
+        score(data=data)
+
+
+def test_token_outside_the_dictionary_far_into_the_text(train, data_bin, tmp_path):
+    data = copied(data_bin, tmp_path)
+    tokens = np.fromfile(data / "train.bin", dtype=np.uint16)
+    tokens[50000] = 9999
+    tokens.tofile(data / "train.bin")
+    with pytest.raises(ValueError, match="token 50000 of .*train.bin is 9999"):
+        train(data=data)
+    assert not (tmp_path / "save" / "checkpoint_last.pt").exists()
+
+
+def test_folders_with_different_dictionaries(train, data_bin, tmp_path):
+    data = copied(data_bin, tmp_path)
+    lines = (data / "dict.txt").read_text().splitlines()
+    (data / "dict.txt").write_text("\n".join(lines[::-1]) + "\n")
+    (data / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="data/dict.txt differs from"):
+        train(data=f"{data_bin}:{data}")
 
 
 def test_position_range_that_the_checkpoint_cannot_serve(score):
-    with pytest.raises(ValueError, match="positions for 32 steps, --position-range asks for 64"):
+    with pytest.raises(ValueError, match="positions for 32 steps, --position-range .* asks for 64.*give --position-range 32"):
         score("--model-overrides", "{'position_range': 64}")
 
 

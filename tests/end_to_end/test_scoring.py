@@ -1,58 +1,8 @@
 """fairseq-eval-lm counts every token, and gives it the probability that a reader who forgets nothing does."""
 
-import math
-import re
-import sys
-
 import commands
-import numpy as np
 import pytest
-import reader
-import torch
-from fairseq.data import Dictionary
-from fairseq.data.indexed_dataset import MMapIndexedDataset
-
-# Prints what fairseq-eval-lm computes in full precision: the command itself rounds to four digits.
-EVAL_LM = """
-import sys
-from fairseq import options
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq_cli import eval_lm
-args = options.parse_args_and_arch(options.get_eval_lm_parser(), sys.argv[1:])
-print("exact", repr(float(eval_lm.main(convert_namespace_to_omegaconf(args))["loss"])))
-"""
-
-
-def exact_loss(data, path, *options):
-    output = commands.run(
-        sys.executable, "-c", EVAL_LM, data, "--path", path, "--user-dir", commands.USER_DIR, "--task",
-        "memory_caching_lm", "--gen-subset", "test", "--cpu", *options,
-    )  # fmt: skip
-    return float(re.search(r"^exact (\S+)$", output, re.MULTILINE).group(1))
-
-
-def reader_loss(data, path, rows, limit=None):
-    """Mean bits per token of the test split, each of ``rows`` contiguous rows read at once by the independent reader."""
-    state = torch.load(path, weights_only=True)
-    weights = {k[len("decoder.") :]: v.double().numpy() for k, v in state["model"].items()}
-    stack = {k[len("stack.") :]: v for k, v in weights.items() if k.startswith("stack.")}
-    settings = state["cfg"]["model"]
-    settings = settings if isinstance(settings, dict) else vars(settings)
-    mask = reader.expire_span_mask(max_span=settings["max_span"], ramp=settings["span_ramp"], limit=limit)
-    items = MMapIndexedDataset(str(data / "test"))
-    tokens = np.concatenate([items[n].numpy() for n in range(len(items))])
-    eos = Dictionary.load(str(data / "dict.txt")).eos()
-    previous = np.concatenate([[eos], tokens[:-1]])
-    total = 0.0
-    for row in range(rows):
-        part = slice(len(tokens) * row // rows, len(tokens) * (row + 1) // rows)
-        hidden = weights["embed_tokens.weight"][previous[part]] * math.sqrt(settings["decoder_embed_dim"])
-        features = reader.read(stack, hidden, heads=settings["decoder_attention_heads"], pre_norm=False, mask_of=mask)
-        scores = features @ weights["output_projection.weight"].T
-        scores -= scores.max(-1, keepdims=True)
-        logprobs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
-        total -= logprobs[np.arange(len(features)), tokens[part]].sum()
-    return total / len(tokens) / math.log(2), len(tokens)
+from scoring import exact_loss, reader_loss
 
 
 @pytest.mark.parametrize(
@@ -82,7 +32,8 @@ def test_validate_agrees_without_the_penalty(data_bin, checkpoint):
     assert stats["nll_loss"] == pytest.approx(reader_loss(data_bin, checkpoint, 1)[0], abs=1e-3)
     assert stats["loss"] > stats["nll_loss"]
     assert stats["memory_size"] > 0 and stats["span_max"] <= 256
-    eight = commands.validate(data_bin, checkpoint, "--batch-size", "8", "--num-workers", "2")
+    # The checkpoint was trained with blocks of 32.
+    eight = commands.validate(data_bin, checkpoint, "--batch-size", "8", "--num-workers", "2", "--tokens-per-sample", "50")
     assert eight["nll_loss"] == pytest.approx(reader_loss(data_bin, checkpoint, 8)[0], abs=1e-3)
 
 

@@ -69,9 +69,10 @@ def test_gradcheck():
     )
 
 
+@pytest.mark.parametrize("device", ["cpu"] + ["cuda"] * torch.cuda.is_available())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_query_that_sees_nothing_gets_zeros_and_no_nan(dtype):
-    inputs = {name: x.detach().to(dtype if x.is_floating_point() else x.dtype) for name, x in problem((2, 2, 4, 3, 4, 2)).items()}
+def test_query_that_sees_nothing_gets_zeros_and_no_nan(device, dtype):
+    inputs = {name: x.detach().to(device, dtype if x.is_floating_point() else x.dtype) for name, x in problem((2, 2, 4, 3, 4, 2)).items()}
     blind = torch.zeros_like(inputs["mask"])
     blind[0] = inputs["mask"][0]
     inputs["mask"] = blind

@@ -1,0 +1,58 @@
+"""Two losses of the test split in full precision: fairseq-eval-lm's, and that of the independent reader."""
+
+import math
+import re
+import sys
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+
+import commands
+import reader
+
+# Prints what fairseq-eval-lm computes in full precision: the command itself rounds to four digits.
+EVAL_LM = """
+import sys
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq_cli import eval_lm
+args = options.parse_args_and_arch(options.get_eval_lm_parser(), sys.argv[1:])
+print("exact", repr(float(eval_lm.main(convert_namespace_to_omegaconf(args))["loss"])))
+"""
+
+
+def exact_loss(data, path, *options):
+    output = commands.run(
+        sys.executable, "-c", EVAL_LM, data, "--path", path, "--user-dir", commands.USER_DIR, "--task",
+        "memory_caching_lm", "--gen-subset", "test", "--cpu", *options,
+    )  # fmt: skip
+    return float(re.search(r"^exact (\S+)$", output, re.MULTILINE).group(1))
+
+
+def reader_loss(data, path, rows, limit=None):
+    """Mean bits per token of the test split, each of ``rows`` contiguous rows read at once by the independent reader."""
+    state = torch.load(path, weights_only=True)
+    weights = {k[len("decoder.") :]: v.double().numpy() for k, v in state["model"].items()}
+    stack = {k[len("stack.") :]: v for k, v in weights.items() if k.startswith("stack.")}
+    settings = state["cfg"]["model"]
+    settings = settings if isinstance(settings, dict) else vars(settings)
+    if "span_ramp" in settings:
+        mask = reader.expire_span_mask(max_span=settings["max_span"], ramp=settings["span_ramp"], limit=limit)
+    else:
+        mask = reader.fixed_span_mask(max_span=settings["max_span"])
+    items = MMapIndexedDataset(str(data / "test"))
+    tokens = np.concatenate([items[n].numpy() for n in range(len(items))])
+    eos = Dictionary.load(str(data / "dict.txt")).eos()
+    previous = np.concatenate([[eos], tokens[:-1]])
+    total = 0.0
+    for row in range(rows):
+        part = slice(len(tokens) * row // rows, len(tokens) * (row + 1) // rows)
+        hidden = weights["embed_tokens.weight"][previous[part]] * math.sqrt(settings["decoder_embed_dim"])
+        features = reader.read(stack, hidden, heads=settings["decoder_attention_heads"], pre_norm=False, mask_of=mask)
+        scores = features @ weights["output_projection.weight"].T
+        scores -= scores.max(-1, keepdims=True)
+        logprobs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+        total -= logprobs[np.arange(len(features)), tokens[part]].sum()
+    return total / len(tokens) / math.log(2), len(tokens)
