@@ -30,7 +30,7 @@ MAX_SPAN = 4096
 MAX_UPDATE = 850
 STOP_HOURS = 0.075
 
-# A change here makes the next run train anew. Many rows, so that a short training sees many places of the text.
+# A change here makes the next run start over. Many rows, so that a short training sees many places of the text.
 TRAIN = f"""
 --arch expire_span_lm_tiny --max-span {MAX_SPAN} --criterion expire_span_loss --expire-loss-weight 1e-5
 --tokens-per-sample 64 --batch-size 32
@@ -42,6 +42,9 @@ TRAIN = f"""
 
 # Enough to tell models apart; scoring more would only take longer.
 SHARES = "0.96,0.02,0.02"
+
+# Below this a share of 2 % is too short to be cut into rows.
+LEAST_BYTES = 100_000
 
 # The test text as so many rows side by side, because one after the other takes many times as long; every row starts with
 # an empty memory, so this does the model no favour.
@@ -70,12 +73,17 @@ def find_corpus(text=None):
             ["--input", folder, "--include", "*.py", *excluded],
             REPOSITORY / ".demo" / "stdlib",
         )
-    path = Path(text).resolve()
+    # `make` hands on a ~ that not every shell has replaced.
+    path = Path(text).expanduser().resolve()
     if not text or not path.exists():
         raise ValueError(f"--text {text!r}: no such folder or file")
     files = path.rglob("*") if path.is_dir() else [path]
-    if not any(file.is_file() and file.stat().st_size and not hidden(file.relative_to(path)) for file in files):
-        raise ValueError(f"--text {text!r} holds no text: give a file that is not empty, or a folder with one that is not hidden")
+    size = sum(file.stat().st_size for file in files if file.is_file() and not hidden(file.relative_to(path)))
+    if size < LEAST_BYTES:
+        raise ValueError(
+            f"--text {text!r} holds {size:,} bytes of text (hidden files left out), too few to learn from: "
+            f"expected at least {LEAST_BYTES:,}"
+        )
     # fairseq takes a colon in a path for the border between two.
     name = re.sub(r"[^\w.-]", "_", path.name)
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
@@ -145,14 +153,13 @@ def baselines(work, status):
 
 
 def forget_other_settings(work):
-    """Removes the model that other settings made; fairseq would go on training it."""
-    settings = work / "settings.json"
-    if settings.exists() and json.loads(settings.read_text()) != TRAIN:
-        print("The settings have changed since the last run: training anew.")
-        shutil.rmtree(work / "checkpoints", ignore_errors=True)
-        for name in ("finished.json", "score.json", "train.log"):
-            (work / name).unlink(missing_ok=True)
-    keep(settings, TRAIN)
+    """Removes all that other settings made: no figure of the report may come from a mixture of two."""
+    settings, now = work / "settings.json", [SHARES, STDLIB_EXCLUDE, TRAIN, SCORE]
+    if settings.exists() and json.loads(settings.read_text()) != now:
+        print("The settings have changed since the last run: starting over.")
+        shutil.rmtree(work)
+        work.mkdir()
+    keep(settings, now)
 
 
 def train(work, status):
@@ -165,7 +172,9 @@ def train(work, status):
 
     command = [tool("fairseq-train"), work / "data-bin", *PLUGIN, *TRAIN, "--save-dir", work / "checkpoints"]
     run(command, work / "train.log", show, mode="a")
-    return {"settings": TRAIN}
+    if progress.updates < MAX_UPDATE:
+        status.say(f"the time limit ended training after {progress.updates} of {MAX_UPDATE} updates: expect a worse score")
+    return {"updates": progress.updates}
 
 
 def score(work, status):
@@ -205,13 +214,13 @@ def demo(corpus):
     work.mkdir(parents=True, exist_ok=True)
     print(f"1/5 text: {corpus.title}\n    results in {work}: delete it to start over", flush=True)
 
+    forget_other_settings(work)
     with Status("2/5 prepare") as status:
         prepare(corpus, status)
 
     with Status("3/5 baselines") as status:
         compared = once(work / "baselines.json", baselines, status)
 
-    forget_other_settings(work)
     with Status(f"4/5 train, at most {60 * STOP_HOURS:.0f} minutes") as status:
         once(work / "finished.json", train, status)
 

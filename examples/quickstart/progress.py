@@ -63,6 +63,7 @@ class TrainingProgress:
     def __init__(self, max_update, stop_hours):
         self.max_update = max_update
         self.stop_seconds = 3600 * stop_hours
+        self.updates = 0
         self.valid = ""
         self.last = "starting"
 
@@ -75,7 +76,8 @@ class TrainingProgress:
             self.valid = f", {float(stats['valid_nll_loss']):.3f} on the validation text"
         if tag != "train_inner":
             return None
-        update, seconds = int(float(stats["num_updates"])), float(stats["wall"])
+        self.updates = update = int(float(stats["num_updates"]))
+        seconds = float(stats["wall"])
         # fairseq stops at whichever limit comes first; `wall` goes on counting where an interrupted training stopped.
         left = min((self.max_update - update) * seconds / max(update, 1), self.stop_seconds - seconds)
         self.last = (

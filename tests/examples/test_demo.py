@@ -82,7 +82,7 @@ def test_all_steps_once(fake, tmp_path, capsys):
     assert again.split("\n\n", 1)[1] == out.split("\n\n", 1)[1]
 
 
-def test_other_settings_train_anew(fake, tmp_path, monkeypatch, capsys):
+def test_other_settings_start_over(fake, tmp_path, monkeypatch, capsys):
     demo.main([])
     fake.calls()
     checkpoint = tmp_path / ".demo" / "stdlib" / "checkpoints" / "checkpoint_last.pt"
@@ -90,9 +90,11 @@ def test_other_settings_train_anew(fake, tmp_path, monkeypatch, capsys):
     checkpoint.touch()
     monkeypatch.setattr(demo, "TRAIN", [*demo.TRAIN, "--dropout", "0.1"])
     assert demo.main([]) == 0
-    assert fake.calls() == ["fairseq-train", "fairseq-eval-lm", "fairseq-validate"]
+    assert fake.calls() == ["text", "restore", "restore", "fairseq-train", "fairseq-eval-lm", "fairseq-validate"]
     assert not checkpoint.exists()
-    assert "training anew" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "starting over" in out
+    assert f"the time limit ended training after 50 of {demo.MAX_UPDATE} updates" in out
 
 
 def test_training_that_fails_shows_its_log_and_can_go_on(fake, tmp_path, capsys):
@@ -122,15 +124,17 @@ def test_every_byte_must_be_scored(fake, tmp_path, capsys):
     assert "scored 12 tokens, but the test text has 13 bytes" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("what", ["missing", "empty string", "empty file", "folder of empty files", "folder of hidden files"])
+@pytest.mark.parametrize("what", ["missing", "empty string", "empty file", "folder of empty files", "folder of hidden files", "too short"])
 def test_nothing_to_read(what, fake, tmp_path, capsys):
     folder = tmp_path / "texts"
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "empty").touch()
     hidden = tmp_path / "hidden"
     (hidden / ".git").mkdir(parents=True)
-    (hidden / ".git" / "config").write_text("something")
+    (hidden / ".git" / "config").write_text("something" * 20000)
+    (tmp_path / "short").write_text("something")
     path = {
+        "too short": tmp_path / "short",
         "missing": "/no/such/text",
         "empty string": "",
         "empty file": folder / "inner" / "empty",
@@ -154,7 +158,7 @@ def test_own_text_has_its_own_folder(tmp_path):
     for name in ("one/text", "two/text", "a:b c"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text("something")
+        path.write_text("something" * 20000)
     one, two, odd = (demo.find_corpus(str(tmp_path / name)).work.name for name in ("one/text", "two/text", "a:b c"))
     assert one != two and one.startswith("text-") and len(one) == len("text-") + 8
     assert odd.startswith("a_b_c-")
