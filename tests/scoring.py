@@ -12,14 +12,25 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 import commands
 import reader
 
-# Prints what fairseq-eval-lm computes in full precision: the command itself rounds to four digits.
+# Runs fairseq-eval-lm and prints the mean of the log-probabilities that its scorer gave: the command itself adds them up
+# in single precision and rounds to four digits.
 EVAL_LM = """
-import sys
+import math, sys
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.sequence_scorer import SequenceScorer
 from fairseq_cli import eval_lm
+scores, generate = [], SequenceScorer.generate
+def recorded(*arguments):
+    hypotheses = generate(*arguments)
+    scores.extend(score for row in hypotheses for score in row[0]["positional_scores"].tolist())
+    return hypotheses
+SequenceScorer.generate = recorded
 args = options.parse_args_and_arch(options.get_eval_lm_parser(), sys.argv[1:])
-print("exact", repr(float(eval_lm.main(convert_namespace_to_omegaconf(args))["loss"])))
+printed = float(eval_lm.main(convert_namespace_to_omegaconf(args))["loss"])
+exact = -math.fsum(scores) / len(scores) / math.log(2)
+assert abs(exact - printed) < 1e-5, (exact, printed)
+print("exact", repr(exact))
 """
 
 
