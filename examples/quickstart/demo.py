@@ -27,8 +27,8 @@ PREPARE = [sys.executable, REPOSITORY / "data_prep" / "text.py"]
 PLUGIN = ["--user-dir", REPOSITORY / "fairseq_expire", "--task", "memory_caching_lm", "--cpu"]
 
 MAX_SPAN = 4096
-MAX_UPDATE = 850
-STOP_HOURS = 0.072
+MAX_UPDATE = 750
+STOP_HOURS = 0.064
 
 # A change here makes the next run start over. Many rows, so that a short training sees many places of the text.
 TRAIN = f"""
@@ -36,7 +36,7 @@ TRAIN = f"""
 --tokens-per-sample 64 --batch-size 32
 --optimizer adam --adam-betas (0.9,0.98) --lr 0.002 --lr-scheduler cosine --warmup-updates 40 --clip-norm 0.3
 --max-update {MAX_UPDATE} --stop-time-hours {STOP_HOURS}
---no-epoch-checkpoints --save-interval-updates 425 --keep-interval-updates 1 --max-valid-steps 20
+--no-epoch-checkpoints --save-interval-updates 375 --keep-interval-updates 1 --max-valid-steps 20
 --log-format json --log-interval 10 --num-workers 0 --seed 1
 """.split()
 
