@@ -35,9 +35,13 @@ setup(
     # that is found through sys.path: saying where packages are makes setuptools put this folder there, not an import hook.
     data_files=[("../purelib/fairseq_expire", ["LICENSE"])],
     package_dir={"": "."},
+    package_data={"fairseq_expire.data": ["pg19_books.npz"]},
     install_requires=[
         "numpy",
+        "requests",
+        "sentencepiece",
         "torch",
+        "tqdm",
         # The only builds of fairseq that Python 3.11 and 3.12 can import exist for this platform; elsewhere the
         # modules, which are plain PyTorch, still install.
         've-fairseq==0.12.3; sys_platform == "linux" and platform_machine == "x86_64"',

@@ -1,24 +1,18 @@
-"""Make fairseq's data, a dictionary and a manifest of any text, in bytes, characters or words; or get the text back."""
+"""Make fairseq's data, a dictionary and a manifest of any text, in bytes, characters, words or subwords; or get the text back."""
 import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import Dict, List, NoReturn, Optional
+from typing import Dict, List, Optional
 
 # fairseq says on import which optional packages it does without; an error of ours shall stand alone.
 logging.getLogger("fairseq").setLevel(logging.WARNING)
 
-from fairseq_expire.data.binarize import binarize, restore  # noqa: E402
-from fairseq_expire.data.folder import new_folder  # noqa: E402
-from fairseq_expire.data.levels import LEVELS  # noqa: E402
-from fairseq_expire.data.report import Progress, table  # noqa: E402
+from fairseq_expire.data.binarize import Job  # noqa: E402
+from fairseq_expire.data.command import Parser, make_data, positive  # noqa: E402
+from fairseq_expire.data.levels import LEVELS, make_level  # noqa: E402
+from fairseq_expire.data.read_back import restore  # noqa: E402
 from fairseq_expire.data.sources import SPLITS, Piece, cut, find_files, parse_shares  # noqa: E402
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, without the usage, which would bury it."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def build_parser() -> Parser:
@@ -28,7 +22,6 @@ def build_parser() -> Parser:
         epilog="Each PATH is a file, or a folder of which every file is taken; hidden and empty ones in it are skipped.",
     )
     parser.add_argument("--level", choices=LEVELS, help="what a symbol is")
-    parser.add_argument("--dest", metavar="DIR", help="folder to make")
     for split in SPLITS:
         parser.add_argument(f"--{split}", nargs="+", metavar="PATH", help=f"text of the {split} split")
     parser.add_argument("--input", nargs="+", metavar="PATH", help="text of all splits, which --split divides")
@@ -42,11 +35,11 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--dict", metavar="FILE", help="use this dict.txt (a trained model's) instead of making one of train"
     )
-    parser.add_argument("--append-eos", action="store_true", help="end every file with </s> (bytes and chars)")
+    parser.add_argument("--append-eos", action="store_true", help="end every file with </s> (not words: there every line does)")
+    parser.add_argument("--vocab-size", type=positive, metavar="N", help="pieces of the subword model (default: 32000)")
     parser.add_argument(
         "--threshold", type=int, default=0, metavar="N", help="words seen less often in train become <unk> (default: 0)"
     )
-    parser.add_argument("--force", action="store_true", help="replace the data in DIR")
     parser.add_argument(
         "--restore", nargs=2, metavar=("DIR", "SPLIT"), help="instead of all this: write the text of DIR's SPLIT to stdout"
     )
@@ -66,9 +59,11 @@ def check(args: argparse.Namespace) -> None:
     if args.dict and args.threshold:
         raise ValueError("--threshold makes a dictionary smaller, and --dict is used as it is; leave one of them out")
     if args.level == "words" and args.append_eos:
-        raise ValueError("--append-eos is for bytes and chars; in words every line ends with </s>, so leave it out")
+        raise ValueError("--append-eos is not for words, of which every line ends with </s>; leave it out")
     if args.level != "words" and args.threshold:
         raise ValueError("--threshold is for words; leave it out")
+    if args.vocab_size and (args.level != "subword" or args.dict):
+        raise ValueError("--vocab-size is for learning a model of --level subword; leave it out")
     for path in [*(args.input or []), *(args.train or []), *(args.valid or []), *(args.test or [])]:
         # Making the data a second time would read what the first one made.
         if Path(args.dest).resolve().is_relative_to(Path(path).resolve()):
@@ -84,39 +79,30 @@ def gather(args: argparse.Namespace) -> Dict[str, List[Piece]]:
     return {split: find_files(paths, include=args.include, exclude=args.exclude) for split, paths in given.items()}
 
 
+def make_job(args: argparse.Namespace) -> Job:
+    return Job(
+        splits=gather(args),
+        level=make_level(args.level, {"vocab_size": args.vocab_size} if args.vocab_size else {}),
+        append_eos=args.append_eos,
+        threshold=args.threshold,
+        dictionary_file=Path(args.dict) if args.dict else None,
+        source={"split": args.split, "include": args.include, "exclude": args.exclude},
+    )
+
+
 def make(args: argparse.Namespace) -> None:
+    if args.restore:
+        folder, split = args.restore
+        for part in restore(folder, split=split):
+            sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
+        return
     check(args)
-    with new_folder(args.dest, force=args.force) as folder:
-        splits = gather(args)
-        sizes = {split: sum(piece.num_bytes for piece in pieces) for split, pieces in splits.items()}
-        counted = 0 if args.dict else sizes["train"]
-        with Progress(total_bytes=counted + sum(sizes.values())) as progress:
-            manifest = binarize(
-                splits=splits,
-                level=args.level,
-                folder=folder,
-                append_eos=args.append_eos,
-                threshold=args.threshold,
-                dictionary_file=args.dict,
-                origin={"split": args.split, "include": args.include, "exclude": args.exclude},
-                on_progress=progress.advance,
-            )
-    print(table(manifest, splits))
+    make_data(args, lambda: make_job(args))
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
-    parser = build_parser()
-    args = parser.parse_args(arguments)
-    try:
-        if args.restore:
-            folder, split = args.restore
-            for part in restore(Path(folder), split=split):
-                sys.stdout.buffer.write(part)
-            sys.stdout.buffer.flush()
-        else:
-            make(args)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    build_parser().run(make, arguments)
 
 
 if __name__ == "__main__":

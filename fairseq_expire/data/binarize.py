@@ -1,22 +1,28 @@
-"""Writing text as fairseq's memory-mapped data with its dictionary, and reading it back."""
+"""Writing text as fairseq's memory-mapped data with its dictionary."""
 import hashlib
-from functools import partial
+import json
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
-import torch
 from fairseq.data import Dictionary
-from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder, best_fitting_int_dtype
+from fairseq.data.indexed_dataset import best_fitting_int_dtype
 
 from fairseq_expire import __version__
-from fairseq_expire.data.levels import LEVELS, Level
-from fairseq_expire.data.manifest import Manifest, SplitCounts, read_manifest, write_manifest
+from fairseq_expire.data import journal
+from fairseq_expire.data.journal import Journal
+from fairseq_expire.data.level import Level
+from fairseq_expire.data.levels import LEVELS
+from fairseq_expire.data.manifest import Manifest, SplitCounts, write_manifest
+from fairseq_expire.data.read_back import TextHash, file_sha256, load_dictionary, texts
 from fairseq_expire.data.sources import Piece
+from fairseq_expire.data.split_writer import SIZES, SplitWriter, Written
+from fairseq_expire.data.units import UNIT_BYTES, Unit, split_into_units
+from fairseq_expire.data.workers import available_cores, ordered_map
 
-# Most bytes of text in one item of bytes or characters. Larger ones take more memory and time: caches are smaller.
-CHUNK_BYTES = 1 << 22
-
-# Called with what is being done ("vocabulary", or the name of a split) and the number of bytes just read for it.
+# Called with what is being done ("vocabulary", or the name of a split) and the number of bytes of text just read for it.
 OnProgress = Callable[[str, int], None]
 
 
@@ -24,132 +30,206 @@ def _no_progress(doing: str, num_bytes: int) -> None:
     pass
 
 
-def binarize(
-    *,
-    splits: Mapping[str, Sequence[Piece]],
-    level: str,
-    folder: Union[str, Path],
-    append_eos: bool = False,
-    threshold: int = 0,
-    dictionary_file: Optional[Union[str, Path]] = None,
-    chunk_bytes: int = CHUNK_BYTES,
-    origin: Optional[Mapping[str, Any]] = None,
-    on_progress: OnProgress = _no_progress,
-) -> Manifest:
-    """Write dict.txt, a .bin and an .idx per split, and manifest.json.
+@dataclass(frozen=True)
+class Job:
+    """What to make of which text.
 
-    The dictionary is made of "train", unless one is given; symbols that it does not have become `<unk>`. Text is read
-    twice, a chunk at a time: memory grows with the dictionary and the number of items only.
+    `splits` are the files, or parts of files, of each split; "train" among them where no dictionary is given. With
+    `append_eos` every file ends in `</s>`; in words every line ends so anyway. `threshold` leaves out symbols that train
+    holds less often. `dictionary_file` is the dict.txt of other data of the same level (a trained model's), to be used as
+    it is. An item is a unit of text, a line (words), or with `item_per_file` a file. `source` goes to the manifest, and so
+    do `words`, the number of words in each split if it is known.
+    """
+
+    splits: Mapping[str, Sequence[Piece]]
+    level: Level
+    append_eos: bool = False
+    threshold: int = 0
+    dictionary_file: Optional[Path] = None
+    item_per_file: bool = False
+    unit_bytes: int = UNIT_BYTES
+    source: Mapping[str, Any] = field(default_factory=dict)
+    words: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.dictionary_file is None and "train" not in self.splits:
+            raise ValueError(
+                f"splits are {', '.join(self.splits) or 'none'}, expected train among them: the dictionary is made of it"
+            )
+
+    @property
+    def level_name(self) -> str:
+        return next(name for name, kind in LEVELS.items() if isinstance(self.level, kind))
+
+    def plan(self) -> str:
+        """The same for two jobs only if the data they make is the same: a hash of all that it depends on. Files count as
+        the same if their path, size and time of change are."""
+        stats = {piece.path: piece.path.stat() for pieces in self.splits.values() for piece in pieces}
+        files = [(str(path.resolve()), stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()]
+        pieces = {name: [(str(p.path), p.start, p.stop) for p in pieces] for name, pieces in self.splits.items()}
+        dictionary = self.dictionary_file and file_sha256(self.dictionary_file)
+        settings = [self.append_eos, self.threshold, self.item_per_file, self.unit_bytes, self.source, self.words]
+        content = [__version__, self.level_name, self.level.options, files, pieces, dictionary, settings]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def units(self, split: str) -> List[Unit]:
+        """The text of a split in the units that it is worked on in."""
+        return list(split_into_units(self.splits[split], unit_bytes=self.unit_bytes, boundary=self.level.boundary))
+
+
+def binarize(
+    job: Job,
+    folder: Union[str, Path],
+    *,
+    workers: Optional[int] = None,
+    on_progress: OnProgress = _no_progress,
+    save_seconds: float = journal.SAVE_SECONDS,
+) -> Manifest:
+    """Write dict.txt, a .bin and an .idx per split, and manifest.json; with subwords also their model.
+
+    Text is read twice, a unit at a time: memory grows with the dictionary only. What an earlier call with the same job
+    left unfinished in the folder is gone on with, and the result is the same, as it is for any number of workers.
 
     Args:
-        splits: the files, or parts of files, of each split; "train" among them where no dictionary is given.
-        level: "bytes", "chars" or "words".
-        folder: an existing folder, to write in.
-        append_eos: end every file with `</s>`; in words every line ends so anyway.
-        threshold: leave out symbols that "train" holds less often.
-        dictionary_file: the dict.txt of other data of the same level (a trained model's), to be used as it is.
-        chunk_bytes: most bytes of text in one item of bytes or characters; a larger file spans several items.
-        origin: how the splits were chosen, for the manifest; anything JSON can hold.
-        on_progress: called after every chunk.
+        job: what to make.
+        folder: an existing folder, empty or with what an earlier call left unfinished.
+        workers: threads or processes; None for as many as there are cores.
+        on_progress: called after every unit.
+        save_seconds: how often to record how far it is.
 
     Raises:
-        ValueError: there is no such level, or no "train"; a file is not UTF-8 (chars and words), or has become shorter;
-            the dictionary is damaged or of another level.
+        ValueError: a file is not UTF-8 (any level but bytes), or has become shorter; the dictionary is damaged or of
+            another level.
+        OSError: a file cannot be read or written; names it.
+        RuntimeError: there is something else in the folder, or a worker was killed.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level is {level!r}, expected one of {', '.join(LEVELS)}")
-    if dictionary_file is None and "train" not in splits:
-        raise ValueError(f"splits are {', '.join(splits) or 'none'}, expected train among them: the dictionary is made of it")
-    dictionary_path = Path(folder, "dict.txt")
-    if dictionary_file is None:
-        on_read = partial(on_progress, "vocabulary")
-        _make_dictionary(LEVELS[level], splits["train"], threshold, chunk_bytes, on_read).save(str(dictionary_path))
-    else:
-        dictionary_path.write_bytes(Path(dictionary_file).read_bytes())
-    dictionary = _load_dictionary(dictionary_path, dictionary_file or dictionary_path, level)
+    return _Run(job, Path(folder), workers or available_cores(), on_progress, save_seconds).make()
 
-    written: Dict[str, SplitCounts] = {}
-    for name, pieces in splits.items():
-        builder = MMapIndexedDatasetBuilder(str(Path(folder, f"{name}.bin")), dtype=best_fitting_int_dtype(len(dictionary)))
-        tokens = items = unknown = 0
-        for item in LEVELS[level].items(
-            pieces,
-            dictionary=dictionary,
-            append_eos=append_eos,
-            chunk_bytes=chunk_bytes,
-            on_read=partial(on_progress, name),
-        ):
-            builder.add_item(torch.from_numpy(item.ids))
-            tokens, items, unknown = tokens + len(item.ids), items + 1, unknown + item.unknown
-        builder.finalize(str(Path(folder, f"{name}.idx")))
-        num_eos = sum(piece.ends_file for piece in pieces) if append_eos else 0
-        written[name] = SplitCounts(
-            tokens=tokens,
-            items=items,
-            unknown=unknown,
-            source_bytes=sum(piece.num_bytes for piece in pieces),
-            source_chars=tokens - num_eos if level == "chars" else None,
+
+class _Run:
+    """One call of `binarize`. The journal's state has one key for each thing that is done or under way:
+
+    - "vocabulary": {"units": how many are counted, "counts": of symbols}, or "done" once dict.txt is complete;
+    - "splits": {name: the manifest's entry} for those that are complete, and the writer's record for the one under way.
+    """
+
+    def __init__(self, job: Job, folder: Path, workers: int, on_progress: OnProgress, save_seconds: float):
+        self.job, self.folder, self.workers, self.on_progress = job, folder, workers, on_progress
+        self.level = job.level
+        self.journal = Journal(folder, plan=job.plan(), save_seconds=save_seconds)
+        if self.journal.state is None:
+            _empty(folder)
+            self.journal.save({"vocabulary": {"units": 0, "counts": {}}, "splits": {}})
+        self.state = self.journal.state
+
+    def make(self) -> Manifest:
+        dictionary_path = self.folder / "dict.txt"
+        if self.state["vocabulary"] != "done":
+            self._make_vocabulary(dictionary_path)
+        self.level.load(self.folder)
+        dictionary = load_dictionary(dictionary_path, self.level, given=self.job.dictionary_file)
+        for split in self.job.splits:
+            if "text_sha256" not in self.state["splits"].get(split, {}):
+                self.state["splits"][split] = asdict(self._write(split, dictionary))
+                self.journal.save(self.state)
+        for path in self.folder.glob("*" + SIZES):
+            path.unlink()
+        manifest = Manifest(
+            version=__version__,
+            level=self.job.level_name,
+            options=self.level.options,
+            source={**self.job.source, "threshold": self.job.threshold},
+            append_eos=self.job.append_eos,
+            symbols=len(dictionary),
+            dictionary_sha256=file_sha256(dictionary_path),
+            splits={split: SplitCounts(**self.state["splits"][split]) for split in self.job.splits},
+        )
+        write_manifest(self.folder, manifest)
+        return manifest
+
+    def _make_vocabulary(self, path: Path) -> None:
+        if self.job.dictionary_file is not None:
+            self.level.adopt(self.job.dictionary_file.parent, self.folder)
+            path.write_bytes(self.job.dictionary_file.read_bytes())
+        else:
+            units = self.job.units("train")
+            self.level.learn(units, self.folder)
+            self.level.load(self.folder)
+            self._count(self.level.counted(units)).save(str(path))
+        self.state["vocabulary"] = "done"
+        self.journal.save(self.state)
+
+    def _count(self, units: Sequence[Unit]) -> Dictionary:
+        done = self.state["vocabulary"]
+        counts = Counter(done["counts"])
+        rest = units[done["units"] :]
+        self._report("vocabulary", units[: done["units"]])
+        with ordered_map(self.level.count, rest, **self._how(rest)) as results:
+            for number, (unit, result) in enumerate(zip(rest, results), start=done["units"] + 1):
+                counts.update(result)
+                self._report("vocabulary", [unit])
+                if self.journal.due():
+                    self.state["vocabulary"] = {"units": number, "counts": counts}
+                    self.journal.save(self.state)
+        dictionary = Dictionary()
+        for symbol, count in counts.items():
+            dictionary.add_symbol(symbol, count)
+        for symbol in self.level.more_symbols():
+            dictionary.add_symbol(symbol, 0)
+        dictionary.finalize(threshold=self.job.threshold, padding_factor=self.level.padding_factor)
+        return dictionary
+
+    def _write(self, split: str, dictionary: Dictionary) -> SplitCounts:
+        units = self.job.units(split)
+        dtype = best_fitting_int_dtype(len(dictionary))
+        encode = self.level.encoder(
+            dictionary, dtype=dtype, append_eos=self.job.append_eos, item_per_file=self.job.item_per_file
+        )
+        written = Written(**self.state["splits"].get(split, {}))
+        writer = SplitWriter(self.folder, split, dtype=dtype, written=written)
+        text_hash = TextHash(self.level)
+        # A hash cannot be recorded half made, so what an earlier run wrote is read once more.
+        with open(writer.sizes_path, "rb") as sizes:
+            prefix = self.folder / split
+            for text in texts(prefix, sizes, self.level, dictionary, dtype=dtype, tokens=written.tokens):
+                text_hash.add(text)
+        self._report(split, units[: written.units])
+        rest = units[written.units :]
+        with ordered_map(encode, rest, **self._how(rest)) as results:
+            for unit, encoded in zip(rest, results):
+                writer.add(encoded)
+                text_hash.add(encoded.text)
+                self._report(split, [unit])
+                if self.journal.due():
+                    self.state["splits"][split] = writer.save()
+                    self.journal.save(self.state)
+        writer.finish()
+        self.state["splits"][split] = writer.save()
+        self.journal.save(self.state)
+        writer.close()
+        return SplitCounts(
+            tokens=written.tokens,
+            items=written.items,
+            unknown=written.unknown,
+            source_bytes=sum(unit.num_bytes for unit in units),
+            text_bytes=text_hash.num_bytes,
+            text_chars=text_hash.num_chars,
+            text_sha256=text_hash.hexdigest(),
+            words=self.job.words.get(split),
         )
 
-    manifest = Manifest(
-        version=__version__,
-        level=level,
-        options={"append_eos": append_eos, "threshold": threshold, "chunk_bytes": chunk_bytes, **(origin or {})},
-        symbols=len(dictionary),
-        dictionary_sha256=_sha256(dictionary_path),
-        splits=written,
-    )
-    write_manifest(folder, manifest)
-    return manifest
+    def _how(self, units: Sequence[Unit]) -> Dict[str, Any]:
+        return {"workers": max(1, min(self.workers, len(units))), "in_processes": self.level.in_processes}
+
+    def _report(self, doing: str, units: Sequence[Unit]) -> None:
+        self.on_progress(doing, sum(unit.num_bytes for unit in units))
 
 
-def restore(folder: Union[str, Path], *, split: str) -> Iterator[bytes]:
-    """The text that `binarize` was given for a split, a part at a time.
-
-    Bytes and characters come back exactly; words with one space between them and "\\n" after every line.
-
-    Raises:
-        ValueError: the folder has no manifest, or no such split; symbols were not in the dictionary and are lost;
-            dict.txt is not the one the data was written with.
-    """
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise ValueError(f"{folder}: no manifest.json there; give a folder that data_prep/text.py wrote")
-    counts = manifest.splits.get(split)
-    if counts is None:
-        raise ValueError(f"{folder}: no split {split}; it has {', '.join(manifest.splits)}")
-    if counts.unknown:
-        raise ValueError(
-            f"{folder}: {counts.unknown} of the {counts.tokens} symbols of {split} are <unk>, because train has none of "
-            "their kind (or too few of them for --threshold); their text is not kept"
-        )
-    dictionary_path = Path(folder, "dict.txt")
-    if _sha256(dictionary_path) != manifest.dictionary_sha256:
-        raise ValueError(f"{dictionary_path}: not the file the data was written with; restore it, or make the data again")
-    dictionary = Dictionary.load(str(dictionary_path))
-    dataset = MMapIndexedDataset(str(Path(folder, split)))
-    return LEVELS[manifest.level].restore((dataset[i].numpy() for i in range(len(dataset))), dictionary=dictionary)
-
-
-def _make_dictionary(
-    level: Level, pieces: Sequence[Piece], threshold: int, chunk_bytes: int, on_read: Callable[[int], None]
-) -> Dictionary:
-    dictionary = Dictionary()
-    for symbol, count in level.count(pieces, chunk_bytes=chunk_bytes, on_read=on_read).items():
-        dictionary.add_symbol(symbol, count)
-    dictionary.finalize(threshold=threshold, padding_factor=level.padding_factor)
-    return dictionary
-
-
-def _load_dictionary(path: Path, given: Union[str, Path], level: str) -> Dictionary:
-    """Raises ValueError, naming the file that was given, if it is no dictionary or not one of this level."""
-    try:
-        dictionary = Dictionary.load(str(path))
-        LEVELS[level].check(dictionary)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{given}: not a dictionary of {level} ({error}); give the dict.txt of data of this level") from None
-    return dictionary
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _empty(folder: Path) -> None:
+    """Remove what an unfinished run of another job left. Raises RuntimeError if the folder is not such a run's."""
+    if any(folder.iterdir()) and not (folder / journal.FILE_NAME).exists():
+        raise RuntimeError(f"{folder}: not empty, and no unfinished data; move it away, or choose another folder")
+    for path in folder.iterdir():
+        if path.name == journal.FILE_NAME:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,46 +1,76 @@
 """A folder that appears when it is complete, or not at all."""
+import fcntl
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Union
 
+from fairseq_expire.data import journal
 from fairseq_expire.data.manifest import FILE_NAME
 
 
 @contextmanager
 def new_folder(dest: Union[str, Path], *, force: bool = False) -> Iterator[Path]:
-    """Inside the `with`, an empty folder beside `dest`, named `dest`.partial; after it, that folder is named `dest`.
+    """Inside the `with`, a folder beside `dest`, named `dest`.partial; after it, that folder is named `dest`.
 
-    What an earlier run left under that name is removed first. If the `with` ends in an exception, nothing is left, and
-    what `dest` held before is still there.
+    It holds what an earlier run that was killed, interrupted or out of disk space left there, which whoever fills it is to
+    go on with or to remove. A ValueError inside the `with` says that the input is wrong: then nothing is left. What `dest`
+    held before is there until the end.
 
     Args:
         dest: where the folder shall be; folders above it are made.
         force: replace data that is there, but nothing else: a folder without a manifest.json is not ours to remove.
 
     Raises:
-        ValueError: there is something at `dest` already, or no folder can be made there.
+        ValueError: there is something at `dest` already, or no folder can be made there, or another run is making it.
     """
-    # A link would be renamed instead of what it points to.
-    dest = Path(dest).resolve()
-    _check(dest, force=force)
+    dest = check_new(dest, force=force)
+    replaced = _replaced(dest)
     partial = dest.with_name(dest.name + ".partial")
     try:
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
     except OSError as error:
         raise ValueError(f"{dest}: cannot be written ({error.strerror}: {error.filename}); choose another folder") from None
     try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if dest.exists():
-        # Whatever came there in the meantime is not to be removed unasked either.
-        _check(dest, force=force)
-        shutil.rmtree(dest)
-    partial.rename(dest)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"{partial}: another run is writing there; wait for it, or choose another folder") from None
+        try:
+            yield partial
+        except ValueError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if dest.exists():
+            # Whatever came there in the meantime is not to be removed unasked either.
+            _check(dest, force=force)
+            dest.rename(replaced)
+        partial.rename(dest)
+        shutil.rmtree(replaced, ignore_errors=True)
+        Path(dest, journal.FILE_NAME).unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+
+
+def check_new(dest: Union[str, Path], *, force: bool) -> Path:
+    """The path that `new_folder` would make its folder at. Raises ValueError, as it would, if it cannot."""
+    # A link would be renamed instead of what it points to.
+    dest = Path(dest).resolve()
+    replaced = _replaced(dest)
+    if replaced.exists():
+        # A run was killed between the last two steps of replacing data.
+        if dest.exists():
+            shutil.rmtree(replaced)
+        else:
+            replaced.rename(dest)
+    _check(dest, force=force)
+    return dest
+
+
+def _replaced(dest: Path) -> Path:
+    return dest.with_name(dest.name + ".replaced")
 
 
 def _check(dest: Path, *, force: bool) -> None:

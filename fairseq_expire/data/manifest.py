@@ -4,7 +4,9 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
-FORMAT = 1
+from fairseq_expire.data.journal import write_atomically
+
+FORMAT = 2
 FILE_NAME = "manifest.json"
 
 
@@ -13,41 +15,50 @@ class SplitCounts:
     """How much there is in a split.
 
     `tokens` are all symbol ids, those of `</s>` and `<unk>` included; `unknown` of them stand for a symbol that is not in
-    the dictionary. `source_bytes` is the length of the text they were made of; `source_chars` the same in characters,
-    known where a symbol is a character.
+    the dictionary. `text_bytes` and `text_chars` are the length of the text that they stand for, and `text_sha256` is its
+    hash: the text they were made of, in which what was left out is missing and every unknown symbol is replaced (by "?" in
+    bytes, U+FFFD in characters, `<unk>` in words), and in words the white space is normalised. `source_bytes` is the length
+    of the text before that. `words` is how many words the text has by the count that its publisher or its corpus uses.
     """
 
     tokens: int
     items: int
     unknown: int
     source_bytes: int
-    source_chars: Optional[int] = None
+    text_bytes: int
+    text_chars: int
+    text_sha256: str
+    words: Optional[int] = None
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """`level` is "bytes", "chars" or "words"; `version` the one of this package that wrote the data; `symbols` the length of
-    the dictionary, special symbols included; `dictionary_sha256` is over the bytes of dict.txt."""
+    """`level` is "bytes", "chars", "words" or "subword", and `options` are its own; `source` says how the splits were chosen
+    ("corpus", where it has a name, "verified", whether its hashes were checked, and what options chose it); `version` is the
+    one of this package that wrote the data; `symbols` the length of the dictionary, special symbols included;
+    `dictionary_sha256` is over the bytes of dict.txt."""
 
     version: str
     level: str
     options: Dict[str, Any]
+    source: Dict[str, Any]
+    append_eos: bool
     symbols: int
     dictionary_sha256: str
     splits: Dict[str, SplitCounts]
 
 
 # What JSON makes of a field of the classes above, by the type it is declared with.
-JSON_TYPES = {int: int, Optional[int]: int, str: str, Dict[str, Any]: dict, Dict[str, SplitCounts]: dict}
+JSON_TYPES = {int: int, Optional[int]: int, str: str, bool: bool, Dict[str, Any]: dict, Dict[str, SplitCounts]: dict}
 
 
 def write_manifest(folder: Union[str, Path], manifest: Manifest) -> None:
     """Write manifest.json into `folder`."""
     content = {"format": FORMAT, **asdict(manifest)}
     for counts in content["splits"].values():
-        if counts["source_chars"] is None:
-            del counts["source_chars"]
-    Path(folder, FILE_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if counts["words"] is None:
+            del counts["words"]
+    write_atomically(Path(folder, FILE_NAME), json.dumps(content, indent=2) + "\n")
 
 
 def read_manifest(folder: Union[str, Path]) -> Optional[Manifest]:
@@ -92,4 +103,4 @@ def _build(kind: type, content: Any, path: Path, place: str) -> Any:
 
 
 def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path}: {what}; restore the file, or make the data again with data_prep/text.py --force")
+    return ValueError(f"{path}: {what}; restore the file, or make the data again")

@@ -52,3 +52,8 @@ def code_of(symbol: str) -> int:
     if code < 0 or symbol != f"U+{code:04X}":
         raise ValueError(f"symbol {symbol!r}: expected a name of a character; was the dictionary made with --level chars?")
     return code
+
+
+def name_of_text(text: str) -> str:
+    """The names of all its characters, one after the other; different texts can have the same."""
+    return "".join(char_symbol(ord(char)) for char in text)

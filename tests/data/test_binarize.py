@@ -9,8 +9,10 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq_cli import preprocess
 
-from fairseq_expire.data.binarize import binarize, restore
+from fairseq_expire.data.binarize import Job, binarize
+from fairseq_expire.data.levels import make_level
 from fairseq_expire.data.manifest import read_manifest
+from fairseq_expire.data.read_back import restore, verify
 from fairseq_expire.data.sources import cut, find_files, parse_shares
 
 EOS, UNK = 2, 3
@@ -39,9 +41,13 @@ def make(folder, texts, **kwargs):
     return write(folder, splits, **kwargs)
 
 
-def write(folder, splits, **kwargs):
+def write(folder, splits, level="bytes", options={}, workers=1, on_progress=lambda doing, num_bytes: None, **kwargs):
+    """Make data of pieces, and check that it is verified."""
     (folder / "bin").mkdir(exist_ok=True)
-    return folder / "bin", binarize(splits=splits, folder=folder / "bin", **kwargs)
+    job = Job(splits=splits, level=make_level(level, options), **kwargs)
+    manifest = binarize(job, folder / "bin", workers=workers, on_progress=on_progress)
+    assert len(list(verify(folder / "bin", on_progress=lambda split, num_bytes: None))) == len(splits)
+    return folder / "bin", manifest
 
 
 def items(folder, split):
@@ -54,26 +60,28 @@ def symbols(folder):
 
 
 @pytest.mark.parametrize("append_eos", [False, True])
-@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 5, 1 << 22])
+@pytest.mark.parametrize("unit_bytes", [1, 2, 3, 5, 1 << 20])
 @pytest.mark.parametrize("level", ["bytes", "chars"])
-def test_text_comes_back(tmp_path, level, chunk_bytes, append_eos):
+def test_text_comes_back(tmp_path, level, unit_bytes, append_eos):
     texts = {"train": list(AWKWARD.values()), "valid": [AWKWARD["one"], AWKWARD["crlf"]]}
-    folder, manifest = make(tmp_path, texts, level=level, chunk_bytes=chunk_bytes, append_eos=append_eos)
+    folder, manifest = make(tmp_path, texts, level=level, unit_bytes=unit_bytes, append_eos=append_eos)
     for split, parts in texts.items():
         assert b"".join(restore(folder, split=split)) == "".join(parts).encode()
         counts, ids = manifest.splits[split], items(folder, split)
         assert counts.source_bytes == len("".join(parts).encode())
         assert (counts.tokens, counts.items, counts.unknown) == (sum(map(len, ids)), len(ids), 0)
         num_eos = len(parts) if append_eos else 0
-        assert counts.source_chars == (len("".join(parts)) if level == "chars" else None)
-        assert counts.tokens == (counts.source_chars or counts.source_bytes) + num_eos
+        assert (counts.text_bytes, counts.text_chars) == (counts.source_bytes, len("".join(parts)))
+        assert counts.text_sha256 == hashlib.sha256("".join(parts).encode()).hexdigest()
+        assert counts.tokens == (counts.text_chars if level == "chars" else counts.text_bytes) + num_eos
         assert sum(item.count(EOS) for item in ids) == sum(item[-1] == EOS for item in ids) == num_eos
-        assert max(map(len, ids)) <= chunk_bytes + append_eos
+        # Only a "\r\n", which is not divided, goes beyond the unit.
+        assert max(map(len, ids)) <= unit_bytes + (level == "chars") + append_eos
 
 
 def test_all_bytes_come_back(tmp_path):
     data = bytes(range(256)) * 3
-    folder, manifest = make(tmp_path, {"train": [data]}, level="bytes", chunk_bytes=100)
+    folder, manifest = make(tmp_path, {"train": [data]}, level="bytes", unit_bytes=100)
     assert b"".join(restore(folder, split="train")) == data
     assert manifest.symbols == len(symbols(folder)) == 260
     assert [len(item) for item in items(folder, "train")] == [100] * 7 + [68]
@@ -108,7 +116,7 @@ def test_splits_of_one_text_join_to_it(tmp_path, level):
     for name in "ab":
         (tmp_path / "text" / name).write_text(text)
     splits = cut(find_files([tmp_path / "text"]), shares=parse_shares("0.7,0.2,0.1"), level=level)
-    folder, manifest = write(tmp_path, splits, level=level, append_eos=level != "words", chunk_bytes=333)
+    folder, manifest = write(tmp_path, splits, level=level, append_eos=level != "words", unit_bytes=333)
     parts = [b"".join(restore(folder, split=split)) for split in splits]
     if level == "words":
         text = "".join(" ".join(line.split()) + "\n" for line in text.splitlines())
@@ -128,12 +136,12 @@ def reference(folder, train, valid, threshold):
     preprocess.main(parser.parse_args(arguments + ["--thresholdsrc", str(threshold)]))
 
 
-def assert_identical(folder, train, valid, threshold=0, chunk_bytes=1 << 22):
+def assert_identical(folder, train, valid, threshold=0, unit_bytes=1 << 20):
     (folder / "train").write_bytes(train.encode())
     (folder / "valid").write_bytes(valid.encode())
     reference(folder / "reference", folder / "train", folder / "valid", threshold)
     splits = {split: find_files([folder / split]) for split in ("train", "valid")}
-    ours, manifest = write(folder, splits, level="words", threshold=threshold, chunk_bytes=chunk_bytes)
+    ours, manifest = write(folder, splits, level="words", threshold=threshold, unit_bytes=unit_bytes)
     for name in ("dict.txt", "train.bin", "train.idx", "valid.bin", "valid.idx"):
         assert (ours / name).read_bytes() == (folder / "reference" / name).read_bytes(), name
     return ours, manifest
@@ -142,10 +150,10 @@ def assert_identical(folder, train, valid, threshold=0, chunk_bytes=1 << 22):
 WHOLE = "\n".join(AWKWARD.values())
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 7, 1 << 22])
+@pytest.mark.parametrize("unit_bytes", [1, 7, 1 << 20])
 @pytest.mark.parametrize("text", [*AWKWARD.values(), WHOLE, WHOLE + "\r"], ids=[*AWKWARD, "whole", "whole_cr"])
-def test_words_are_what_fairseq_makes(tmp_path, text, chunk_bytes):
-    folder, manifest = assert_identical(tmp_path, train=text, valid="one x\u2028 new\r<unk> a", chunk_bytes=chunk_bytes)
+def test_words_are_what_fairseq_makes(tmp_path, text, unit_bytes):
+    folder, manifest = assert_identical(tmp_path, train=text, valid="one x\u2028 new\r<unk> a", unit_bytes=unit_bytes)
     expected = [" ".join(line.split()) for line in io.StringIO(text, newline=None)]
     assert b"".join(restore(folder, split="train")).decode() == "".join(line + "\n" for line in expected)
     assert manifest.splits["train"].items == len(expected)
@@ -174,9 +182,10 @@ def test_a_large_vocabulary_takes_wider_numbers(tmp_path):
 
 def test_the_manifest_describes_the_data(tmp_path):
     texts = {"train": ["a\n", "b\n"], "test": ["c c\n"]}
-    folder, manifest = make(tmp_path, texts, level="words", threshold=1, origin={"split": None, "include": ["*"]})
+    folder, manifest = make(tmp_path, texts, level="words", threshold=1, source={"split": None, "include": ["*"]})
     assert read_manifest(folder) == manifest
-    assert manifest.options == {"append_eos": False, "threshold": 1, "chunk_bytes": 1 << 22, "split": None, "include": ["*"]}
+    assert (manifest.level, manifest.options, manifest.append_eos) == ("words", {}, False)
+    assert manifest.source == {"threshold": 1, "split": None, "include": ["*"]}
     assert manifest.dictionary_sha256 == hashlib.sha256((folder / "dict.txt").read_bytes()).hexdigest()
     assert manifest.symbols == len(symbols(folder)) == 8
     assert list(manifest.splits) == ["train", "test"]
@@ -188,7 +197,7 @@ def test_progress_adds_up_to_all_that_is_read(tmp_path):
     def count(doing, num_bytes):
         read[doing] += num_bytes
 
-    make(tmp_path, {"train": ["abc", "de"], "valid": ["f"]}, level="chars", chunk_bytes=2, on_progress=count)
+    make(tmp_path, {"train": ["abc", "de"], "valid": ["f"]}, level="chars", unit_bytes=2, on_progress=count)
     assert read == {"vocabulary": 5, "train": 5, "valid": 1}
 
 
@@ -204,7 +213,7 @@ def test_restoring_what_is_not_ours(tmp_path):
 
 
 def test_arguments_are_checked(tmp_path):
-    with pytest.raises(ValueError, match="level is 'letters', expected one of bytes, chars, words"):
+    with pytest.raises(ValueError, match="level is 'letters', expected one of bytes, chars, words, subword"):
         make(tmp_path, {"train": ["a"]}, level="letters")
     with pytest.raises(ValueError, match="splits are valid, expected train among them"):
         make(tmp_path / "other", {"valid": ["a"]}, level="bytes")

@@ -20,9 +20,9 @@ def test_it_appears_at_the_end(tmp_path):
     assert everything_in(tmp_path) == ["a", "a/b", "a/b/manifest.json"]
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("force", [False, True], ids=["nothing_there", "data_there"])
-def test_an_error_leaves_things_as_they_were(tmp_path, error, force):
+def test_an_error_leaves_what_was_there_and_only_wrong_input_ends_the_work(tmp_path, error, force):
     dest = tmp_path / "a"
     if force:
         dest.mkdir()
@@ -30,7 +30,8 @@ def test_an_error_leaves_things_as_they_were(tmp_path, error, force):
     with pytest.raises(error), new_folder(dest, force=force) as folder:
         fill(folder, "new")
         raise error
-    assert everything_in(tmp_path) == (["a", "a/manifest.json"] if force else [])
+    unfinished = [] if error is ValueError else ["a.partial", "a.partial/manifest.json"]
+    assert everything_in(tmp_path) == (["a", *unfinished, "a/manifest.json"] if force else unfinished)
     assert not force or (dest / "manifest.json").read_text() == "old"
 
 
@@ -58,14 +59,34 @@ def test_force_replaces_nothing_but_data(tmp_path):
     assert everything_in(tmp_path) == ["file", "folder", "folder/thesis.tex"]
 
 
-def test_an_empty_folder_and_an_unfinished_one_are_in_nobodys_way(tmp_path):
+def test_an_empty_folder_is_in_nobodys_way_and_an_unfinished_one_is_gone_on_with(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a.partial").mkdir()
     (tmp_path / "a.partial" / "train.bin").write_text("unfinished")
     with new_folder(tmp_path / "a") as folder:
-        assert everything_in(folder) == []
+        assert everything_in(folder) == ["train.bin"]
         fill(folder, "new")
+    assert everything_in(tmp_path) == ["a", "a/manifest.json", "a/train.bin"]
+
+
+def test_two_runs_do_not_write_the_same(tmp_path):
+    with new_folder(tmp_path / "a") as folder:
+        with pytest.raises(RuntimeError, match="a.partial: another run is writing there"), new_folder(tmp_path / "a"):
+            pytest.fail("must not be entered")
+        fill(folder, "first")
+    assert (tmp_path / "a" / "manifest.json").read_text() == "first"
+
+
+@pytest.mark.parametrize("killed", ["before", "after"])
+def test_a_kill_while_data_is_replaced_loses_nothing(tmp_path, killed):
+    for name, text in {"a": "new", "a.replaced": "old"}.items():
+        if (name, killed) != ("a", "before"):
+            (tmp_path / name).mkdir()
+            fill(tmp_path / name, text)
+    with pytest.raises(ValueError, match="add --force"), new_folder(tmp_path / "a"):
+        pytest.fail("must not be entered")
     assert everything_in(tmp_path) == ["a", "a/manifest.json"]
+    assert (tmp_path / "a" / "manifest.json").read_text() == ("old" if killed == "before" else "new")
 
 
 def test_data_that_comes_in_the_meantime_is_kept(tmp_path):

@@ -7,12 +7,16 @@ from fairseq_expire.data.manifest import Manifest, SplitCounts, read_manifest, w
 MANIFEST = Manifest(
     version="1.2",
     level="chars",
-    options={"append_eos": True, "include": ["*.txt"]},
+    options={"line_ends": "keep"},
+    source={"corpus": "mine", "include": ["*.txt"]},
+    append_eos=True,
     symbols=300,
     dictionary_sha256="ab" * 32,
     splits={
-        "train": SplitCounts(tokens=11, items=1, unknown=0, source_bytes=12, source_chars=10),
-        "valid": SplitCounts(tokens=5, items=2, unknown=3, source_bytes=5),
+        "train": SplitCounts(
+            tokens=11, items=1, unknown=0, source_bytes=12, text_bytes=11, text_chars=10, text_sha256="cd" * 32, words=2
+        ),
+        "valid": SplitCounts(tokens=5, items=2, unknown=3, source_bytes=5, text_bytes=5, text_chars=4, text_sha256="ef" * 32),
     },
 )
 
@@ -21,8 +25,8 @@ def test_what_is_written_is_read(tmp_path):
     write_manifest(tmp_path, MANIFEST)
     assert read_manifest(tmp_path) == MANIFEST
     content = json.loads((tmp_path / "manifest.json").read_text())
-    assert content["format"] == 1
-    assert content["splits"]["valid"] == {"tokens": 5, "items": 2, "unknown": 3, "source_bytes": 5}
+    assert content["format"] == 2
+    assert content["splits"]["train"]["words"] == 2 and "words" not in content["splits"]["valid"]
 
 
 def test_there_need_not_be_one(tmp_path):
@@ -35,11 +39,12 @@ def test_there_need_not_be_one(tmp_path):
         (lambda text: text[:40], "not JSON"),
         (lambda text: "", "not JSON"),
         (lambda text: "[]", "not a JSON object"),
-        (lambda text: text.replace('"format": 1', '"format": 2'), "its format is not 1"),
-        (lambda text: text.replace('"format": 1,', ""), "its format is not 1"),
+        (lambda text: text.replace('"format": 2', '"format": 1'), "its format is not 2"),
+        (lambda text: text.replace('"format": 2,', ""), "its format is not 2"),
         (lambda text: text.replace('"level"', '"lvl"'), "level is missing"),
         (lambda text: text.replace('"symbols": 300', '"symbols": 300, "extra": 1'), "extra is not expected"),
         (lambda text: text.replace('"symbols": 300', '"symbols": "300"'), "symbols is '300', expected int"),
+        (lambda text: text.replace('"append_eos": true', '"append_eos": 1'), "append_eos is 1, expected bool"),
         (lambda text: text.replace('"tokens": 5', '"tokens": 5.5'), "in split valid, tokens is 5.5, expected int"),
         (lambda text: text.replace('"unknown": 3,', ""), "in split valid, unknown is missing"),
         (lambda text: text.replace('"splits"', '"parts"'), "it has no object named splits"),

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from fairseq_expire.data.manifest import read_manifest
-from fairseq_expire.data.report import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "data_prep" / "text.py"
@@ -53,9 +52,9 @@ def test_one_command_makes_data_and_another_restores_it(corpus, capfdbinary):
     run("--level bytes --dest out/data --train code --valid valid.txt --include *.py --include *.md")
     table = capfdbinary.readouterr().out.decode().splitlines()
     assert [line.split() for line in table] == [
-        ["split", "files", "bytes", "tokens", "unknown"],
-        ["train", "2", "17", "17", "0"],
-        ["valid", "1", "8", "8", "0"],
+        ["split", "files", "bytes", "characters", "tokens", "unknown"],
+        ["train", "2", "17", "15", "17", "0"],
+        ["valid", "1", "8", "8", "8", "0"],
         ["19", "symbols", "in", "the", "dictionary"],
     ]
     assert sorted(os.listdir("out")) == ["data"]
@@ -72,7 +71,7 @@ def test_one_text_is_divided(corpus, capfdbinary):
     assert [counts.source_bytes for counts in manifest.splits.values()] == [34, 17, 17]
     assert [counts.tokens for counts in manifest.splits.values()] == [30, 15, 16]
     assert manifest.level == "chars"
-    assert manifest.options["split"] == "0.5,0.25,0.25" and manifest.options["include"] == ["z.py"]
+    assert manifest.source["split"] == "0.5,0.25,0.25" and manifest.source["include"] == ["z.py"]
     capfdbinary.readouterr()
     for split in manifest.splits:
         run(f"--restore data {split}")
@@ -108,13 +107,16 @@ ERRORS = {
     "--input code --split 0.5,0.4": "--split 0.5,0.4: expected two or three positive numbers",
     "--input code --split 1": "--split 1: expected two or three positive numbers",
     "--input valid.txt --split 0.9999,0.0001 --level words": "--split: valid would be empty",
-    "--train code --level words --append-eos": "--append-eos is for bytes and chars",
+    "--train code --level words --append-eos": "--append-eos is not for words",
     "--train code --threshold 3": "--threshold is for words",
     "--train code --dest valid.txt/data": "valid.txt/data: cannot be written",
     "--train code --dest valid.txt": "valid.txt: there already, and not data",
     "--train code --dest done": "done: there already, with data in it; add --force",
     "--train missing.txt --dest done": "done: there already, with data in it; add --force",
     "--train code --dest code/data": "--dest code/data: lies in code, which is read",
+    "--train code --vocab-size 9": "--vocab-size is for learning a model of --level subword",
+    "--train code --level subword": "--vocab-size 32000: SentencePiece cannot make such a model of this text",
+    "--train code --workers 0": "argument --workers: 0 is not a number above 0",
     "--train code --level letters": "invalid choice: 'letters'",
     "--train code --threshold x": "invalid int value",
     "--train code --surprise": "unrecognized arguments",
@@ -153,41 +155,6 @@ def test_the_script_alone(corpus):
     failed = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith("text.py: error: missing.txt: ") and failed.stderr.count("\n") == 1
-
-
-class Stream:
-    def __init__(self, *, terminal):
-        self.terminal, self.text = terminal, ""
-
-    def isatty(self):
-        return self.terminal
-
-    def write(self, text):
-        self.text += text
-
-    def flush(self):
-        pass
-
-
-def test_progress_keeps_one_line_on_a_terminal():
-    stream = Stream(terminal=True)
-    with Progress(total_bytes=4_000_000, stream=stream) as progress:
-        progress.advance("vocabulary", 1_000_000)
-        progress.advance("train", 3_000_000)
-    assert stream.text.split("\r")[1:] == [
-        "vocabulary: 1.0 of 4.0 MB read (25%)\x1b[K",
-        "train: 4.0 of 4.0 MB read (100%)\x1b[K",
-        "\x1b[K",
-    ]
-
-
-@pytest.mark.parametrize("quiet_seconds, lines", [(3600.0, 0), (0.0, 3)])
-def test_progress_is_sparing_elsewhere(quiet_seconds, lines):
-    stream = Stream(terminal=False)
-    with Progress(total_bytes=30, stream=stream, quiet_seconds=quiet_seconds) as progress:
-        for _ in range(3):
-            progress.advance("train", 10)
-    assert stream.text.count("\n") == lines and "\r" not in stream.text
 
 
 def test_another_datas_dictionary(corpus, capsys):

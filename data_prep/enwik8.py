@@ -1,0 +1,71 @@
+"""enwik8, the first 100 million bytes of a dump of the English Wikipedia, as bytes: 90, 5 and 5 million of them."""
+import argparse
+import logging
+import zipfile
+from fractions import Fraction
+from pathlib import Path
+from typing import List, Optional
+
+# fairseq says on import which optional packages it does without; an error of ours shall stand alone.
+logging.getLogger("fairseq").setLevel(logging.WARNING)
+
+from fairseq_expire.data.binarize import Job  # noqa: E402
+from fairseq_expire.data.codes import NEWLINES, Bytes  # noqa: E402
+from fairseq_expire.data.command import CorpusParser, download, find_local, make_data  # noqa: E402
+from fairseq_expire.data.corpora import ENWIK8, ENWIK8_ZIP, extract  # noqa: E402
+from fairseq_expire.data.sources import cut, find_files  # noqa: E402
+
+SHARES = (Fraction(90, 100), Fraction(5, 100), Fraction(5, 100))
+
+
+def build_parser() -> CorpusParser:
+    parser = CorpusParser(
+        prog="enwik8.py", description=__doc__, epilog="PATH is enwik8, enwik8.zip, or a folder with one of them."
+    )
+    parser.add_argument(
+        "--newlines",
+        choices=NEWLINES,
+        default="keep",
+        help="what becomes of line ends: a symbol as every other byte (the default), nothing, or </s>",
+    )
+    return parser
+
+
+def find(args: argparse.Namespace) -> Path:
+    """The text, extracted if need be and checked unless --no-verify says not to."""
+    downloads = args.downloads / "enwik8"
+    if args.source:
+        path = find_local(args.source, [ENWIK8.name, ENWIK8_ZIP.name])
+        zipped = zipfile.is_zipfile(path)
+        if zipped and not args.no_verify:
+            ENWIK8_ZIP.check(path)
+    else:
+        [path], zipped = download([ENWIK8_ZIP], downloads), True
+    if zipped:
+        path = extract(path, [ENWIK8.name], downloads)[ENWIK8.name]
+    if not args.no_verify:
+        ENWIK8.check(path)
+    return path
+
+
+def make_job(args: argparse.Namespace, path: Path) -> Job:
+    source = {"corpus": "enwik8", "verified": not args.no_verify}
+    if not args.no_verify and args.newlines != "drop":
+        # All splits together are the file again, which --verify can tell.
+        source["sha256"] = ENWIK8.sha256
+    return Job(
+        splits=cut(find_files([str(path)]), shares=SHARES, level="bytes"), level=Bytes(newlines=args.newlines), source=source
+    )
+
+
+def make(args: argparse.Namespace) -> None:
+    path = find(args)
+    make_data(args, lambda: make_job(args, path))
+
+
+def main(arguments: Optional[List[str]] = None) -> None:
+    build_parser().run(make, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""PG-19, 28,752 books of Project Gutenberg, as Unicode characters or as subwords: one item a book, each ending in </s>."""
+import argparse
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Dict, List, Optional
+
+# fairseq says on import which optional packages it does without; an error of ours shall stand alone.
+logging.getLogger("fairseq").setLevel(logging.WARNING)
+
+from fairseq_expire.data.binarize import Job  # noqa: E402
+from fairseq_expire.data.codes import Chars  # noqa: E402
+from fairseq_expire.data.command import CorpusParser, download, make_data, positive  # noqa: E402
+from fairseq_expire.data.corpora import PG19_SPLITS, PG19_WORDS, pg19_books  # noqa: E402
+from fairseq_expire.data.download import RemoteFile  # noqa: E402
+from fairseq_expire.data.level import LINE_ENDS  # noqa: E402
+from fairseq_expire.data.sources import Piece, find_files  # noqa: E402
+from fairseq_expire.data.subwords import Subwords  # noqa: E402
+from fairseq_expire.data.workers import available_cores, ordered_map  # noqa: E402
+
+# Books to download at the same time.
+AT_ONCE = 8
+
+
+def build_parser() -> CorpusParser:
+    parser = CorpusParser(
+        prog="pg19.py", description=__doc__, epilog="PATH is a folder with the folders train, validation and test in it."
+    )
+    parser.add_argument("--level", choices=["chars", "subword"], default="chars", help="what a symbol is (default: chars)")
+    parser.add_argument("--vocab-size", type=positive, metavar="N", help="pieces of the subword model (default: 32000)")
+    parser.add_argument(
+        "--line-ends",
+        choices=LINE_ENDS,
+        default="normalise",
+        help=r"make every line end \n (the default), or keep them as they are",
+    )
+    parser.add_argument("--books", type=positive, metavar="N", help="only the first N books of each split, for a trial")
+    return parser
+
+
+def find(args: argparse.Namespace) -> Dict[str, List[Piece]]:
+    """The books of each split, checked unless --no-verify says not to."""
+    if args.no_verify:
+        splits = {split: find_files([f"{args.source}/{name}"], include=["*.txt"]) for split, name in PG19_SPLITS.items()}
+        return {split: pieces[: args.books] for split, pieces in splits.items()}
+    books = {split: files[: args.books] for split, files in pg19_books().items()}
+    everything = [file for files in books.values() for file in files]
+    if args.source:
+        folder = Path(args.source)
+        check(everything, folder, args.workers)
+    else:
+        folder = args.downloads / "pg19"
+        download(everything, folder, at_once=AT_ONCE)
+    # One book is empty.
+    return {split: [Piece(folder / file.name, 0, file.size) for file in files if file.size] for split, files in books.items()}
+
+
+def check(files: List[RemoteFile], folder: Path, workers: Optional[int]) -> None:
+    """Raise a ValueError unless the files are all in the folder and what they should be."""
+    missing = [file.name for file in files if not (folder / file.name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{folder}: {len(missing)} of {len(files)} books are missing, {missing[0]} for one; add them, ask for fewer with "
+            "--books, or take what is there with --no-verify"
+        )
+    with ThreadPoolExecutor(workers or available_cores()) as executor:
+        for _ in executor.map(lambda file: file.check(folder / file.name), files):
+            pass
+
+
+def count_words(piece: Piece) -> int:
+    """Its words between white space."""
+    return len(piece.path.read_text(encoding="utf-8", errors="replace").split())
+
+
+def make_job(args: argparse.Namespace, splits: Dict[str, List[Piece]]) -> Job:
+    source = {"corpus": "PG-19", "verified": not args.no_verify, "books": args.books}
+    if args.no_verify or args.books:
+        source["words"] = "counted between white space"
+        words = {}
+        for split, pieces in splits.items():
+            workers = min(args.workers or available_cores(), len(pieces))
+            with ordered_map(count_words, pieces, workers=workers, in_processes=True) as counts:
+                words[split] = sum(counts)
+    else:
+        source["words"] = "as published"
+        words = PG19_WORDS
+    if args.level == "chars":
+        level = Chars(line_ends=args.line_ends)
+    else:
+        level = Subwords(vocab_size=args.vocab_size or 32000, line_ends=args.line_ends)
+    return Job(splits=splits, level=level, append_eos=True, item_per_file=True, source=source, words=words)
+
+
+def make(args: argparse.Namespace) -> None:
+    if args.vocab_size and args.level != "subword":
+        raise ValueError("--vocab-size is for --level subword; leave it out")
+    splits = find(args)
+    make_data(args, lambda: make_job(args, splits))
+
+
+def main(arguments: Optional[List[str]] = None) -> None:
+    build_parser().run(make, arguments)
+
+
+if __name__ == "__main__":
+    main()

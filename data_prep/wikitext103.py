@@ -1,0 +1,80 @@
+"""WikiText-103 as words, exactly as fairseq-preprocess --only-source makes it of the same files."""
+import argparse
+import logging
+from pathlib import Path
+from typing import Dict, List, Optional
+
+# fairseq says on import which optional packages it does without; an error of ours shall stand alone.
+logging.getLogger("fairseq").setLevel(logging.WARNING)
+
+from fairseq_expire.data import corpora  # noqa: E402
+from fairseq_expire.data.binarize import Job  # noqa: E402
+from fairseq_expire.data.command import CorpusParser, download, find_local, make_data  # noqa: E402
+from fairseq_expire.data.manifest import Manifest  # noqa: E402
+from fairseq_expire.data.sources import find_files  # noqa: E402
+from fairseq_expire.data.words import Words  # noqa: E402
+
+
+def build_parser() -> CorpusParser:
+    return CorpusParser(
+        prog="wikitext103.py",
+        description=__doc__,
+        epilog="PATH is wikitext-103-v1.zip, or a folder with it or with wiki.train.tokens, wiki.valid.tokens and "
+        "wiki.test.tokens.",
+    )
+
+
+def find(args: argparse.Namespace) -> Dict[str, Path]:
+    """The file of each split, extracted if need be and checked unless --no-verify says not to."""
+    downloads = args.downloads / "wikitext-103"
+    names = corpora.WIKITEXT103_FILES
+    if args.source:
+        path = find_local(args.source, [names["train"], corpora.WIKITEXT103_ZIP.name])
+        if path.name == names["train"]:
+            paths = {split: find_local(str(path.parent), [name]) for split, name in names.items()}
+            if not args.no_verify:
+                # Of train no hash is known; its lines and words are counted in the end.
+                for file in corpora.WIKITEXT103_CHECKED:
+                    file.check(path.parent / file.name)
+            return paths
+        if not args.no_verify:
+            corpora.WIKITEXT103_ZIP.check(path)
+    else:
+        [path] = download([corpora.WIKITEXT103_ZIP], downloads)
+    members = {split: f"{corpora.WIKITEXT103_FOLDER}/{name}" for split, name in names.items()}
+    extracted = corpora.extract(path, list(members.values()), downloads)
+    return {split: extracted[member] for split, member in members.items()}
+
+
+def check(manifest: Manifest) -> None:
+    """Raise a ValueError unless the data has the numbers that are known of WikiText-103."""
+    found = {f"lines of {split}": counts.items for split, counts in manifest.splits.items()}
+    expected = {f"lines of {split}": lines for split, lines in corpora.WIKITEXT103_LINES.items()}
+    for split, tokens in corpora.WIKITEXT103_TOKENS.items():
+        found[f"tokens of {split}"], expected[f"tokens of {split}"] = manifest.splits[split].tokens, tokens
+    # fairseq's <s> and <pad> come on top, and the dictionary is filled up to a multiple of 8.
+    found["symbols"], expected["symbols"] = manifest.symbols, -(-(corpora.WIKITEXT103_WORD_TYPES + 2) // 8) * 8
+    wrong = [f"{name} {found[name]}, expected {number}" for name, number in expected.items() if found[name] != number]
+    if wrong:
+        raise ValueError(f"this is not WikiText-103: {'; '.join(wrong)}; for other text there is --no-verify")
+
+
+def make_job(args: argparse.Namespace, paths: Dict[str, Path]) -> Job:
+    return Job(
+        splits={split: find_files([str(path)]) for split, path in paths.items()},
+        level=Words(),
+        source={"corpus": "WikiText-103", "verified": not args.no_verify},
+    )
+
+
+def make(args: argparse.Namespace) -> None:
+    paths = find(args)
+    make_data(args, lambda: make_job(args, paths), check=None if args.no_verify else check)
+
+
+def main(arguments: Optional[List[str]] = None) -> None:
+    build_parser().run(make, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Fetching files whose size and hash are known, from addresses that fail."""
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, List, Sequence, Tuple
+
+import requests
+
+from fairseq_expire import __version__
+from fairseq_expire.data.read_back import file_sha256
+
+# Some servers refuse the names that programming languages' libraries give themselves.
+HEADERS = {"User-Agent": f"fairseq-expire/{__version__}", "Accept-Encoding": "identity"}
+# Seconds to wait for a connection, and for more of an answer.
+TIMEOUT = (10, 60)
+# Seconds to wait before each further attempt at an address from which nothing new has come.
+BACK_OFF = (1.0, 2.0, 4.0, 8.0)
+# Answers after which the same question may get another one.
+TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
+READ_BYTES = 1 << 16
+
+OnProgress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file, the addresses it can be had from, and what it must be. `name` is relative to the folder it is kept in."""
+
+    name: str
+    urls: Tuple[str, ...]
+    size: int
+    sha256: str
+
+    def check(self, path: Path) -> None:
+        """Raise a ValueError unless the file at `path` is this one."""
+        size = path.stat().st_size
+        if size != self.size:
+            raise ValueError(f"{path}: {size} bytes, expected {self.size}; it is damaged or another file")
+        sha256 = file_sha256(path)
+        if sha256 != self.sha256:
+            raise ValueError(f"{path}: SHA-256 {sha256}, expected {self.sha256}; it is damaged or another file")
+
+
+class WrongFile(Exception):
+    """An address gives another file than it should."""
+
+
+def fetch(
+    files: Sequence[RemoteFile],
+    folder: Path,
+    *,
+    at_once: int = 1,
+    back_off: Sequence[float] = BACK_OFF,
+    on_progress: OnProgress = lambda doing, num_bytes: None,
+) -> List[Path]:
+    """The paths of the files in `folder`; those that are not there are downloaded.
+
+    What an interrupted download left in NAME.part is gone on with. A file gets its name when its hash is right.
+
+    Args:
+        files: which ones.
+        folder: where they are kept; made if need be.
+        at_once: how many to fetch at the same time.
+        back_off: seconds to wait before each further attempt at an address.
+        on_progress: called with the name of a file and a number of bytes that were read, or found there already.
+
+    Raises:
+        ValueError: a file cannot be had from any of its addresses, and what to do about it; a file that is there is not the
+            one expected; there is no room for them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fetcher = _Fetcher(folder, list(back_off), on_progress)
+    missing = []
+    with ThreadPoolExecutor(at_once) as executor:
+        for file, there in zip(files, executor.map(fetcher.is_there, files)):
+            if not there:
+                missing.append(file)
+        _check_room(missing, folder)
+        try:
+            for future in as_completed([executor.submit(fetcher.fetch, file) for file in missing]):
+                future.result()
+        except DownloadFailed as failed:
+            others = len(missing) - 1
+            more = f"; the same holds for {others} more files of {len(files)}" if others else ""
+            raise ValueError(f"{failed}{more}") from None
+        finally:
+            fetcher.stopped.set()
+            executor.shutdown(cancel_futures=True)
+    return [folder / file.name for file in files]
+
+
+class DownloadFailed(Exception):
+    """A file cannot be had; the message says what to do."""
+
+
+class _Fetcher:
+    def __init__(self, folder: Path, back_off: List[float], on_progress: OnProgress):
+        self.folder, self.back_off, self.on_progress = folder, back_off, on_progress
+        self.session = requests.Session()
+        self.session.headers.update(HEADERS)
+        self.stopped = threading.Event()
+
+    def is_there(self, file: RemoteFile) -> bool:
+        path = self.folder / file.name
+        if not path.exists():
+            return False
+        file.check(path)
+        self.on_progress(file.name, file.size)
+        return True
+
+    def fetch(self, file: RemoteFile) -> None:
+        path = self.folder / file.name
+        part = path.with_name(path.name + ".part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        if part.exists():
+            self.on_progress(file.name, part.stat().st_size)
+        failures = []
+        for url in file.urls:
+            try:
+                self._fetch_from(url, file, part)
+                part.replace(path)
+                return
+            except (requests.RequestException, WrongFile) as error:
+                failures.append(f"{url}: {_reason(error)}")
+            if self.stopped.is_set():
+                break
+        raise DownloadFailed(
+            f"{file.name} could not be downloaded ({'; '.join(failures)}). Get {file.urls[0]} ({file.size} bytes, SHA-256 "
+            f"{file.sha256}) in another way and put it at {path}, or name its place with --from"
+        )
+
+    def _fetch_from(self, url: str, file: RemoteFile, part: Path) -> None:
+        """Fill `part` with the whole file. Raises RequestException or WrongFile if this address does not give it."""
+        waits = iter(self.back_off)
+        while True:
+            offset = part.stat().st_size if part.exists() else 0
+            try:
+                if offset < file.size:
+                    self._transfer(url, file, part, offset)
+                return self._check(url, file, part, resumed=offset > 0)
+            except _StartOver:
+                continue
+            except requests.HTTPError as error:
+                if error.response.status_code not in TEMPORARY:
+                    raise
+                failure = error
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                if _no_such_host(error):
+                    raise
+                failure = error
+            if part.exists() and part.stat().st_size > offset:
+                # As long as something comes, there is no reason to give up.
+                waits = iter(self.back_off)
+            wait = next(waits, None)
+            if wait is None or self.stopped.wait(wait):
+                raise failure
+
+    def _transfer(self, url: str, file: RemoteFile, part: Path, offset: int) -> None:
+        """Append to `part` what comes; raises ConnectionError if that is not all."""
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        with self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            if response.status_code == 416:
+                # There is no more of what is there, so it is no beginning of this file.
+                part.unlink()
+                raise WrongFile(f"has no more than {offset} bytes, expected {file.size}")
+            response.raise_for_status()
+            if response.status_code != 206:
+                # The server gives the whole file whatever it is asked for.
+                offset = 0
+            length = response.headers.get("Content-Length")
+            if length is not None and offset + int(length) != file.size:
+                part.unlink(missing_ok=True)
+                raise WrongFile(f"has {offset + int(length)} bytes, expected {file.size}")
+            with open(part, "ab" if offset else "wb") as out:
+                for content in response.iter_content(READ_BYTES):
+                    if self.stopped.is_set():
+                        raise requests.ConnectionError("stopped")
+                    if out.tell() + len(content) > file.size:
+                        part.unlink()
+                        raise WrongFile(f"has more than the expected {file.size} bytes")
+                    out.write(content)
+                    self.on_progress(file.name, len(content))
+        if part.stat().st_size < file.size:
+            raise requests.ConnectionError(f"the connection ended after {part.stat().st_size} of {file.size} bytes")
+
+    def _check(self, url: str, file: RemoteFile, part: Path, *, resumed: bool) -> None:
+        sha256 = file_sha256(part) if part.stat().st_size == file.size else "of another size"
+        if sha256 == file.sha256:
+            return
+        part.unlink()
+        if resumed:
+            # What was there before may be what was wrong.
+            raise _StartOver
+        raise WrongFile(f"gave a file with the SHA-256 {sha256}, expected {file.sha256}; it was deleted")
+
+
+class _StartOver(Exception):
+    """The file was put together of parts that do not fit; it is deleted."""
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the objects that requests' messages are full of."""
+    if isinstance(error, requests.HTTPError):
+        return f"answered {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if _no_such_host(error):
+        return "no such host, or no network"
+    text = str(error)
+    return text if len(text) < 100 else f"{type(error).__name__}, the connection failed"
+
+
+def _no_such_host(error: Exception) -> bool:
+    # requests has no class for it, only the name of urllib3's in the text.
+    return "NameResolutionError" in str(error)
+
+
+def _check_room(files: Sequence[RemoteFile], folder: Path) -> None:
+    needed = sum(file.size for file in files)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(f"{folder}: {free} bytes free, and {needed} are to be downloaded; make room, or name another folder")

@@ -1,0 +1,94 @@
+"""Words between white space, and lines of them, exactly as `fairseq-preprocess --only-source` makes them."""
+from collections import Counter
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Callable, List, Mapping
+
+import numpy as np
+from fairseq.data import Dictionary
+
+from fairseq_expire.data.level import Decoder, Encoded, Level, normalise_line_ends
+from fairseq_expire.data.units import Unit, at_word
+
+# Stands among words for the end of a line: no UTF-8 text can hold a lone surrogate.
+LINE_END = "\ud800"
+# Stand among ids, where they are found, for the end of a line, the word `<unk>` itself, and a word not in the dictionary.
+END, WRITTEN_UNK, ABSENT = -1, -2, -3
+
+
+@dataclass(frozen=True)
+class Words(Level):
+    """A symbol is a word; an item is a line, and ends in `</s>`."""
+
+    padding_factor = 8
+    in_processes = True
+    boundary = staticmethod(at_word)
+
+    def count(self, unit: Unit) -> Mapping[str, int]:
+        counts = Counter(_words(unit))
+        del counts[LINE_END]
+        return counts
+
+    def check(self, dictionary: Dictionary) -> None:
+        """Any symbol can be a word."""
+
+    def encoder(
+        self, dictionary: Dictionary, *, dtype: type, append_eos: bool, item_per_file: bool
+    ) -> Callable[[Unit], Encoded]:
+        # `append_eos` changes nothing: the last line of a file ends in `</s>` as every line does.
+        table = {**dictionary.indices, LINE_END: END, dictionary.unk_word: WRITTEN_UNK}
+        eos, unk = dictionary.eos(), dictionary.unk()
+
+        def encode(unit: Unit) -> Encoded:
+            words = _words(unit)
+            ids = np.fromiter(map(table.get, words, repeat(ABSENT)), dtype=np.int32, count=len(words))
+            at_end, absent = ids == END, np.flatnonzero(ids == ABSENT)
+            ids[ids < 0] = unk
+            ids[at_end] = eos
+            for place in absent.tolist():
+                words[place] = dictionary.unk_word
+            return Encoded(
+                ids=ids.astype(dtype), ends=np.flatnonzero(at_end) + 1, unknown=len(absent), text=_spaced(words)
+            )
+
+        return encode
+
+    def decoder(self, dictionary: Dictionary) -> Decoder:
+        symbols = dictionary.symbols
+
+        def decode(ids: np.ndarray, ends: np.ndarray) -> bytes:
+            words = [symbols[index] for index in ids.tolist()]
+            for end in ends.tolist():
+                words[end - 1] = LINE_END
+            return _spaced(words)
+
+        return decode
+
+    def joiner(self) -> Callable[[bytes], bytes]:
+        return _Joiner()
+
+
+def _words(unit: Unit) -> List[str]:
+    """The words of a unit, and LINE_END where a line ends; text after the last line end of a piece is a line too."""
+    text = normalise_line_ends(unit.decode(unit.read()))
+    if unit.ends_piece and not text.endswith("\n"):
+        text += "\n"
+    # fairseq's tokenize_line normalises white space first, which changes nothing for `split`.
+    return text.replace("\n", f" {LINE_END} ").split()
+
+
+def _spaced(words: List[str]) -> bytes:
+    r"""The text of words, a space after each and "\n" at the end of a line."""
+    return "".join([" ".join(words), " " if words else ""]).replace(f"{LINE_END} ", "\n").encode("utf-8")
+
+
+class _Joiner:
+    """Takes away the space at the end of each line, which may come with the next text."""
+
+    def __init__(self):
+        self.held = b""
+
+    def __call__(self, text: bytes) -> bytes:
+        text = (self.held + text).replace(b" \n", b"\n")
+        self.held = b" " if text.endswith(b" ") else b""
+        return text.removesuffix(b" ")
