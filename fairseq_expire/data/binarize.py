@@ -227,9 +227,11 @@ class _Run:
 
 def _empty(folder: Path) -> None:
     """Remove what an unfinished run of another job left. Raises RuntimeError if the folder is not such a run's."""
-    if any(folder.iterdir()) and not (folder / journal.FILE_NAME).exists():
+    paths = list(folder.iterdir())
+    # A run may have been killed in the middle of writing its first record.
+    if paths and not any(path.name.startswith(journal.FILE_NAME) for path in paths):
         raise RuntimeError(f"{folder}: not empty, and no unfinished data; move it away, or choose another folder")
-    for path in folder.iterdir():
+    for path in paths:
         if path.name == journal.FILE_NAME:
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,7 +1,6 @@
 """What the scripts of data_prep share: their common options, making data, checking it, and errors in one line."""
 import argparse
 import logging
-import sys
 from pathlib import Path
 from typing import Callable, List, NoReturn, Optional, Sequence
 
@@ -132,5 +131,5 @@ def print_verified(folder: str) -> None:
     manifest = read_manifest(folder)
     total = manifest and sum(counts.text_bytes for counts in manifest.splits.values())
     with ByteProgress(total) as progress:
-        for line in verify(folder, on_progress=progress.advance):
-            progress.write(line, file=sys.stdout)
+        lines = list(verify(folder, on_progress=progress.advance))
+    print("\n".join(lines))

@@ -138,7 +138,8 @@ class _Fetcher:
         while True:
             offset = part.stat().st_size if part.exists() else 0
             try:
-                if offset < file.size:
+                # An empty file is asked for, too, as no part is there.
+                if offset < file.size or not part.exists():
                     self._transfer(url, file, part, offset)
                 return self._check(url, file, part, resumed=offset > 0)
             except _StartOver:
@@ -203,14 +204,15 @@ class _StartOver(Exception):
 
 def _reason(error: Exception) -> str:
     """What went wrong, without the objects that requests' messages are full of."""
+    if isinstance(error, WrongFile):
+        return str(error)
     if isinstance(error, requests.HTTPError):
         return f"answered {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.Timeout):
         return "no answer in time"
     if _no_such_host(error):
         return "no such host, or no network"
-    text = str(error)
-    return text if len(text) < 100 else f"{type(error).__name__}, the connection failed"
+    return f"the connection failed ({type(error).__name__})"
 
 
 def _no_such_host(error: Exception) -> bool:

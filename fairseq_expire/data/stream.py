@@ -132,12 +132,14 @@ class StreamDataset(FairseqDataset):
 
     Args:
         stream: the tokens.
+        split: its name.
         training: whether a trainer reads it for training (the rows of ``--update-freq`` then count).
     """
 
-    def __init__(self, stream: TokenStream, training: bool):
+    def __init__(self, stream: TokenStream, *, split: str, training: bool):
         super().__init__()
         self.stream = stream
+        self.split = split
         self.training = training
 
     def __len__(self) -> int:

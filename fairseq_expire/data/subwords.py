@@ -74,7 +74,7 @@ class Subwords(Level):
         except RuntimeError as error:
             raise ValueError(
                 f"--vocab-size {self.vocab_size}: SentencePiece cannot make such a model of this text "
-                f"({' '.join(str(error).split())}); ask for another number of pieces, or give more text"
+                f"({str(error).splitlines()[0].rpartition('] ')[2].rstrip('.')}); ask for another number of pieces, or give more text"
             ) from None
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_bytes(model.getvalue())

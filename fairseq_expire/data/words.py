@@ -54,9 +54,11 @@ class Words(Level):
         return encode
 
     def decoder(self, dictionary: Dictionary) -> Decoder:
-        symbols = dictionary.symbols
+        symbols, eos = dictionary.symbols, dictionary.eos()
 
         def decode(ids: np.ndarray, ends: np.ndarray) -> bytes:
+            if (ids[ends - 1] != eos).any():
+                raise ValueError("a line of the data does not end in </s>; make the data again")
             words = [symbols[index] for index in ids.tolist()]
             for end in ends.tolist():
                 words[end - 1] = LINE_END

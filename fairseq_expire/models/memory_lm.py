@@ -163,6 +163,13 @@ class MemoryLMDecoder(FairseqDecoder):
 class MemoryLanguageModel(FairseqLanguageModel):
     """A registered architecture is this with a policy: see ``make_policy``."""
 
+    def get_normalized_probs(self, net_output, log_probs: bool, sample: Optional[Dict] = None) -> Tensor:
+        """[B, T, V], as fairseq's; the batches of a scoring run carry a tally, which gets those of the targets."""
+        probs = super().get_normalized_probs(net_output, log_probs, sample)
+        if sample is not None and "tally" in sample:
+            sample["tally"].add(probs, sample["target"], log_probs=log_probs)
+        return probs
+
     @classmethod
     def make_policy(cls, cfg: MemoryLMConfig) -> Callable[[], MemoryPolicy]:
         """What makes the memory policy of a layer, from the options of the architecture."""

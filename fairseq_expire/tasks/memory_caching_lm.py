@@ -13,8 +13,9 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING, open_dict
 
-from fairseq_expire.data.manifest import read_manifest
+from fairseq_expire.data.manifest import Manifest, read_manifest
 from fairseq_expire.data.memory_pass import MemoryBatchIterator
+from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
 from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream, find_parts
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 
@@ -41,7 +42,7 @@ class MemoryCachingLMTask(FairseqTask):
     block; ``--update-freq n`` reads n times as many rows, each with a memory of its own.
     """
 
-    def __init__(self, cfg: MemoryCachingLMConfig, dictionary: Dictionary, level: Optional[str]):
+    def __init__(self, cfg: MemoryCachingLMConfig, dictionary: Dictionary, manifest: Optional[Manifest]):
         super().__init__(cfg)
         if cfg.tokens_per_sample < 1:
             raise ValueError(
@@ -49,8 +50,10 @@ class MemoryCachingLMTask(FairseqTask):
                 f"got {cfg.tokens_per_sample}"
             )
         self.dictionary = dictionary
-        # What a token is ("bytes", "chars", "words"), or None where the data doesn't say.
-        self.level = level
+        # What the first folder's data is, where it says so.
+        self.manifest = manifest
+        # What a token is ("bytes", "chars", "words", "subword"), or None.
+        self.level = manifest.level if manifest else None
 
     @classmethod
     def setup_task(cls, cfg: MemoryCachingLMConfig, **kwargs):
@@ -65,7 +68,7 @@ class MemoryCachingLMTask(FairseqTask):
         dictionary = Dictionary.load(str(folders[0] / "dict.txt"))
         manifest = read_manifest(folders[0])
         logger.info("dictionary: %d types (%s)", len(dictionary), manifest.level if manifest else "level unknown")
-        return cls(cfg, dictionary, manifest.level if manifest else None)
+        return cls(cfg, dictionary, manifest)
 
     def build_model(self, cfg, from_checkpoint=False):
         model = super().build_model(cfg, from_checkpoint)
@@ -86,7 +89,7 @@ class MemoryCachingLMTask(FairseqTask):
         stream = TokenStream(parts, num_symbols=len(self.dictionary), pad=self.dictionary.pad())
         # fairseq's trainer is the only caller that can select data: by this a training set is known from
         # the same split being validated or scored, to which --update-freq means nothing.
-        self.datasets[split] = StreamDataset(stream, training="data_selector" in kwargs)
+        self.datasets[split] = StreamDataset(stream, split=split, training="data_selector" in kwargs)
         logger.info("%s: %d tokens in %s", split, len(stream), ", ".join(parts))
 
     def get_batch_iterator(
@@ -152,13 +155,20 @@ class MemoryCachingLMTask(FairseqTask):
             num_shards, shard_id = 1, 0
         rows = batch_size or 1
         block = min(self.cfg.tokens_per_sample, max(1, max_tokens // rows))
-        return MemoryBatchIterator(
+        batches = MemoryBatchIterator(
             self._blocks(dataset, rows, block, 1, shard_id, num_shards),
             epoch=1,
             num_workers=num_workers,
             buffer_size=data_buffer_size,
             skip_remainder_batch=False,
         ).next_epoch_itr(shuffle=False)
+
+        def report(tally: Tally) -> None:
+            if self.manifest and not tally.averaged:
+                for line in score_lines(self.manifest, dataset.split, tokens=tally.tokens, bits=tally.bits):
+                    logger.info("%s: %s", dataset.split, line)
+
+        return TalliedBatches(batches, Tally(self.dictionary.pad()), report)
 
     def _blocks(self, dataset, rows, block, lanes, shard_id, num_shards) -> BlockDataset:
         return BlockDataset(

@@ -1,11 +1,12 @@
 """Every token a target exactly once, in contiguous rows, whatever the rows, blocks, lanes and processes."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
-from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
 
 from fairseq_expire.data.stream import BlockDataset, TokenStream, find_parts
 
@@ -132,3 +133,16 @@ def test_empty_split(tmp_path):
     write(tmp_path / "train", [[]])
     with pytest.raises(ValueError, match="holds no token"):
         stream_of(tmp_path)
+
+
+def test_opening_does_not_read_everything(tmp_path):
+    """20 GB, of which a file system keeps nothing: only what is mapped into memory tells what was read."""
+    tokens = 10 * 2**30
+    with MMapIndexedDataset.Index.writer(str(tmp_path / "train.idx"), np.uint16) as index:
+        index.write([2**30] * 10)
+    with open(tmp_path / "train.bin", "wb") as file:
+        file.truncate(2 * tokens)
+    stream = TokenStream([str(tmp_path / "train")], num_symbols=10, pad=1)
+    assert len(stream) == tokens and stream.read(tokens - 3, tokens).tolist() == [0, 0, 0]
+    mapped = re.search(rf"{tmp_path}/train.bin\n.*?Rss:\s+(\d+) kB", open("/proc/self/smaps").read(), re.DOTALL)
+    assert int(mapped.group(1)) < 200_000

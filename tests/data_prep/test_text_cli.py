@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import subprocess
 import sys
@@ -6,21 +5,13 @@ from pathlib import Path
 
 import pytest
 
+import scripts
 from fairseq_expire.data.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "data_prep" / "text.py"
 
-
-def load_main():
-    """The script's main function, to run it without another import of fairseq, which takes seconds."""
-    spec = importlib.util.spec_from_file_location("data_prep_text", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-main = load_main()
+main = scripts.load("text").main
 
 
 @pytest.fixture
@@ -121,6 +112,7 @@ ERRORS = {
     "--train code --threshold x": "invalid int value",
     "--train code --surprise": "unrecognized arguments",
     "--restore valid.txt train": "valid.txt",
+    "--verify hollow": "hollow: no manifest.json there",
     "--restore hollow train": "hollow: no manifest.json there",
     "--restore done test": "no split test; it has train",
 }
@@ -146,6 +138,18 @@ def test_level_and_dest_are_asked_for(corpus, capsys, given, missing):
     with pytest.raises(SystemExit):
         run(f"{given} --train code")
     assert f"error: {missing} is missing" in capsys.readouterr().err
+
+
+def test_data_is_verified(corpus, capsys):
+    run("--level words --dest data --train code --valid valid.txt")
+    capsys.readouterr()
+    run("--verify data")
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0] for line in out.splitlines()] == ["train", "valid"] and err == ""
+    Path("data/train.bin").write_bytes(Path("data/train.bin").read_bytes()[:-2] + b"\5\0")
+    with pytest.raises(SystemExit):
+        run("--verify data")
+    assert capsys.readouterr().err.startswith("text.py: error: ")
 
 
 def test_the_script_alone(corpus):

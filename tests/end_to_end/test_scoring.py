@@ -1,5 +1,7 @@
 """fairseq-eval-lm counts every token, and gives it the probability that a reader who forgets nothing does."""
 
+import re
+
 import commands
 import pytest
 from scoring import exact_loss, reader_loss
@@ -45,3 +47,13 @@ def test_shards_share_the_tokens(data_bin, checkpoint):
     assert sum(tokens for tokens, _ in parts) == 3001
     mean = sum(tokens * bits for tokens, bits in parts) / 3001
     assert mean == pytest.approx(reader_loss(data_bin, checkpoint, 2)[0], abs=1e-3)
+
+
+def test_units_that_results_are_published_in(data_bin, checkpoint):
+    """Bits per byte from the scorer's own log-probabilities, in double precision."""
+    output = commands.score(data_bin, checkpoint, "--tokens-per-sample", "100", "--softmax-batch", "64")
+    bits = float(re.search(r"test: ([\d.]+) bits per byte over 3,001 bytes", output).group(1))
+    assert bits == pytest.approx(reader_loss(data_bin, checkpoint, 1)[0], abs=1e-4)
+    assert "newlines are symbols" in output
+    # Half of the text is not the text.
+    assert "bits per byte" not in commands.score(data_bin, checkpoint, "--num-shards", "2", "--shard-id", "1")
