@@ -12,11 +12,12 @@ from fairseq.data.indexed_dataset import best_fitting_int_dtype
 
 from fairseq_expire import __version__
 from fairseq_expire.data import journal
+from fairseq_expire.data.files import file_sha256, naming, write_atomically
 from fairseq_expire.data.journal import Journal
 from fairseq_expire.data.level import Level
 from fairseq_expire.data.levels import LEVELS
 from fairseq_expire.data.manifest import Manifest, SplitCounts, write_manifest
-from fairseq_expire.data.read_back import TextHash, file_sha256, load_dictionary, texts
+from fairseq_expire.data.read_back import TextHash, load_dictionary, texts
 from fairseq_expire.data.sources import Piece
 from fairseq_expire.data.split_writer import SIZES, SplitWriter, Written
 from fairseq_expire.data.units import UNIT_BYTES, Unit, split_into_units
@@ -150,12 +151,14 @@ class _Run:
     def _make_vocabulary(self, path: Path) -> None:
         if self.job.dictionary_file is not None:
             self.level.adopt(self.job.dictionary_file.parent, self.folder)
-            path.write_bytes(self.job.dictionary_file.read_bytes())
+            write_atomically(path, self.job.dictionary_file.read_bytes())
         else:
             units = self.job.units("train")
             self.level.learn(units, self.folder)
             self.level.load(self.folder)
-            self._count(self.level.counted(units)).save(str(path))
+            dictionary = self._count(self.level.counted(units))
+            with naming(path):
+                dictionary.save(str(path))
         self.state["vocabulary"] = "done"
         self.journal.save(self.state)
 

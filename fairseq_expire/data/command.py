@@ -1,5 +1,6 @@
 """What the scripts of data_prep share: their common options, making data, checking it, and errors in one line."""
 import argparse
+import errno
 import logging
 from pathlib import Path
 from typing import Callable, List, NoReturn, Optional, Sequence
@@ -10,6 +11,9 @@ from fairseq_expire.data.folder import check_new, new_folder
 from fairseq_expire.data.manifest import Manifest, read_manifest
 from fairseq_expire.data.read_back import verify
 from fairseq_expire.data.report import ByteProgress, table
+
+# What the system says of a disk, a quota or a file that is full.
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,7 +44,10 @@ class Parser(argparse.ArgumentParser):
                 print_verified(args.verify)
             else:
                 make(args)
-        except (ValueError, OSError, RuntimeError) as error:
+        except OSError as error:
+            room = "; make room, and the same command goes on from here" if error.errno in NO_ROOM else ""
+            self.error(f"{error.filename}: {error.strerror}{room}" if error.filename else str(error))
+        except (ValueError, RuntimeError) as error:
             self.error(str(error))
         except KeyboardInterrupt:
             self.exit(130, f"{self.prog}: interrupted; the same command goes on from here\n")

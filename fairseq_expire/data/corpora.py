@@ -10,6 +10,7 @@ from typing import Dict, List, Sequence
 import numpy as np
 
 from fairseq_expire.data.download import RemoteFile
+from fairseq_expire.data.files import naming
 
 ENWIK8_ZIP = RemoteFile(
     name="enwik8.zip",
@@ -99,7 +100,7 @@ def extract(archive: Path, members: Sequence[str], folder: Path) -> Dict[str, Pa
                 if path.exists() and path.stat().st_size == content.getinfo(member).file_size:
                     continue
                 unfinished = path.with_name(path.name + ".part")
-                with content.open(member) as source, open(unfinished, "wb") as out:
+                with naming(unfinished), content.open(member) as source, open(unfinished, "wb") as out:
                     shutil.copyfileobj(source, out, 1 << 20)
                 unfinished.replace(path)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:

@@ -10,7 +10,7 @@ from typing import Callable, List, Sequence, Tuple
 import requests
 
 from fairseq_expire import __version__
-from fairseq_expire.data.read_back import file_sha256
+from fairseq_expire.data.files import file_sha256, naming
 
 # Some servers refuse the names that programming languages' libraries give themselves.
 HEADERS = {"User-Agent": f"fairseq-expire/{__version__}", "Accept-Encoding": "identity"}
@@ -182,7 +182,8 @@ class _Fetcher:
                     if out.tell() + len(content) > file.size:
                         part.unlink()
                         raise WrongFile(f"has more than the expected {file.size} bytes")
-                    out.write(content)
+                    with naming(part):
+                        out.write(content)
                     self.on_progress(file.name, len(content))
         if part.stat().st_size < file.size:
             raise requests.ConnectionError(f"the connection ended after {part.stat().st_size} of {file.size} bytes")

@@ -1,9 +1,10 @@
 """How far the making of data has come, beside the data, so that a run that was killed can be gone on with."""
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, Dict, Optional
+
+from fairseq_expire.data.files import write_atomically
 
 FILE_NAME = ".journal.json"
 
@@ -42,13 +43,3 @@ class Journal:
         write_atomically(self._path, json.dumps({"plan": self._plan, "state": state}))
         self.state = state
         self._last = time.monotonic()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)

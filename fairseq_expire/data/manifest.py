@@ -4,7 +4,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
-from fairseq_expire.data.journal import write_atomically
+from fairseq_expire.data.files import write_atomically
 
 FORMAT = 2
 FILE_NAME = "manifest.json"

@@ -9,6 +9,7 @@ import numpy as np
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset, _dtype_header_code, best_fitting_int_dtype
 
+from fairseq_expire.data.files import file_sha256
 from fairseq_expire.data.level import Level
 from fairseq_expire.data.levels import make_level
 from fairseq_expire.data.manifest import Manifest, SplitCounts, read_manifest
@@ -179,9 +180,3 @@ def load_dictionary(path: Path, level: Level, *, given: Optional[Path] = None) -
         name = type(level).__name__.lower()
         raise ValueError(f"{given or path}: not a dictionary of {name} ({error}); give the dict.txt of data of this level") from None
     return dictionary
-
-
-def file_sha256(path: Union[str, Path]) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,6 @@
 """Writing one split in fairseq's mmap format, so that it can be gone on with after being killed at any moment."""
 import os
 import struct
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator
@@ -9,6 +8,7 @@ from typing import Any, BinaryIO, Dict, Iterator
 import numpy as np
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 
+from fairseq_expire.data.files import naming
 from fairseq_expire.data.level import Encoded
 
 # Ends the name of the file that holds the sizes of items while they are written.
@@ -53,7 +53,7 @@ class SplitWriter:
 
     def _open(self, suffix: str, length: int) -> BinaryIO:
         path = self.prefix.with_name(self.prefix.name + suffix)
-        with _named(path):
+        with naming(path):
             file = open(path, "r+b" if path.exists() else "w+b")
             if file.seek(0, os.SEEK_END) < length:
                 raise ValueError(f"{path}: shorter than was recorded; delete {path.parent} and start again")
@@ -75,13 +75,13 @@ class SplitWriter:
                     f"{self.prefix}: an item of {sizes.max()} tokens, and fairseq's format has room for 2^31 - 1; "
                     "cut the text into more files or lines"
                 )
-            with _named(self._sizes.name):
+            with naming(self._sizes.name):
                 self._sizes.write(sizes.astype(np.int32).tobytes())
             written.items += len(sizes)
             written.open_tokens = len(encoded.ids) - int(ends[-1])
         else:
             written.open_tokens += len(encoded.ids)
-        with _named(self._bin.name):
+        with naming(self._bin.name):
             self._bin.write(np.ascontiguousarray(encoded.ids, dtype=self.dtype).data)
         written.units += 1
         written.tokens += len(encoded.ids)
@@ -90,7 +90,7 @@ class SplitWriter:
     def save(self) -> Dict[str, Any]:
         """Bring all that is written onto the disk, and return what to record of it."""
         for file in (self._bin, self._sizes):
-            with _named(file.name):
+            with naming(file.name):
                 file.flush()
                 os.fsync(file.fileno())
         return asdict(self.written)
@@ -102,7 +102,7 @@ class SplitWriter:
         self.save()
         path = self.prefix.with_name(self.prefix.name + ".idx")
         item_bytes = np.dtype(self.dtype).itemsize
-        with _named(path):
+        with naming(path):
             with MMapIndexedDataset.Index.writer(str(path), self.dtype):
                 # Its header; it would take the sizes, and the places that follow from them, as lists of Python numbers.
                 pass
@@ -133,12 +133,3 @@ class SplitWriter:
         """Close the files."""
         self._bin.close()
         self._sizes.close()
-
-
-@contextmanager
-def _named(path: Any) -> Iterator[None]:
-    """An error while writing names the file, which a full disk's does not."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None

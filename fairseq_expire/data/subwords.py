@@ -1,5 +1,4 @@
 """Subwords of a SentencePiece model that is learnt from a sample of train."""
-import shutil
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import sentencepiece
 from fairseq.data import Dictionary
 
+from fairseq_expire.data.files import write_atomically
 from fairseq_expire.data.level import LINE_ENDS, Decoder, Encoded, Level, check_choice, item_ends, normalise_line_ends
 from fairseq_expire.data.sources import Piece
 from fairseq_expire.data.symbols import name_of_text
@@ -76,14 +76,12 @@ class Subwords(Level):
                 f"--vocab-size {self.vocab_size}: SentencePiece cannot make such a model of this text "
                 f"({str(error).splitlines()[0].rpartition('] ')[2].rstrip('.')}); ask for another number of pieces, or give more text"
             ) from None
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_bytes(model.getvalue())
-        unfinished.rename(path)
+        write_atomically(path, model.getvalue())
 
     def adopt(self, source: Path, folder: Path) -> None:
         if not (source / MODEL_FILE).is_file():
             raise ValueError(f"{source}: no {MODEL_FILE} beside its dictionary; give the dict.txt of data made with subwords")
-        shutil.copyfile(source / MODEL_FILE, folder / MODEL_FILE)
+        write_atomically(folder / MODEL_FILE, (source / MODEL_FILE).read_bytes())
 
     def load(self, folder: Path) -> None:
         path = folder / MODEL_FILE

@@ -1,4 +1,6 @@
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +152,23 @@ def test_data_is_verified(corpus, capsys):
     with pytest.raises(SystemExit):
         run("--verify data")
     assert capsys.readouterr().err.startswith("text.py: error: ")
+
+
+def test_a_full_disk_is_named_and_what_to_do(corpus, capsys):
+    Path("big.txt").write_text("word " * 20_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        with pytest.raises(SystemExit):
+            run("--level bytes --dest data --train big.txt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    error = capsys.readouterr().err
+    assert error == f"text.py: error: {corpus}/data.partial/train.bin: File too large; make room, and the same command goes on from here\n"
+    run("--level bytes --dest data --train big.txt")
+    assert read_manifest("data").splits["train"].tokens == 100_000
 
 
 def test_the_script_alone(corpus):

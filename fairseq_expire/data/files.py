@@ -1,0 +1,32 @@
+"""Files that are written whole or not at all, and errors that name them."""
+import hashlib
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, Union
+
+
+@contextmanager
+def naming(path: Union[str, Path]) -> Iterator[None]:
+    """An OSError inside the `with` names the file, which that of a full disk does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def write_atomically(path: Path, content: Union[str, bytes]) -> None:
+    """Write a file so that a kill leaves the old one or the new one; text in UTF-8."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    with naming(path):
+        with open(unfinished, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+
+
+def file_sha256(path: Union[str, Path]) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
