@@ -118,15 +118,14 @@ def load(path):
 class RecordingExpireSpan(ExpireSpan):
     """Also sums r and e over the pairs on the ramp: the file's auxiliary loss sums r, ours e (see the golden README)."""
 
-    def view(self, candidates, distance, *, padding, shortening):
-        view = super().view(candidates, distance, padding=padding, shortening=shortening)
-        limit = self.max_span if shortening is None else shortening * self.max_span
-        span = view.span.clamp(max=limit).unsqueeze(1)
+    def penalty(self, spans, left, age, *, block, padding):
+        distance = age.unsqueeze(1) + torch.arange(block).view(1, block, 1)
+        span = spans.squeeze(1).unsqueeze(1)  # [B, 1, S]
         remaining = span - distance
         on_ramp = (remaining > -self.ramp) & (remaining < 0)
         self.sum_remaining = (remaining * on_ramp).sum(dim=(1, 2)) / self.ramp
         self.sum_span = (span * on_ramp).sum(dim=(1, 2)) / self.ramp
-        return view
+        return super().penalty(spans, left, age, block=block, padding=padding)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -144,7 +143,7 @@ def test_values(path):
             continue
         aux_loss = 0
         for number, (layer, report) in enumerate(zip(model.stack.layers, out.reports)):
-            np.testing.assert_allclose(report.span, data[f"block{b}/spans/{number}"], atol=1e-6)
+            np.testing.assert_allclose(report.span.squeeze(-1), data[f"block{b}/spans/{number}"], atol=1e-6)
             assert memory.layers[number].occupied.sum(1).tolist() == data[f"block{b}/alive_count/{number}"].tolist()
             torch.testing.assert_close(report.penalty, layer.policy.sum_span)
             aux_loss = aux_loss + layer.policy.sum_remaining

@@ -118,8 +118,10 @@ class ExpireSpanLoss(FairseqCriterion):
     def memory_statistics(reports: Tuple[LayerReport, ...], tokens: Tensor) -> Dict[str, Tensor]:
         """Sums over the tokens of a batch ([B, T] bool marks them), one value for each layer, and the largest span."""
         sizes = torch.stack([(report.memory_size * tokens).sum() for report in reports]).double()  # [layers]
-        spans = torch.stack([report.span.masked_fill(~tokens, 0).sum(dtype=torch.float64) for report in reports])
-        largest = torch.stack([report.span.masked_fill(~tokens, 0).max() for report in reports]).max()
+        # [B, T, H], a mean over heads where each has its own.
+        spans = [report.span.masked_fill(~tokens.unsqueeze(-1), 0) for report in reports]
+        largest = torch.stack([span.max() for span in spans]).max()
+        spans = torch.stack([span.mean(dim=-1).sum(dtype=torch.float64) for span in spans])
         return {"memory_size": sizes, "span": spans, "span_max": largest}
 
     @staticmethod

@@ -66,6 +66,9 @@ class MemoryLMConfig(FairseqDataclass):
     tie_adaptive_proj: bool = field(
         default=False, metadata=_help("tie the projections of adaptive softmax and adaptive input")
     )
+    checkpoint_activations: bool = field(
+        default=False, metadata=_help("keep nothing inside a layer for backward: less memory, more time")
+    )
     tokens_per_sample: int = II("task.tokens_per_sample")
 
 
@@ -198,6 +201,7 @@ class MemoryLanguageModel(FairseqLanguageModel):
             dropout=cfg.dropout,
             attention_dropout=cfg.attention_dropout,
             activation_dropout=cfg.activation_dropout,
+            checkpoint_activations=cfg.checkpoint_activations,
         )
         initialise(stack)
         embed_tokens = build_embedding(cfg, dictionary)

@@ -4,7 +4,7 @@ from .attention import attend
 from .expire_span import ExpireSpan
 from .fixed_span import FixedSpan
 from .memory import LayerMemory, Memory
-from .policy import MemoryPolicy, View
+from .policy import MemoryPolicy
 from .transformer import LayerReport, MemoryLayer, MemoryTransformer, StackOutput
 
 __all__ = [
@@ -17,6 +17,5 @@ __all__ = [
     "MemoryPolicy",
     "MemoryTransformer",
     "StackOutput",
-    "View",
     "attend",
 ]

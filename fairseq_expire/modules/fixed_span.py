@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from .policy import MemoryPolicy, View
+from .policy import MemoryPolicy, check_span_limit
 
 
 class FixedSpan(MemoryPolicy):
@@ -19,23 +19,18 @@ class FixedSpan(MemoryPolicy):
     """
 
     def __init__(self, *, max_span: int, span_limit: Optional[int] = None):
-        super().__init__()
+        super().__init__(ramp=1)
         if max_span < 1:
             raise ValueError(f"max_span is the number of steps remembered: expected at least 1, got {max_span}")
-        if span_limit is not None and span_limit < 1:
-            raise ValueError(f"span_limit is a number of steps: expected at least 1 or none, got {span_limit}")
+        check_span_limit(span_limit)
         self.max_span = max_span
         self.span_limit = span_limit
 
-    def view(
-        self, candidates: Tensor, distance: Tensor, *, padding: Optional[Tensor], shortening: Optional[float]
-    ) -> View:
+    def spans(self, states: Tensor) -> Tensor:
         limited = self.span_limit is not None and not self.training
         span = min(self.max_span, self.span_limit) if limited else self.max_span
-        visible = (distance >= 1) & (distance <= span)  # [B, T, S]
-        bias = torch.zeros_like(distance, dtype=candidates.dtype).masked_fill(~visible, float("-inf"))
-        spans = torch.full(candidates.shape[:2], float(span), device=candidates.device)  # [B, S]
-        return View(bias=bias.unsqueeze(1), visible=visible, expiry=spans + 1, span=spans, penalty=None)
+        dtype = torch.promote_types(states.dtype, torch.float32)
+        return torch.full((*states.shape[:-1], 1), float(span), dtype=dtype, device=states.device)
 
     def extra_repr(self) -> str:
         return f"max_span={self.max_span}"

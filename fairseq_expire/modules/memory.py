@@ -1,49 +1,72 @@
 """The memory of a layer, and of a stack of layers, as values.
 
-Size legend: B rows, M memories held, D width.
+Size legend: B rows, M memories held, D width, W width of what is stored (D or 2 D), H heads of a span.
 
-A memory goes into a forward pass as an argument and comes out as a new one; nothing here is changed in place.
+A memory goes into a forward pass as an argument and comes out as a new one; what was passed in stays as it is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
 
+from .storage import Room
+
 # Rows hold different numbers of memories in one rectangular tensor. A slot that holds none is a memory too old for
 # any policy to show, so no code needs a case of its own for it. Far above every span, far below int64's limit.
 EMPTY_AGE = 1 << 40
+# Slots that may stand unused, so that reading token by token need not copy a memory each time.
+SLACK = 64
 
 
 @dataclass(frozen=True)
 class LayerMemory:
-    """What one layer remembers: the inputs it was given, and how long ago.
+    """What one layer remembers of the tokens it keeps, and how long ago they were read.
+
+    While weights change, that is the layer's input for each token, from which keys, values and spans are computed anew for
+    every block. While they stand still (scoring, generation), it is the key and the value, with the span.
 
     Args:
-        hidden: [B, M, D], the layer's inputs for the remembered tokens, oldest first.
+        states: [B, M, W], oldest first: the layer's inputs (W = D), or keys and values side by side (W = 2 D).
         age: [B, M] int64, steps back from the next token to be read (the youngest possible is 1);
             ``EMPTY_AGE`` or more where a slot holds nothing.
+        spans: [B, M, H] in steps, of keys and values; None for the layer's inputs.
+        held: how many of the slots of each row are in use, the youngest; found by looking at ``age`` if not given.
+        room: where ``states`` can grow.
     Raises:
         ValueError: if the shapes or the type of ``age`` do not fit.
     """
 
-    hidden: Tensor
+    states: Tensor
     age: Tensor
+    spans: Optional[Tensor] = None
+    held: Optional[Tuple[int, ...]] = None
+    room: Optional[Room] = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
-        if self.hidden.dim() != 3 or self.age.shape != self.hidden.shape[:2]:
+        if self.states.dim() != 3 or self.age.shape != self.states.shape[:2]:
             raise ValueError(
-                f"a layer's memory needs hidden [B, M, D] and age [B, M], got hidden {list(self.hidden.shape)} and "
+                f"a layer's memory needs states [B, M, W] and age [B, M], got states {list(self.states.shape)} and "
                 f"age {list(self.age.shape)}"
             )
         if self.age.dtype != torch.int64:
             raise ValueError(f"ages are whole steps: expected an int64 tensor, got {self.age.dtype}")
+        if self.spans is not None and self.spans.shape[:2] != self.age.shape:
+            raise ValueError(
+                f"keys and values need a span each, [B, M, H]: got age {list(self.age.shape)} and "
+                f"spans {list(self.spans.shape)}"
+            )
+        if self.held is None:
+            # From the oldest in use on.
+            empty = (~self.occupied).to(torch.int64).cumprod(dim=1).sum(dim=1)
+            object.__setattr__(self, "held", tuple((self.age.size(1) - empty).tolist()))
 
     @classmethod
-    def empty(cls, batch: int, embed_dim: int, like: Tensor) -> "LayerMemory":
+    def empty(cls, batch: int, width: int, like: Tensor) -> "LayerMemory":
         """A memory that holds nothing, of the type and on the device of ``like``."""
-        return cls(like.new_zeros(batch, 0, embed_dim), torch.zeros(batch, 0, dtype=torch.int64, device=like.device))
+        age = torch.zeros(batch, 0, dtype=torch.int64, device=like.device)
+        return cls(like.new_zeros(batch, 0, width), age, held=(0,) * batch)
 
     @property
     def occupied(self) -> Tensor:
@@ -52,52 +75,89 @@ class LayerMemory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, empty slots included."""
-        return sum(t.numel() * t.element_size() for t in (self.hidden, self.age))
+        """Bytes held, empty slots and room to grow included."""
+        states = self.states if self.room is None else self.room.data
+        tensors = (states, self.age) if self.spans is None else (states, self.age, self.spans)
+        return sum(t.numel() * t.element_size() for t in tensors)
 
-    def extended(self, hidden: Tensor, padding: Optional[Tensor]) -> "LayerMemory":
-        """This memory followed by a block's own inputs, aged as the block's first token sees them.
+    def packed(self) -> Tensor:
+        """[sum of ``held``, W]: what the rows hold, row after row, without empty slots in front."""
+        slots = self.states.size(1)
+        return torch.cat([row[slots - count :] for row, count in zip(self.states, self.held)])
+
+    def extended(self, states: Tensor, spans: Optional[Tensor], padding: Optional[Tensor]) -> "LayerMemory":
+        """This memory followed by a block's own states, aged as the block's first token sees them.
 
         Args:
-            hidden: [B, T, D] inputs of the block.
+            states: [B, T, W] of the block.
+            spans: [B, T, H] where they are keys and values.
             padding: [B, T] bool, True where the block has no token, or None.
         Returns:
-            [B, M + T, D] with ages 0, -1, ... -(T - 1) for the block: token j is -j steps back from its first.
+            [B, M + T, W] with ages 0, -1, ... -(T - 1) for the block: token j is -j steps back from its first.
         """
-        batch, block = hidden.shape[:2]
-        age = -torch.arange(block, device=hidden.device).expand(batch, block)
+        batch, block = states.shape[:2]
+        age = -torch.arange(block, device=states.device).expand(batch, block)
         if padding is not None:
             age = age.masked_fill(padding, EMPTY_AGE)
-        return LayerMemory(torch.cat([self.hidden, hidden], dim=1), torch.cat([self.age, age], dim=1))
+        grown = None if self.room is None else self.room.append(self.age.size(1), states)
+        return LayerMemory(
+            states=torch.cat([self.states, states], dim=1) if grown is None else grown,
+            age=torch.cat([self.age, age], dim=1),
+            spans=None if self.spans is None or spans is None else torch.cat([self.spans, spans], dim=1),
+            held=tuple(count + block for count in self.held),
+            room=None if grown is None else self.room,
+        )
 
     def aged(self, steps: int) -> "LayerMemory":
         """The same memories, ``steps`` tokens later."""
-        return LayerMemory(self.hidden, self.age + steps)
+        return replace(self, age=self.age + steps)
 
-    def kept(self, keep: Tensor, size: int) -> "LayerMemory":
+    def kept(self, keep: Tensor, counts: Tuple[int, ...], *, room: int = 0) -> "LayerMemory":
         """Only the memories marked, packed to the right in their order, without gradient.
 
         Args:
             keep: [B, M] bool.
-            size: slots of the result; at least the largest number marked in a row.
+            counts: how many are marked in each row.
+            room: slots to leave free for what is read next.
         """
-        slots = keep.size(1)
+        slots, size = keep.size(1), max(counts)
         # A stable sort moves the marked to the end and leaves both groups in time order.
         order = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, slots - size :]  # [B, size]
-        age = self.age.masked_fill(~keep, EMPTY_AGE).gather(1, order)
-        index = order.unsqueeze(-1).expand(-1, -1, self.hidden.size(-1))  # [B, size, D]
-        return LayerMemory(self.hidden.detach().gather(1, index), age)
+        data = self.states.new_empty(len(counts), size + room, self.states.size(-1))
+        states = self.states.detach()
+        if states.device.type == "cpu":
+            for row, slots_of_row, into in zip(states, order, data):
+                torch.index_select(row, 0, slots_of_row, out=into[:size])
+        else:
+            data[:, :size] = states[torch.arange(len(counts), device=order.device).unsqueeze(1), order]
+        return LayerMemory(
+            states=data[:, :size],
+            age=self.age.masked_fill(~keep, EMPTY_AGE).gather(1, order),
+            spans=None if self.spans is None else self.spans.gather(1, order.unsqueeze(-1).expand(-1, -1, self.spans.size(-1))),
+            held=counts,
+            room=Room(data, size) if room else None,
+        )
 
     def detach(self) -> "LayerMemory":
-        return LayerMemory(self.hidden.detach(), self.age)
+        return replace(self, states=self.states.detach())
 
     def reorder(self, rows: Tensor) -> "LayerMemory":
         """Rows picked (and repeated) by index, as beam search does. ``rows``: [B'] int64."""
-        return LayerMemory(self.hidden.index_select(0, rows), self.age.index_select(0, rows))
+        return LayerMemory(
+            states=self.states.index_select(0, rows),
+            age=self.age.index_select(0, rows),
+            spans=None if self.spans is None else self.spans.index_select(0, rows),
+            held=tuple(self.held[row] for row in rows.tolist()),
+        )
 
     def to(self, device: Optional[torch.device] = None, dtype: Optional[torch.dtype] = None) -> "LayerMemory":
-        """On another device, or with the hidden states in another floating-point type."""
-        return LayerMemory(self.hidden.to(device=device, dtype=dtype), self.age.to(device=device))
+        """On another device, or with the states in another floating-point type. Spans stay as precise as they are."""
+        return LayerMemory(
+            states=self.states.to(device=device, dtype=dtype),
+            age=self.age.to(device=device),
+            spans=None if self.spans is None else self.spans.to(device=device),
+            held=self.held,
+        )
 
 
 @dataclass(frozen=True)
@@ -135,18 +195,24 @@ class Memory:
         """Plain tensors by name, for ``torch.save``; :meth:`from_state_dict` reads them back."""
         state = {}
         for number, layer in enumerate(self.layers):
-            state[f"{number}.hidden"] = layer.hidden
+            # Without the room to grow in.
+            state[f"{number}.states"] = layer.states.clone()
             state[f"{number}.age"] = layer.age
+            if layer.spans is not None:
+                state[f"{number}.spans"] = layer.spans
         return state
 
     @classmethod
     def from_state_dict(cls, state: Dict[str, Tensor]) -> "Memory":
         """Raises ValueError if ``state`` isn't what :meth:`state_dict` gives."""
-        count = len(state) // 2
-        expected = {f"{number}.{part}" for number in range(count) for part in ("hidden", "age")}
-        if set(state) != expected:
-            raise ValueError(f"not the state of a memory: expected keys like '0.hidden' and '0.age', got {sorted(state)}")
-        return cls(tuple(LayerMemory(state[f"{n}.hidden"], state[f"{n}.age"]) for n in range(count)))
+        count = sum(name.endswith(".states") for name in state)
+        required = {f"{number}.{part}" for number in range(count) for part in ("states", "age")}
+        allowed = required | {f"{number}.spans" for number in range(count)}
+        if not count or not required <= set(state) <= allowed:
+            raise ValueError(f"not the state of a memory: expected keys like '0.states' and '0.age', got {sorted(state)}")
+        return cls(
+            tuple(LayerMemory(state[f"{n}.states"], state[f"{n}.age"], state.get(f"{n}.spans")) for n in range(count))
+        )
 
     def check_fits(self, *, batch: int, num_layers: int, embed_dim: int) -> None:
         """Raises ValueError, with the likely cause, unless a model of this shape can read on from here."""
@@ -155,12 +221,14 @@ class Memory:
                 f"the memory has {len(self.layers)} layers, the model {num_layers}: it comes from another model"
             )
         for number, layer in enumerate(self.layers):
-            rows, _, width = layer.hidden.shape
+            rows, _, width = layer.states.shape
             if rows != batch:
                 raise ValueError(
                     f"the memory of layer {number} has {rows} rows, the block {batch}: "
                     "each row of a batch needs its own memory; start from none, or use Memory.reorder"
                 )
+            if layer.spans is not None:
+                width = width // 2
             if width != embed_dim:
                 raise ValueError(
                     f"the memory of layer {number} has width {width}, the model {embed_dim}: it comes from another model"

@@ -1,18 +1,20 @@
 """A layer and a stack of layers that read text block by block and remember, the same for every policy.
 
-Size legend: B rows, T tokens of a block, M memories, S = M + T, D width, K heads, P reach of positions.
+Size legend: B rows, T tokens of a block, M memories, S = M + T, D width, K heads, H heads of a span, P reach of positions.
 """
 
 from dataclasses import dataclass
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .attention import attend
-from .memory import LayerMemory, Memory
-from .policy import MemoryPolicy, View
+from .memory import SLACK, LayerMemory, Memory
+from .policy import MemoryPolicy
+from .soft_mask import memory_sizes, steps_left
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class LayerReport:
 
     Args:
         memory_size: [B, T] int64, |C_t|: how many states each query saw.
-        span: [B, T], how long the block's own states will stay, in steps, before any random shortening.
+        span: [B, T, H], how long the block's own states will stay, in steps, before any random shortening.
         penalty: [B], the policy's penalty summed over the block, before its weight, or None.
     """
 
@@ -37,6 +39,15 @@ class StackOutput:
     hidden: Tensor
     memory: Memory
     reports: Tuple[LayerReport, ...]
+
+
+class _Candidates(NamedTuple):
+    """What a block may attend to: ``key`` and ``value`` [B, S, D], ``spans`` [B, S, H], and it all as a memory [B, S, W]."""
+
+    key: Tensor
+    value: Tensor
+    spans: Tensor
+    memory: LayerMemory
 
 
 class MemoryLayer(nn.Module):
@@ -81,39 +92,87 @@ class MemoryLayer(nn.Module):
         *,
         padding: Optional[Tensor],
         shortening: Optional[float],
-    ) -> Tuple[Tensor, LayerMemory, View]:
+    ) -> Tuple[Tensor, LayerMemory, Tensor, LayerReport]:
         """
         Args:
             hidden: [B, T, D], the block.
-            memory: what the layer remembers, [B, M, D].
+            memory: what the layer remembers.
             position: [P, D / K] embeddings of the distances 1..P.
             padding, shortening: as in :meth:`MemoryTransformer.forward`.
         Returns:
-            the block's output [B, T, D]; memory and block as one [B, S, D]; what the policy showed.
+            the block's output [B, T, D]; memory and block as one, for the next block; [B, S] bool, what to keep of it; and
+            a report.
         """
         block = hidden.size(1)
-        candidates = memory.extended(hidden, padding)
-        states = self.attention_norm(candidates.hidden) if self.pre_norm else candidates.hidden  # [B, S, D]
-        steps = torch.arange(block, device=hidden.device).view(1, block, 1)
-        distance = candidates.age.unsqueeze(1) + steps  # [B, T, S]
-        view = self.policy.view(states, distance, padding=padding, shortening=shortening)
-
+        states = self.attention_norm(hidden) if self.pre_norm else hidden
+        if self.training or torch.is_grad_enabled():
+            candidates = self._from_hidden(hidden, states, memory, padding)
+        else:
+            candidates = self._from_keys(states, memory, padding)
+        age, ramp = candidates.memory.age, self.policy.ramp
+        spans = self.policy.shortened(candidates.spans, shortening).transpose(1, 2)  # [B, H, S]
         attended = attend(
-            self._heads(self.query_proj(states[:, -block:])),
-            self._heads(self.key_proj(states)),
-            self._heads(self.value_proj(states)),
-            bias=view.bias,
-            distance=distance,
+            self._heads(self.query_proj(states)),
+            self._heads(candidates.key),
+            self._heads(candidates.value),
+            age=age,
+            span=spans,
+            ramp=ramp,
             position=position,
+            held=memory.held,
             dropout=self.attention_dropout if self.training else 0.0,
         )
-        attended = self.dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))  # [B, K, T, d] -> [B, T, D]
+        left = steps_left(spans.detach(), age, ramp=ramp)
+        report = LayerReport(
+            memory_size=memory_sizes(left, age, block),
+            span=candidates.spans[:, -block:].detach(),
+            penalty=self.policy.penalty(spans, left, age, block=block, padding=padding),
+        )
+        kept = self.policy.retain(candidates.memory.detach().aged(block), candidates.spans.detach())
 
+        attended = self.dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))  # [B, K, T, d] -> [B, T, D]
         if self.pre_norm:
             middle = hidden + attended
-            return middle + self._feed_forward(self.ffn_norm(middle)), candidates, view
+            return (middle + self._feed_forward(self.ffn_norm(middle)), *kept, report)
         middle = self.attention_norm(hidden + attended)
-        return self.ffn_norm(middle + self._feed_forward(middle)), candidates, view
+        return (self.ffn_norm(middle + self._feed_forward(middle)), *kept, report)
+
+    def _from_hidden(
+        self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Optional[Tensor]
+    ) -> _Candidates:
+        """With weights that change: keys, values and spans of the memory are those that today's weights give."""
+        if memory.spans is not None:
+            raise ValueError(
+                "this memory was made while scoring and holds keys and values of fixed weights; training needs the states "
+                "themselves: start from None, or from a memory made in training mode"
+            )
+        # Only what the rows hold, and without the gradient that the memory's own states would get.
+        held = memory.packed()
+        if self.pre_norm:
+            held = self.attention_norm(held)
+        parts = (
+            _joined(of(held), of(states), memory) for of in (self.key_proj, self.value_proj, self.policy.spans)
+        )
+        return _Candidates(*parts, memory.extended(hidden, None, padding))
+
+    def _from_keys(self, states: Tensor, memory: LayerMemory, padding: Optional[Tensor]) -> _Candidates:
+        """With weights that stand still: keys, values and spans are computed once, when a token is read."""
+        if memory.spans is None:
+            held = memory.packed()
+            if self.pre_norm:
+                held = self.attention_norm(held)
+            memory = LayerMemory(
+                states=_joined(self._key_value(held), states.new_empty(len(states), 0, 2 * states.size(-1)), memory),
+                age=memory.age,
+                spans=_joined(self.policy.spans(held), self.policy.spans(states[:, :0]), memory),
+                held=memory.held,
+            )
+        memory = memory.extended(self._key_value(states), self.policy.spans(states), padding)
+        key, value = memory.states.chunk(2, dim=-1)
+        return _Candidates(key, value, memory.spans, memory)
+
+    def _key_value(self, states: Tensor) -> Tensor:
+        return torch.cat([self.key_proj(states), self.value_proj(states)], dim=-1)
 
     def _heads(self, states: Tensor) -> Tensor:
         """[B, N, D] -> [B, K, N, D / K]."""
@@ -121,6 +180,15 @@ class MemoryLayer(nn.Module):
 
     def _feed_forward(self, states: Tensor) -> Tensor:
         return self.dropout(self.fc2(self.activation_dropout(F.relu(self.fc1(states)))))
+
+
+def _joined(held: Tensor, block: Tensor, memory: LayerMemory) -> Tensor:
+    """[sum of held, W] of the memory's rows and [B, T, W] of the block -> [B, M + T, W], zeros in the empty slots."""
+    slots = memory.age.size(1)
+    parts = []
+    for old, new in zip(held.split(memory.held), block):
+        parts += [old.new_zeros(slots - len(old), old.size(-1)), old, new]
+    return torch.cat(parts).view(block.size(0), slots + block.size(1), block.size(-1))
 
 
 class MemoryTransformer(nn.Module):
@@ -139,6 +207,7 @@ class MemoryTransformer(nn.Module):
         dropout: on the output of each sublayer.
         attention_dropout: on attention probabilities.
         activation_dropout: inside the feed-forward networks.
+        checkpoint_activations: keep nothing inside a layer for backward, and run it again there.
     Raises:
         ValueError: if a size is not positive, heads do not divide the width or a dropout is outside [0, 1).
     """
@@ -156,6 +225,7 @@ class MemoryTransformer(nn.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         activation_dropout: float = 0.0,
+        checkpoint_activations: bool = False,
     ):
         super().__init__()
         sizes = dict(
@@ -178,6 +248,7 @@ class MemoryTransformer(nn.Module):
                 raise ValueError(f"{name} is a share: expected 0 <= {name} < 1, got {value}")
         self.embed_dim = embed_dim
         self.position_range = position_range
+        self.checkpoint_activations = checkpoint_activations
         head_dim = embed_dim // num_heads
         # As large as a query: from the first update a head can tell one step back from two.
         self.position = nn.Parameter(torch.randn(position_range, head_dim))
@@ -230,17 +301,28 @@ class MemoryTransformer(nn.Module):
         candidates: List[Tuple[LayerMemory, Tensor]] = []
         reports: List[LayerReport] = []
         for layer, held in zip(self.layers, memory.layers):
-            hidden, extended, view = layer(hidden, held, self.position, padding=padding, shortening=shortening)
-            candidates.append(layer.policy.retain(extended.detach().aged(block), view))
-            reports.append(
-                LayerReport(
-                    memory_size=view.visible.sum(dim=-1), span=view.span[:, -block:].detach(), penalty=view.penalty
-                )
-            )
+            arguments = dict(padding=padding, shortening=shortening)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                read = checkpoint(layer, hidden, held, self.position, use_reentrant=False, **arguments)
+            else:
+                read = layer(hidden, held, self.position, **arguments)
+            hidden, extended, keep, report = read
+            candidates.append((extended, keep))
+            reports.append(report)
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
 
-        # The one point where the device is waited for: how many memories the longest row of each layer keeps.
-        sizes = torch.stack([keep.sum(dim=1).max() for _, keep in candidates]).tolist()
-        kept = tuple(extended.kept(keep, size) for (extended, keep), size in zip(candidates, sizes))
+        # The one point where the device is waited for: how many memories each row of each layer keeps.
+        counts = torch.stack([keep.sum(dim=1) for _, keep in candidates]).tolist()
+        kept = tuple(_kept(*layer, tuple(rows), block=block) for layer, rows in zip(candidates, counts))
         return StackOutput(hidden=hidden, memory=Memory(kept), reports=tuple(reports))
+
+
+def _kept(candidates: LayerMemory, keep: Tensor, counts: Tuple[int, ...], *, block: int) -> LayerMemory:
+    """What is left of the candidates; keys and values only move when that frees more than the slack."""
+    if candidates.spans is None:
+        return candidates.kept(keep, counts)
+    enough = -(-max(counts) // SLACK) * SLACK
+    if candidates.age.size(1) <= enough + SLACK and candidates.room is not None:
+        return candidates
+    return candidates.kept(keep, counts, room=enough - max(counts) + max(block, SLACK))

@@ -28,7 +28,7 @@ def reports():
     return tuple(
         LayerReport(
             memory_size=torch.full((ROWS, BLOCK), 10 * layer),
-            span=torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 1000.0]]) * layer,
+            span=torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 1000.0]]).unsqueeze(-1) * layer,
             penalty=torch.tensor([3.0, 4.0]) * layer,
         )
         for layer in (1, 2)

@@ -154,8 +154,9 @@ def test_killing_the_real_command(tmp_path):
             process.kill()
             process.wait()
             kills += 1
-            assert not dest.exists() or "manifest.json" in contents(dest)
-    assert kills >= 2 and process.returncode == 0, process.stderr.read()
+            if dest.exists():  # killed after its last act
+                break
+    assert kills >= 2 and dest.exists(), process.stderr.read()
     assert contents(dest) == contents(tmp_path / "whole") and not partial.exists()
 
 

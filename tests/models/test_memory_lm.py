@@ -43,12 +43,14 @@ def test_options_reach_the_modules():
     model = build(
         *SMALL, "--decoder-normalize-before", "--span-input-scale", "3", "--span-shortening", "--span-limit", "9",
         "--position-range", "11", "--tokens-per-sample", "40", "--attention-dropout", "0.2", "--activation-dropout", "0.3",
+        "--checkpoint-activations",
     )  # fmt: skip
     stack = model.decoder.stack
     policy = stack.layers[1].policy
     assert isinstance(policy, ExpireSpan)
     assert (policy.max_span, policy.ramp, policy.input_scale, policy.shortening, policy.span_limit) == (64, 8, 3, True, 9)
-    torch.testing.assert_close(policy.spans(torch.randn(1, 1, 32)), torch.full((1, 1), 16.0))
+    torch.testing.assert_close(policy.spans(torch.randn(1, 1, 32)), torch.full((1, 1, 1), 16.0))
+    assert stack.checkpoint_activations
     assert stack.position.shape == (11, 16) and stack.final_norm is not None and len(stack.layers) == 2
     assert stack.layers[0].attention_dropout == 0.2 and stack.layers[0].activation_dropout.p == 0.3
 

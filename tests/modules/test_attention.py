@@ -1,85 +1,178 @@
 """The fast attention against the loops: values, every gradient, and what a query that sees nothing gets."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 
-from fairseq_expire.modules import attend, naive
+from fairseq_expire.modules import attend, naive, pieces
 
-# B, K, T, M, d, P: one query, no memory, no position in reach, odd sizes.
-SIZES = [(1, 1, 1, 0, 1, 1), (2, 3, 5, 7, 3, 4), (1, 2, 4, 11, 2, 1), (3, 1, 7, 2, 5, 64), (2, 2, 1, 9, 4, 3)]
+
+class Size(NamedTuple):
+    """B rows, K heads, H heads of a span, T queries, M memories, d width of a head, P reach of positions, R ramp."""
+
+    B: int
+    K: int
+    H: int
+    T: int
+    M: int
+    d: int
+    P: int
+    R: int
+
+    def __str__(self):
+        return "-".join(f"{name}{value}" for name, value in self._asdict().items())
+
+
+# One query, no memory, no position in reach, a hard edge, positions beyond everything, a span a head, odd sizes.
+SIZES = [
+    Size(1, 1, 1, 1, 0, 1, 1, 1),
+    Size(2, 3, 1, 5, 7, 3, 4, 3),
+    Size(1, 2, 2, 4, 11, 2, 1, 6),
+    Size(3, 1, 1, 7, 2, 5, 64, 2),
+    Size(2, 2, 2, 1, 9, 4, 3, 5),
+    Size(2, 2, 1, 9, 5, 4, 6, 1),
+    Size(3, 2, 1, 17, 23, 3, 8, 9),
+]
+LEAVES = ["query", "key", "value", "span", "position"]
 
 
 def problem(size, seed=0):
-    """Random inputs with holes in the memory, as deletion leaves them, and masks of 0, 1 and in between."""
-    batch, heads, block, held, width, reach = size
+    """Random inputs with holes in the memory, as deletion leaves them, and spans of which many end in this block."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
 
-    slots = held + block
-    age = torch.stack([torch.randperm(3 * held, generator=generator)[:held].sort(descending=True).values + 1 for _ in range(batch)])
-    age = torch.cat([age, -torch.arange(block).expand(batch, block)], dim=1)
-    distance = age.unsqueeze(1) + torch.arange(block).view(1, block, 1)
-    mask = torch.rand(batch, block, slots, dtype=torch.float64, generator=generator)
-    mask = torch.where(mask < 0.3, 0.0, torch.where(mask > 0.6, 1.0, mask)) * (distance >= 1)
+    slots = size.M + size.T
+    age = [torch.randperm(3 * size.M, generator=generator)[: size.M].sort(descending=True).values + 1 for _ in range(size.B)]
+    age = torch.cat([torch.stack(age), -torch.arange(size.T).expand(size.B, size.T)], dim=1)
+    span = torch.rand(size.B, size.H, slots, dtype=torch.float64, generator=generator) * (size.T + 2 * size.R)
     return dict(
-        query=normal(batch, heads, block, width),
-        key=normal(batch, heads, slots, width),
-        value=normal(batch, heads, slots, width),
-        mask=mask.requires_grad_(),
-        distance=distance,
-        position=normal(reach, width),
+        query=normal(size.B, size.K, size.T, size.d),
+        key=normal(size.B, size.K, slots, size.d),
+        value=normal(size.B, size.K, slots, size.d),
+        age=age,
+        span=(span - size.R + age.unsqueeze(1).clamp(min=0)).requires_grad_(),
+        ramp=size.R,
+        position=normal(size.P, size.d),
     )
 
 
-def fast(problem):
-    mask = problem["mask"]
-    seen = mask > 0
-    bias = torch.where(seen, mask, 1.0).log().masked_fill(~seen, float("-inf"))
-    arguments = {name: problem[name] for name in ("query", "key", "value", "distance", "position")}
-    return attend(**arguments, bias=bias.unsqueeze(1))
+def slow(inputs):
+    """By the loops, a head at a time."""
+    heads = inputs["query"].size(1)
+    block = inputs["query"].size(2)
+    distance = inputs["age"].unsqueeze(1) + torch.arange(block).view(1, block, 1)
+    outs = []
+    for head in range(heads):
+        span = inputs["span"][:, head if inputs["span"].size(1) > 1 else 0]
+        mask, _ = naive.expire_span_view(span, distance, ramp=inputs["ramp"])
+        states = {name: inputs[name][:, head : head + 1] for name in ("query", "key", "value")}
+        outs.append(naive.attend(**states, mask=mask, distance=distance, position=inputs["position"]))
+    return torch.cat(outs, dim=1)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: "B{}-K{}-T{}-M{}-d{}-P{}".format(*s))
-def test_values_and_gradients_equal_the_loops(size):
+def small_pieces(monkeypatch, scores, queries):
+    monkeypatch.setattr(pieces, "SCORES_ON_CPU", scores)
+    monkeypatch.setattr(pieces, "QUERIES_ON_CPU", queries)
+    monkeypatch.setattr(pieces, "FEWEST_QUERIES", 1)
+
+
+# All at once; a few queries of all rows; three queries of one row.
+@pytest.mark.parametrize("cut", [(1 << 20, 128), (400, 4), (1, 3)], ids=lambda c: f"pieces-of-{c[0]}-scores-{c[1]}-queries")
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_values_and_gradients_equal_the_loops(size, cut, monkeypatch):
+    small_pieces(monkeypatch, *cut)
     inputs = problem(size)
-    expected, actual = naive.attend(**inputs), fast(inputs)
+    expected, actual = slow(inputs), attend(**inputs)
     torch.testing.assert_close(actual, expected)
     weights = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    names = ["query", "key", "value", "mask", "position"]
-    leaves = [inputs[name] for name in names]
+    leaves = [inputs[name] for name in LEAVES]
     slow_grads = torch.autograd.grad((expected * weights).sum() + 0 * sum(x.sum() for x in leaves), leaves)
     fast_grads = torch.autograd.grad((actual * weights).sum(), leaves)
-    for name, slow, quick in zip(names, slow_grads, fast_grads):
-        # At m = 0 the loops skip the memory; neither gives a gradient to what is not seen.
-        torch.testing.assert_close(quick, slow, msg=lambda text: f"{name}: {text}")
+    for name, by_loops, quick in zip(LEAVES, slow_grads, fast_grads):
+        torch.testing.assert_close(quick, by_loops, msg=lambda text: f"{name}: {text}")
 
 
-def test_gradcheck():
-    inputs = problem((2, 2, 3, 4, 2, 3))
-    mask = inputs["mask"].detach()
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_gradcheck(dropout, monkeypatch):
+    small_pieces(monkeypatch, 60, 2)
+    inputs = problem(Size(2, 2, 1, 3, 4, 2, 3, 4))
 
-    def attention(query, key, value, bias, position):
-        return attend(query, key, value, bias=bias, distance=inputs["distance"], position=position)
+    def attention(query, key, value, span, position):
+        # The same probabilities are dropped every time.
+        torch.manual_seed(5)
+        fixed = dict(age=inputs["age"], ramp=inputs["ramp"], dropout=dropout)
+        return attend(query, key, value, span=span, position=position, **fixed)
 
-    bias = torch.randn(mask.shape, dtype=torch.float64).unsqueeze(1).requires_grad_()
-    assert torch.autograd.gradcheck(
-        attention, (inputs["query"], inputs["key"], inputs["value"], bias, inputs["position"])
-    )
+    assert torch.autograd.gradcheck(attention, tuple(inputs[name] for name in LEAVES))
+
+
+def test_dropout_drops_that_share_and_keeps_the_mean():
+    inputs = {name: x.detach() if torch.is_tensor(x) else x for name, x in problem(Size(1, 1, 1, 1, 4000, 2, 1, 3)).items()}
+    # Every candidate weighs the same, and its value tells whether it was kept.
+    inputs.update(key=torch.zeros(1, 1, 4001, 2), query=torch.zeros(1, 1, 1, 2), position=torch.zeros(1, 2))
+    inputs.update(value=torch.ones(1, 1, 4001, 2), span=torch.full((1, 1, 4001), 1e6))
+    torch.manual_seed(0)
+    first, second = attend(**inputs, dropout=0.25), attend(**inputs, dropout=0.25)
+    assert not torch.equal(first, second)
+    for out in (first, second):
+        assert abs(out[0, 0, 0, 0].item() - 1) < 0.05
+
+
+def test_slots_that_are_not_held_are_not_read(monkeypatch):
+    small_pieces(monkeypatch, 200, 4)
+    inputs = problem(Size(3, 2, 1, 5, 8, 3, 4, 3))
+    held = (2, 8, 0)
+    blank = dict(inputs)
+    with torch.no_grad():
+        for row, count in enumerate(held):
+            inputs["age"][row, : 8 - count] = 1 << 40
+        for name in ("key", "value"):
+            blank[name] = inputs[name].clone()
+            for row, count in enumerate(held):
+                blank[name][row, :, : 8 - count] = float("nan")
+        torch.testing.assert_close(attend(**blank, held=held), slow(inputs))
 
 
 @pytest.mark.parametrize("device", ["cpu"] + ["cuda"] * torch.cuda.is_available())
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_query_that_sees_nothing_gets_zeros_and_no_nan(device, dtype):
-    inputs = {name: x.detach().to(device, dtype if x.is_floating_point() else x.dtype) for name, x in problem((2, 2, 4, 3, 4, 2)).items()}
-    blind = torch.zeros_like(inputs["mask"])
-    blind[0] = inputs["mask"][0]
-    inputs["mask"] = blind
-    for name in ("query", "key", "value", "mask", "position"):
-        inputs[name].requires_grad_()
-    out = fast(inputs)
+    inputs = problem(Size(2, 2, 1, 4, 3, 4, 2, 3))
+    with torch.no_grad():
+        inputs["span"][1] = -1e4
+    for name in LEAVES:
+        kind = torch.promote_types(dtype, torch.float32) if name == "span" else dtype
+        inputs[name] = inputs[name].detach().to(device, kind).requires_grad_()
+    out = attend(**{**inputs, "age": inputs["age"].to(device)})
     out.float().sum().backward()
     assert torch.equal(out[1], torch.zeros_like(out[1]))
-    for name in ("query", "key", "value", "mask", "position"):
+    for name in LEAVES:
+        assert inputs[name].grad.dtype == inputs[name].dtype
         assert torch.isfinite(inputs[name].grad).all(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_low_precision_is_as_close_as_its_own_rounding(dtype):
+    """Against plain attention in the same type, whose error is that of the type itself."""
+    inputs = {name: x.detach() if torch.is_tensor(x) else x for name, x in problem(Size(2, 2, 1, 16, 20, 8, 4, 9)).items()}
+    exact = attend(**inputs)
+    low = {name: inputs[name].to(dtype) for name in ("query", "key", "value", "position")}
+    ours = attend(**{**inputs, **low, "span": inputs["span"].float()})
+    assert ours.dtype == dtype
+    rounded = {name: x.double() for name, x in low.items()}
+    baseline = (attend(**{**inputs, **rounded}) - exact).abs().max()
+    assert (ours.double() - exact).abs().max() < 4 * baseline
+
+
+def test_pieces_cover_every_query_of_every_row_once():
+    held = [900, 3, 2500, 40, 40, 41, 0]
+    seen = torch.zeros(len(held), 300, dtype=torch.int64)
+    for piece in pieces.pieces(held, block=300, heads=8, on_cpu=True):
+        seen[piece.rows, piece.first : piece.last] += 1
+        assert piece.memory == max(held[piece.rows])
+        rows = piece.rows.stop - piece.rows.start
+        scores = rows * 8 * (piece.last - piece.first) * (piece.memory + 300)
+        assert scores <= pieces.SCORES_ON_CPU or piece.last - piece.first == pieces.FEWEST_QUERIES
+    assert (seen == 1).all()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fairseq_expire.modules import ExpireSpan, LayerMemory, naive
+from fairseq_expire.modules.soft_mask import memory_sizes, soft_mask_bias, steps_left
 
 D = 6
 
@@ -23,74 +24,74 @@ def candidates(batch=2, block=5, held=9):
     states = torch.randn(batch, held + block, D, dtype=torch.float64)
     age = torch.cat([torch.arange(4 * held, 0, -4), -torch.arange(block)]).expand(batch, -1)
     distance = age.unsqueeze(1) + torch.arange(block).view(1, block, 1)
-    return states, distance
+    return states, age, distance
 
 
 def test_spans_start_at_span_init():
     module = ExpireSpan(embed_dim=D, max_span=4096, ramp=16, span_init=100.0)
     spans = module.spans(torch.randn(2, 3, D))
-    torch.testing.assert_close(spans, torch.full((2, 3), 100.0))
+    torch.testing.assert_close(spans, torch.full((2, 3, 1), 100.0))
 
 
 def test_spans_follow_the_equation():
     module = policy(input_scale=2.5)
-    states, _ = candidates()
+    states, _, _ = candidates()
     score = (states / 2.5) @ module.predictor.weight[0] + module.predictor.bias
-    torch.testing.assert_close(module.spans(states), 40 / (1 + torch.exp(-score)))
+    torch.testing.assert_close(module.spans(states).squeeze(-1), 40 / (1 + torch.exp(-score)))
+
+
+def penalty_of(module, states, age, block, shortening=None, padding=None):
+    spans = module.shortened(module.spans(states), shortening).transpose(1, 2)
+    left = steps_left(spans, age, ramp=module.ramp)
+    return module.penalty(spans, left, age, block=block, padding=padding)
 
 
 @pytest.mark.parametrize("shortening", [None, 0.0, 0.3])
-def test_view_equals_the_loops(shortening):
+def test_mask_sizes_and_penalty_equal_the_loops(shortening):
     module = policy()
-    states, distance = candidates()
-    view = module.view(states, distance, padding=None, shortening=shortening)
-    charged = module.spans(states)
+    states, age, distance = candidates()
+    charged = module.shortened(module.spans(states), shortening)
     if shortening is not None:
-        charged = charged.clamp(max=shortening * 40)
-    mask, penalty = naive.expire_span_view(charged, distance, ramp=7)
-    torch.testing.assert_close(view.bias.squeeze(1).exp(), mask)
-    assert torch.equal(view.visible, mask > 0)
-    torch.testing.assert_close(view.penalty, penalty)
-    torch.testing.assert_close(view.span, module.spans(states))
+        torch.testing.assert_close(charged, module.spans(states).clamp(max=shortening * 40))
+    mask, penalty = naive.expire_span_view(charged.squeeze(-1), distance, ramp=7)
+    left = steps_left(charged.transpose(1, 2), age, ramp=7)
+    past = soft_mask_bias(left, 0, 5, ramp=7).masked_fill(distance.unsqueeze(1) < 1, float("-inf"))
+    torch.testing.assert_close(past.squeeze(1).exp() / 7, mask)
+    assert torch.equal(memory_sizes(left, age, 5), (mask > 0).sum(dim=-1))
+    torch.testing.assert_close(penalty_of(module, states, age, 5, shortening), penalty)
 
 
 def test_padding_queries_are_not_charged():
     module = policy()
-    states, distance = candidates()
+    states, age, distance = candidates()
     padding = torch.zeros(2, 5, dtype=torch.bool)
     padding[:, 3:] = True
-    view = module.view(states, distance, padding=padding, shortening=None)
-    _, penalty = naive.expire_span_view(module.spans(states), distance[:, :3], ramp=7)
-    torch.testing.assert_close(view.penalty, penalty)
+    _, penalty = naive.expire_span_view(module.spans(states).squeeze(-1), distance[:, :3], ramp=7)
+    torch.testing.assert_close(penalty_of(module, states, age, 5, padding=padding), penalty)
 
 
-def test_gradients_of_the_penalty_and_the_mask():
+def test_gradient_of_the_penalty():
     module = policy()
-    states, distance = candidates(batch=1, block=3, held=4)
-
-    def losses(states):
-        view = module.view(states, distance, padding=None, shortening=None)
-        return view.penalty, view.bias.masked_fill(~view.visible.unsqueeze(1), 0.0)
-
-    assert torch.autograd.gradcheck(losses, (states.requires_grad_(),))
+    states, age, _ = candidates(batch=1, block=3, held=4)
+    assert torch.autograd.gradcheck(lambda states: penalty_of(module, states, age, 3), (states.requires_grad_(),))
 
 
 def test_kept_until_no_later_query_sees_it():
     """At its last visible distance a memory is kept, one step later it is gone."""
     module = policy()
     state = torch.randn(1, 1, D, dtype=torch.float64)
-    last = math.ceil(module.spans(state).item() + 7) - 1
-    for age, expected in [(last, True), (last + 1, False)]:
-        distance = torch.tensor([[[age]]])
-        view = module.view(state, distance, padding=None, shortening=None)
-        _, keep = module.retain(LayerMemory(state, torch.tensor([[age]])), view)
+    spans = module.spans(state)
+    last = math.ceil(spans.item() + 7) - 1
+    for steps, expected in [(last, True), (last + 1, False)]:
+        age = torch.tensor([[steps]])
+        _, keep = module.retain(LayerMemory(state, age), spans)
         assert keep.item() is expected
-        assert view.visible.item() is expected
+        assert (steps_left(spans.transpose(1, 2), age, ramp=7) > 0).item() is expected
 
 
 def test_span_limit_cuts_only_when_scoring():
     module = policy(span_limit=3)
-    states, _ = candidates()
+    states, _, _ = candidates()
     assert module.train().spans(states).max() > 3
     assert module.eval().spans(states).max() == 3
 

@@ -2,28 +2,25 @@ import pytest
 import torch
 
 from fairseq_expire.modules import FixedSpan, LayerMemory
+from fairseq_expire.modules.soft_mask import soft_mask_bias, steps_left
 
 
-def view_of(policy, ages, block=2):
-    age = torch.tensor([ages + [-n for n in range(block)]])
-    distance = age.unsqueeze(1) + torch.arange(block).view(1, block, 1)
-    states = torch.zeros(1, len(ages) + block, 4)
-    return policy.view(states, distance, padding=None, shortening=None), LayerMemory(states, age + block)
-
-
-def test_sees_the_last_steps_and_never_itself():
-    view, candidates = view_of(FixedSpan(max_span=3), [4, 3, 2, 1])
-    assert view.visible.tolist() == [[[False, True, True, True, False, False], [False, False, True, True, True, False]]]
-    assert torch.equal(view.bias.squeeze(1) == 0, view.visible)
-    assert view.penalty is None
-    _, keep = FixedSpan(max_span=3).retain(candidates, view)
-    assert keep.tolist() == [[False, False, False, True, True, True]]
+def test_sees_the_last_steps_and_keeps_no_more():
+    policy = FixedSpan(max_span=3)
+    states, age = torch.zeros(1, 5, 4), torch.tensor([[5, 4, 3, 2, 1]])
+    left = steps_left(policy.spans(states).transpose(1, 2), age, ramp=policy.ramp)
+    full, gone = 0.0, float("-inf")
+    assert soft_mask_bias(left, 0, 2, ramp=policy.ramp).tolist() == [
+        [[[gone, gone, full, full, full], [gone, gone, gone, full, full]]]
+    ]
+    _, keep = policy.retain(LayerMemory(states, age), policy.spans(states))
+    assert keep.tolist() == [[False, False, True, True, True]]
 
 
 def test_span_limit_only_when_scoring():
     policy = FixedSpan(max_span=3, span_limit=1)
-    assert view_of(policy.train(), [2, 1])[0].visible.sum() == 3 + 2
-    assert view_of(policy.eval(), [2, 1])[0].visible.sum() == 1 + 1
+    assert policy.train().spans(torch.zeros(2, 4)).tolist() == [[3], [3]]
+    assert policy.eval().spans(torch.zeros(2, 4)).tolist() == [[1], [1]]
 
 
 @pytest.mark.parametrize("settings", [{"max_span": 0}, {"max_span": 4, "span_limit": 0}])

@@ -1,0 +1,256 @@
+"""The models that are measured: embedding, stack and output layer, with a memory in its steady state.
+
+Size legend: B rows, T tokens of a block, D width, L longest span, R ramp.
+"""
+import argparse
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Callable, List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq_expire.modules import ExpireSpan, FixedSpan, Memory, MemoryPolicy, MemoryTransformer
+
+VOCABULARY = 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is measured. Spans have this mean; ``spread`` and ``rows_spread`` are the standard deviations of their logits
+    from token to token and from row to row."""
+
+    rows: int
+    span: int
+    spread: float = 0.5
+    rows_spread: float = 0.0
+    max_span: int = 16384
+    ramp: int = 128
+    layers: int = 2
+    width: int = 512
+    heads: int = 8
+    ffn: int = 2048
+    block: int = 512
+
+    @property
+    def label(self) -> str:
+        return f"{self.rows} row{'s' * (self.rows > 1)}, mean span {self.span}" + ", spread widely" * (self.rows_spread > 0)
+
+
+def text(shape: Shape, blocks: int, seed: int = 1) -> Tensor:
+    """[B, blocks * T + 1] random tokens; each row has an alphabet of its own if rows differ in their spans."""
+    generator = torch.Generator().manual_seed(seed)
+    length = blocks * shape.block + 1
+    if not shape.rows_spread:
+        return torch.randint(VOCABULARY, (shape.rows, length), generator=generator)
+    size = VOCABULARY // shape.rows
+    first = torch.arange(shape.rows).unsqueeze(1) * size
+    return first + torch.randint(size, (shape.rows, length), generator=generator)
+
+
+class Subject:
+    """A model that reads a stream. ``train`` and ``score`` read one block each and keep the memory."""
+
+    name: str
+
+    def restart(self) -> None:
+        raise NotImplementedError
+
+    def train(self, tokens: Tensor) -> None:
+        """[B, T + 1]: forward and backward."""
+        raise NotImplementedError
+
+    def score(self, tokens: Tensor) -> Tensor:
+        """[B, T + 1]: log-probabilities [B, T, V] of every token after the first."""
+        raise NotImplementedError
+
+    def held(self) -> List[int]:
+        """Slots per row of each layer's memory."""
+        raise NotImplementedError
+
+
+class Ours(Subject, nn.Module):
+    """A policy of this package."""
+
+    def __init__(self, name: str, shape: Shape, policy: Callable[[], MemoryPolicy], seed: int = 0):
+        nn.Module.__init__(self)
+        torch.manual_seed(seed)
+        self.name = name
+        self.embed = nn.Embedding(VOCABULARY, shape.width)
+        self.stack = MemoryTransformer(
+            embed_dim=shape.width,
+            num_heads=shape.heads,
+            ffn_dim=shape.ffn,
+            num_layers=shape.layers,
+            position_range=shape.block,
+            policy=policy,
+        )
+        self.output = nn.Linear(shape.width, VOCABULARY)
+        self.memory: Optional[Memory] = None
+        self.sizes: Tuple[Tensor, ...] = ()
+
+    def read(self, tokens: Tensor) -> Tensor:
+        out = self.stack(self.embed(tokens[:, :-1]), self.memory)
+        self.memory = out.memory
+        self.sizes = tuple(report.memory_size for report in out.reports)
+        self.penalty = sum(report.penalty.mean() for report in out.reports if report.penalty is not None)
+        return self.output(out.hidden)
+
+    def restart(self) -> None:
+        self.memory = None
+
+    def train(self, tokens: Tensor) -> None:
+        nn.Module.train(self)
+        self.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(self.read(tokens).flatten(0, 1), tokens[:, 1:].flatten())
+        (loss + 1e-6 * self.penalty / (tokens.size(1) - 1)).backward()
+
+    @torch.no_grad()
+    def score(self, tokens: Tensor) -> Tensor:
+        nn.Module.train(self, False)
+        return self.read(tokens).log_softmax(dim=-1)
+
+    def held(self) -> List[int]:
+        return [max(layer.held) for layer in self.memory.layers]
+
+
+def expire_span(shape: Shape) -> Ours:
+    """Expire-Span with spans of the shape's mean: random predictors, whose biases are set by looking at the states."""
+
+    def policy() -> ExpireSpan:
+        made = ExpireSpan(embed_dim=shape.width, max_span=shape.max_span, ramp=shape.ramp, span_init=shape.span)
+        nn.init.normal_(made.predictor.weight, std=shape.spread * shape.width**-0.5)
+        return made
+
+    model = Ours("expire_span", shape, policy)
+    if shape.rows_spread:
+        # Each row's alphabet is moved along what the first layer's predictor looks at.
+        direction = model.stack.layers[0].policy.predictor.weight.detach()[0]
+        row = torch.arange(VOCABULARY) // (VOCABULARY // shape.rows)
+        moved = (row - (shape.rows - 1) / 2) / max(1, shape.rows - 1) * 3 * shape.rows_spread
+        with torch.no_grad():
+            model.embed.weight += moved.unsqueeze(1) * direction / direction.square().sum()
+            # The second layer's states still know the row; let its predictor look the same way.
+            for layer in model.stack.layers[1:]:
+                layer.policy.predictor.weight.copy_(direction.unsqueeze(0))
+    _set_biases(model, shape)
+    return model
+
+
+@torch.no_grad()
+def _set_biases(model: Ours, shape: Shape) -> None:
+    """Sets the bias of each predictor, first layer first, so that spans have the mean asked for."""
+    nn.Module.train(model, False)
+    sample = text(shape, 3)
+    for layer in model.stack.layers:
+        seen = []
+        hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        model.restart()
+        for start in range(0, sample.size(1) - 1, shape.block):
+            model.read(sample[:, start : start + shape.block + 1])
+        hook.remove()
+        logits = torch.cat(seen, dim=1) @ layer.policy.predictor.weight[0]
+        low, high = -30.0, 30.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            mean = (shape.max_span * (logits + middle).sigmoid()).mean()
+            low, high = (middle, high) if mean < shape.span else (low, middle)
+        layer.policy.predictor.bias.fill_(low)
+    model.restart()
+
+
+def fixed_span(shape: Shape) -> Ours:
+    """The last ``span`` states, as many as Expire-Span holds in the mean."""
+    return Ours("fixed_span", shape, lambda: FixedSpan(max_span=shape.span))
+
+
+# Name there -> name here, for each layer.
+PEER_NAMES = {
+    "attn.attn.expire_span.span_predictor": "policy.predictor",
+    "attn.proj_query": "query_proj",
+    "attn.proj_key": "key_proj",
+    "attn.proj_val": "value_proj",
+    "attn.proj_out": "out_proj",
+    "ff.fc1": "fc1",
+    "ff.fc2": "fc2",
+    "norm1": "attention_norm",
+    "norm2": "ffn_norm",
+}
+
+
+class TransformerSequential(Subject):
+    """The published PyTorch implementation, from a checkout of facebookresearch/transformer-sequential, with the weights
+    of one of ours."""
+
+    name = "transformer-sequential"
+
+    def __init__(self, checkout: str, shape: Shape, ours: Ours):
+        sys.path.insert(0, checkout)
+        try:
+            published = importlib.import_module("models.expire_span")
+        except ImportError as error:
+            raise SystemExit(f"--peer: no transformer-sequential checkout at {checkout} ({error})") from None
+        finally:
+            sys.path.remove(checkout)
+        self.shape = shape
+        self.model = published.ExpireSpan(
+            argparse.Namespace(
+                nlayers=shape.layers,
+                hid_sz=shape.width,
+                inner_hid_sz=shape.ffn,
+                nheads=shape.heads,
+                head_dim=shape.width // shape.heads,
+                mem_sz=shape.block,
+                attn_lim=shape.max_span,
+                dropout=0.0,
+                pre_norm=False,
+                vocab_sz=VOCABULARY,
+                expire_span=True,
+                expire_span_loss=1e-6,
+                expire_span_ramp=shape.ramp,
+                expire_span_init_percentage=0.1,
+                expire_span_noisy=False,
+                expire_span_pre_div=1.0,
+                expire_span_layerdrop=0.0,
+                device="cpu",
+            )
+        )
+        theirs = self.model.state_dict()
+        weights = ours.state_dict()
+        for name in theirs:
+            if name.endswith("mask_causal"):
+                continue
+            if name.endswith("key_pe"):
+                theirs[name] = weights["stack.position"].flip(0).t().unsqueeze(0)
+            elif name.startswith("layers."):
+                _, number, rest = name.split(".", 2)
+                module, kind = rest.rsplit(".", 1)
+                theirs[name] = weights[f"stack.layers.{number}.{PEER_NAMES[module]}.{kind}"]
+            else:
+                theirs[name] = weights[{"in_emb": "embed", "out.out_emb": "output"}[name.rsplit(".", 1)[0]] + "." + name.rsplit(".", 1)[1]]
+        self.model.load_state_dict(theirs)
+        self.restart()
+
+    def restart(self) -> None:
+        self.memory = self.model.init_hid_cache(self.shape.rows)
+
+    def _read(self, tokens: Tensor) -> Tuple[Tensor, Tensor]:
+        out, memory, penalty = self.model(tokens[:, :-1], self.memory)
+        self.memory = [tensor.detach() for tensor in memory]
+        return out, penalty
+
+    def train(self, tokens: Tensor) -> None:
+        self.model.train()
+        self.model.zero_grad(set_to_none=True)
+        out, penalty = self._read(tokens)
+        (F.nll_loss(out.flatten(0, 1), tokens[:, 1:].flatten()) + penalty.mean()).backward()
+
+    @torch.no_grad()
+    def score(self, tokens: Tensor) -> Tensor:
+        self.model.eval()
+        return self._read(tokens)[0]
+
+    def held(self) -> List[int]:
+        return [self.memory[number].size(1) for number in range(self.shape.layers)]

@@ -1,0 +1,55 @@
+"""How attention over a block is cut into pieces that are computed one after the other.
+
+Size legend: B rows, K heads, T queries of the block, S candidates.
+
+All scores of a block at once, [B, K, T, S], would leave every cache and make memory grow with the longest row. A piece is a
+few rows and a few queries with the candidates that they can see: small enough to stay in the cache of a CPU, large
+enough to keep its cores busy.
+"""
+
+from dataclasses import dataclass
+from typing import Iterator, Sequence
+
+# Scores (floats) of one piece.
+SCORES_ON_CPU = 3 << 20
+SCORES_ELSEWHERE = 1 << 26
+# Queries of one piece on a CPU: fewer make the matrix products inefficient, more compute scores of the block's own future.
+QUERIES_ON_CPU = 128
+# A piece has a multiple of that many queries, whatever the candidates.
+FEWEST_QUERIES = 32
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Queries ``first`` ... ``last - 1`` of the rows ``rows``, and the youngest ``memory`` slots of the memory."""
+
+    rows: slice
+    first: int
+    last: int
+    memory: int
+
+
+def pieces(held: Sequence[int], *, block: int, heads: int, on_cpu: bool) -> Iterator[Piece]:
+    """Pieces that together are every query of every row.
+
+    Args:
+        held: how many memories each row holds.
+        block: T.
+        heads: K.
+        on_cpu: whether a CPU computes.
+    """
+    limit = SCORES_ON_CPU if on_cpu else SCORES_ELSEWHERE
+    queries = min(block, QUERIES_ON_CPU) if on_cpu else block
+    start = 0
+    while start < len(held):
+        stop, memory = start + 1, held[start]
+        while stop < len(held):
+            longest = max(memory, held[stop])
+            if (stop + 1 - start) * heads * queries * (longest + block) > limit:
+                break
+            stop, memory = stop + 1, longest
+        fitting = limit // ((stop - start) * heads * (memory + block))
+        step = min(queries, max(FEWEST_QUERIES, fitting // FEWEST_QUERIES * FEWEST_QUERIES))
+        for first in range(0, block, step):
+            yield Piece(slice(start, stop), first, min(first + step, block), memory)
+        start = stop

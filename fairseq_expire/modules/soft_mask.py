@@ -1,0 +1,89 @@
+"""The soft mask of a block over its candidates, from spans and ages (section 4.1).
+
+Size legend: B rows, H heads of a span (1 if the heads share it), T queries of a block, S candidates.
+
+Query t of a block sees candidate i through m = clamp(1 + (e_i - distance) / R, 0, 1), and its distance is t more than the
+age that the first query sees. So one number for each candidate says all, the steps that are *left* to it as the first query
+sees it, left_i = e_i - age_i + R: m = clamp((left_i - t) / R, 0, 1). It never rises with t: a candidate is seen in full while
+more than R steps are left, then on its ramp, and never again from left_i on.
+"""
+
+import math
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# So far below every number of steps that is not zero that its root is, too.
+TINY = 1e-30
+
+
+def steps_left(span: Tensor, age: Tensor, *, ramp: float) -> Tensor:
+    """In how many steps from the first query of a block each candidate is gone for good.
+
+    Args:
+        span: [B, H, S] e_i, in steps.
+        age: [B, S] int64, steps back from the first query of the block; 0, -1, ... for the block itself.
+        ramp: R, in steps.
+    Returns:
+        [B, H, S], of the type of ``span``; negative for what is long gone.
+    """
+    return (span - age.unsqueeze(1)) + ramp
+
+
+def _left_to(left: Tensor, first: int, last: int) -> Tensor:
+    """[B, H, S] -> [B, H, last - first, S], as the queries first ... last - 1 see it."""
+    return left.unsqueeze(-2) - torch.arange(first, last, device=left.device).to(left.dtype).unsqueeze(-1)
+
+
+def soft_mask_bias(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
+    """[B, H, last - first, S]: log m for the queries first ... last - 1, -inf for what is expired.
+
+    Without its constant, - log R, of which a softmax takes no notice.
+    """
+    # Not from zero: its logarithm takes a slow path in vector units.
+    return F.threshold_(_left_to(left, first, last).clamp_(TINY, ramp).log_(), math.log(TINY) / 2, float("-inf"))
+
+
+def soft_mask_slope(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
+    """Derivative of :func:`soft_mask_bias` by the span: 1 / (R m) on the ramp, zero elsewhere."""
+    left = _left_to(left, first, last)
+    return torch.where((left > 0) & (left < ramp), left, float("inf")).reciprocal_()
+
+
+def _queries_before(steps: Tensor, block: int) -> Tensor:
+    """[...] int64: how many queries of a block, at steps 0 ... T - 1, come before a number of steps."""
+    return steps.ceil().clamp(0, block).to(torch.int64)
+
+
+def _seen_from(age: Tensor) -> Tensor:
+    """[B, S] int64: the first query t that a candidate is in the past of; a query never sees itself."""
+    return (1 - age).clamp(min=0)
+
+
+def memory_sizes(left: Tensor, age: Tensor, block: int) -> Tensor:
+    """[B, T] int64, |C_t|: how many candidates each query sees, with any head.
+
+    Args:
+        left: [B, H, S].
+        age: [B, S].
+    """
+    until = _queries_before(left.amax(dim=1), block)
+    since = torch.minimum(_seen_from(age), until)
+    change = age.new_zeros(age.size(0), block + 1)
+    change.scatter_add_(1, since, torch.ones_like(since)).scatter_add_(1, until, torch.full_like(until, -1))
+    return change.cumsum(dim=1)[:, :block]
+
+
+def queries_on_ramp(left: Tensor, age: Tensor, block: int, *, ramp: float, padding: Optional[Tensor]) -> Tensor:
+    """[B, H, S] int64: for how many queries of the block a candidate is seen on its ramp.
+
+    Args:
+        padding: [B, T] bool, True for queries that do not count; they stand at the end of a row.
+    """
+    last = age.new_full((age.size(0),), block) if padding is None else block - padding.sum(dim=1)
+    until = torch.minimum(_queries_before(left, block), last.view(-1, 1, 1))
+    # On the ramp for t > left - R.
+    full = (left - ramp).floor().clamp(-1, block).to(torch.int64) + 1
+    return (until - torch.maximum(full, _seen_from(age).unsqueeze(1))).clamp(min=0)
