@@ -2,7 +2,7 @@
 import argparse
 import logging
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple, Union
 
 # fairseq says on import which optional packages it does without; an error of ours shall stand alone.
 logging.getLogger("fairseq").setLevel(logging.WARNING)
@@ -20,30 +20,35 @@ def build_parser() -> CorpusParser:
         prog="wikitext103.py",
         description=__doc__,
         epilog="PATH is wikitext-103-v1.zip, or a folder with it or with wiki.train.tokens, wiki.valid.tokens and "
-        "wiki.test.tokens.",
+        "wiki.test.tokens (all three, in an excerpt too).",
     )
 
 
-def find(args: argparse.Namespace) -> Dict[str, Path]:
-    """The file of each split, extracted if need be and checked unless --no-verify says not to."""
+# What can be said of files that were extracted before.
+PARTLY = "valid and test checked by hash, train by the number of its lines and words"
+
+
+def find(args: argparse.Namespace) -> Tuple[Dict[str, Path], Union[bool, str]]:
+    """The file of each split, extracted if need be, and whether they are verified."""
     downloads = args.downloads / "wikitext-103"
     names = corpora.WIKITEXT103_FILES
     if args.source:
         path = find_local(args.source, [names["train"], corpora.WIKITEXT103_ZIP.name])
         if path.name == names["train"]:
             paths = {split: find_local(str(path.parent), [name]) for split, name in names.items()}
-            if not args.no_verify:
-                # Of train no hash is known; its lines and words are counted in the end.
-                for file in corpora.WIKITEXT103_CHECKED:
-                    file.check(path.parent / file.name)
-            return paths
+            if args.no_verify:
+                return paths, False
+            # Of train no hash is known; its lines and words are counted in the end.
+            for file in corpora.WIKITEXT103_CHECKED:
+                file.check(path.parent / file.name)
+            return paths, PARTLY
         if not args.no_verify:
             corpora.WIKITEXT103_ZIP.check(path)
     else:
         [path] = download([corpora.WIKITEXT103_ZIP], downloads)
     members = {split: f"{corpora.WIKITEXT103_FOLDER}/{name}" for split, name in names.items()}
     extracted = corpora.extract(path, list(members.values()), downloads)
-    return {split: extracted[member] for split, member in members.items()}
+    return {split: extracted[member] for split, member in members.items()}, not args.no_verify
 
 
 def check(manifest: Manifest) -> None:
@@ -59,17 +64,17 @@ def check(manifest: Manifest) -> None:
         raise ValueError(f"this is not WikiText-103: {'; '.join(wrong)}; for other text there is --no-verify")
 
 
-def make_job(args: argparse.Namespace, paths: Dict[str, Path]) -> Job:
+def make_job(paths: Dict[str, Path], verified: Union[bool, str]) -> Job:
     return Job(
         splits={split: find_files([str(path)]) for split, path in paths.items()},
         level=Words(),
-        source={"corpus": "WikiText-103", "verified": not args.no_verify},
+        source={"corpus": "WikiText-103", "verified": verified},
     )
 
 
 def make(args: argparse.Namespace) -> None:
-    paths = find(args)
-    make_data(args, lambda: make_job(args, paths), check=None if args.no_verify else check)
+    paths, verified = find(args)
+    make_data(args, lambda: make_job(paths, verified), check=None if args.no_verify else check)
 
 
 def main(arguments: Optional[List[str]] = None) -> None:

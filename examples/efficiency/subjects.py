@@ -5,8 +5,8 @@ Size legend: B rows, T tokens of a block, D width, L longest span, R ramp.
 import argparse
 import importlib
 import sys
-from dataclasses import dataclass
-from typing import Callable, List, Optional, Tuple
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,16 @@ class Shape:
     block: int = 512
 
     @property
+    def blocks_to_fill(self) -> int:
+        """Blocks after which a memory is about as large as it gets."""
+        return 4 + 4 * self.span // self.block
+
+    def smaller(self, divisor: int) -> "Shape":
+        """Widths, blocks, spans and ramp divided; for a quick look."""
+        parts = ("span", "max_span", "ramp", "width", "ffn", "block")
+        return replace(self, **{part: getattr(self, part) // divisor for part in parts})
+
+    @property
     def label(self) -> str:
         return f"{self.rows} row{'s' * (self.rows > 1)}, mean span {self.span}" + ", spread widely" * (self.rows_spread > 0)
 
@@ -48,6 +58,12 @@ def text(shape: Shape, blocks: int, seed: int = 1) -> Tensor:
     size = VOCABULARY // shape.rows
     first = torch.arange(shape.rows).unsqueeze(1) * size
     return first + torch.randint(size, (shape.rows, length), generator=generator)
+
+
+def blocks(shape: Shape, count: int) -> List[Tensor]:
+    """[B, T + 1] each: a block's tokens and the one after them."""
+    tokens = text(shape, count)
+    return [tokens[:, n * shape.block : (n + 1) * shape.block + 1] for n in range(count)]
 
 
 class Subject:
@@ -66,7 +82,11 @@ class Subject:
         """[B, T + 1]: log-probabilities [B, T, V] of every token after the first."""
         raise NotImplementedError
 
-    def held(self) -> List[int]:
+    def alive(self) -> List[float]:
+        """States per row, in the mean, that the next block's first query can see, for each layer."""
+        raise NotImplementedError
+
+    def slots(self) -> List[int]:
         """Slots per row of each layer's memory."""
         raise NotImplementedError
 
@@ -88,32 +108,41 @@ class Ours(Subject, nn.Module):
             policy=policy,
         )
         self.output = nn.Linear(shape.width, VOCABULARY)
-        self.memory: Optional[Memory] = None
-        self.sizes: Tuple[Tensor, ...] = ()
+        self.restart()
 
     def read(self, tokens: Tensor) -> Tensor:
-        out = self.stack(self.embed(tokens[:, :-1]), self.memory)
-        self.memory = out.memory
-        self.sizes = tuple(report.memory_size for report in out.reports)
-        self.penalty = sum(report.penalty.mean() for report in out.reports if report.penalty is not None)
-        return self.output(out.hidden)
+        """[B, T + 1] -> [B, T, V]; leaves the memory before and after, and what the layers report."""
+        self.before = self.memory
+        self.out = self.stack(self.embed(tokens[:, :-1]), self.memory)
+        self.memory = self.out.memory
+        return self.output(self.out.hidden)
 
     def restart(self) -> None:
-        self.memory = None
+        self.memory: Optional[Memory] = None
 
     def train(self, tokens: Tensor) -> None:
         nn.Module.train(self)
         self.zero_grad(set_to_none=True)
         loss = F.cross_entropy(self.read(tokens).flatten(0, 1), tokens[:, 1:].flatten())
-        (loss + 1e-6 * self.penalty / (tokens.size(1) - 1)).backward()
+        penalty = sum(report.penalty.mean() for report in self.out.reports if report.penalty is not None)
+        (loss + 1e-6 * penalty / (tokens.size(1) - 1)).backward()
 
     @torch.no_grad()
     def score(self, tokens: Tensor) -> Tensor:
         nn.Module.train(self, False)
         return self.read(tokens).log_softmax(dim=-1)
 
-    def held(self) -> List[int]:
-        return [max(layer.held) for layer in self.memory.layers]
+    @torch.no_grad()
+    def alive(self) -> List[float]:
+        alive = []
+        for layer, memory in zip(self.stack.layers, self.memory.layers):
+            spans = layer.policy.spans(memory.states) if memory.spans is None else memory.spans
+            seen = memory.age < spans.amax(dim=-1) + layer.policy.ramp
+            alive.append(seen.sum(dim=1).float().mean().item())
+        return alive
+
+    def slots(self) -> List[int]:
+        return list(self.memory.sizes)
 
 
 def expire_span(shape: Shape) -> Ours:
@@ -143,13 +172,12 @@ def expire_span(shape: Shape) -> Ours:
 def _set_biases(model: Ours, shape: Shape) -> None:
     """Sets the bias of each predictor, first layer first, so that spans have the mean asked for."""
     nn.Module.train(model, False)
-    sample = text(shape, 3)
     for layer in model.stack.layers:
         seen = []
         hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         model.restart()
-        for start in range(0, sample.size(1) - 1, shape.block):
-            model.read(sample[:, start : start + shape.block + 1])
+        for block in blocks(shape, 3):
+            model.read(block)
         hook.remove()
         logits = torch.cat(seen, dim=1) @ layer.policy.predictor.weight[0]
         low, high = -30.0, 30.0
@@ -252,5 +280,21 @@ class TransformerSequential(Subject):
         self.model.eval()
         return self._read(tokens)[0]
 
-    def held(self) -> List[int]:
-        return [self.memory[number].size(1) for number in range(self.shape.layers)]
+    @torch.no_grad()
+    def alive(self) -> List[float]:
+        self.model.eval()
+        alive = []
+        for layer, states, age in zip(self.model.layers, self.memory, self.memory[self.shape.layers :]):
+            left = layer.attn.attn.expire_span(states.new_empty(1, 1, 1), states, age)[2] + self.shape.ramp
+            alive.append((left > 0).sum(dim=1).float().mean().item())
+        return alive
+
+    def slots(self) -> List[int]:
+        return [states.size(1) for states in self.memory[: self.shape.layers]]
+
+
+SUBJECTS: Dict[str, Callable[[Shape, Optional[str]], Subject]] = {
+    "expire_span": lambda shape, checkout: expire_span(shape),
+    "fixed_span": lambda shape, checkout: fixed_span(shape),
+    "transformer-sequential": lambda shape, checkout: TransformerSequential(checkout, shape, expire_span(shape)),
+}

@@ -21,7 +21,7 @@ from fairseq_expire.data.read_back import TextHash, load_dictionary, texts
 from fairseq_expire.data.sources import Piece
 from fairseq_expire.data.split_writer import SIZES, SplitWriter, Written
 from fairseq_expire.data.units import UNIT_BYTES, Unit, split_into_units
-from fairseq_expire.data.workers import available_cores, ordered_map
+from fairseq_expire.data.workers import PROCESSES, available_cores, ordered_map
 
 # Called with what is being done ("vocabulary", or the name of a split) and the number of bytes of text just read for it.
 OnProgress = Callable[[str, int], None]
@@ -94,7 +94,7 @@ def binarize(
     Args:
         job: what to make.
         folder: an existing folder, empty or with what an earlier call left unfinished.
-        workers: threads or processes; None for as many as there are cores.
+        workers: threads or processes; None for as many as there are cores, but no more than PROCESSES processes.
         on_progress: called after every unit.
         save_seconds: how often to record how far it is.
 
@@ -104,7 +104,9 @@ def binarize(
         OSError: a file cannot be read or written; names it.
         RuntimeError: there is something else in the folder, or a worker was killed.
     """
-    return _Run(job, Path(folder), workers or available_cores(), on_progress, save_seconds).make()
+    if workers is None:
+        workers = min(available_cores(), PROCESSES) if job.level.in_processes else available_cores()
+    return _Run(job, Path(folder), workers, on_progress, save_seconds).make()
 
 
 class _Run:
@@ -188,8 +190,8 @@ class _Run:
         encode = self.level.encoder(
             dictionary, dtype=dtype, append_eos=self.job.append_eos, item_per_file=self.job.item_per_file
         )
-        written = Written(**self.state["splits"].get(split, {}))
-        writer = SplitWriter(self.folder, split, dtype=dtype, written=written)
+        writer = SplitWriter(self.folder, split, dtype=dtype, written=Written(**self.state["splits"].get(split, {})))
+        written = writer.written
         text_hash = TextHash(self.level)
         # A hash cannot be recorded half made, so what an earlier run wrote is read once more.
         with open(writer.sizes_path, "rb") as sizes:
@@ -206,7 +208,7 @@ class _Run:
                 if self.journal.due():
                     self.state["splits"][split] = writer.save()
                     self.journal.save(self.state)
-        writer.finish()
+        idx_crc32 = writer.finish()
         self.state["splits"][split] = writer.save()
         self.journal.save(self.state)
         writer.close()
@@ -218,6 +220,8 @@ class _Run:
             text_bytes=text_hash.num_bytes,
             text_chars=text_hash.num_chars,
             text_sha256=text_hash.hexdigest(),
+            bin_crc32=written.bin_crc32,
+            idx_crc32=idx_crc32,
             words=self.job.words.get(split),
         )
 

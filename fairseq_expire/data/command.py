@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--dest", metavar="DIR", help="folder to make")
         self.add_argument("--force", action="store_true", help="replace the data in DIR")
         self.add_argument(
-            "--workers", type=positive, metavar="N", help="threads or processes to work with (default: one a core)"
+            "--workers", type=positive, metavar="N", help="threads or processes (words) to work with (default: one a core; 8 processes at most)"
         )
         self.add_argument(
             "--verify", metavar="DIR", help="instead of making data: read DIR's back and compare it with what it was made of"

@@ -1,4 +1,5 @@
 """Where the corpora are, what their files must be, and what is known of them."""
+import os
 import shutil
 import zipfile
 import zlib
@@ -10,7 +11,7 @@ from typing import Dict, List, Sequence
 import numpy as np
 
 from fairseq_expire.data.download import RemoteFile
-from fairseq_expire.data.files import naming
+from fairseq_expire.data.files import file_crc32, naming
 
 ENWIK8_ZIP = RemoteFile(
     name="enwik8.zip",
@@ -25,7 +26,6 @@ ENWIK8 = RemoteFile(
     size=100_000_000,
     sha256="2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
 )
-ENWIK8_BYTE_VALUES = 205
 
 WIKITEXT103_ZIP = RemoteFile(
     name="wikitext-103-v1.zip",
@@ -85,8 +85,8 @@ def pg19_books() -> Dict[str, List[RemoteFile]]:
 def extract(archive: Path, members: Sequence[str], folder: Path) -> Dict[str, Path]:
     """Files of a zip archive by their names in it, each in `folder` under the last part of its name.
 
-    Only the files asked for are written, where we say, whatever else the archive names. Those that are there already in
-    the right size are kept.
+    Only the files asked for are written, where we say, whatever else the archive names. Those that are there already are
+    kept, if they have the CRC-32 that the archive names.
 
     Raises:
         ValueError: not a zip archive, or damaged, or without one of them.
@@ -97,11 +97,13 @@ def extract(archive: Path, members: Sequence[str], folder: Path) -> Dict[str, Pa
         with zipfile.ZipFile(archive) as content:
             for member in members:
                 path = paths[member] = folder / Path(member).name
-                if path.exists() and path.stat().st_size == content.getinfo(member).file_size:
+                if path.exists() and file_crc32(path) == content.getinfo(member).CRC:
                     continue
                 unfinished = path.with_name(path.name + ".part")
                 with naming(unfinished), content.open(member) as source, open(unfinished, "wb") as out:
                     shutil.copyfileobj(source, out, 1 << 20)
+                    out.flush()
+                    os.fsync(out.fileno())
                 unfinished.replace(path)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ValueError(

@@ -1,4 +1,5 @@
 """Fetching files whose size and hash are known, from addresses that fail."""
+import logging
 import shutil
 import threading
 import time
@@ -21,6 +22,10 @@ BACK_OFF = (1.0, 2.0, 4.0, 8.0)
 # Answers after which the same question may get another one.
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
 READ_BYTES = 1 << 16
+# Files that fail before the rest is not tried.
+GIVE_UP = 8
+
+logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, int], None]
 
@@ -67,9 +72,10 @@ def fetch(
         back_off: seconds to wait before each further attempt at an address.
         on_progress: called with the name of a file and a number of bytes that were read, or found there already.
 
+    A file that is there and is not the one expected is deleted, with a warning that names it.
+
     Raises:
-        ValueError: a file cannot be had from any of its addresses, and what to do about it; a file that is there is not the
-            one expected; there is no room for them.
+        ValueError: a file cannot be had from any of its addresses, and what to do about it; there is no room for them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fetcher = _Fetcher(folder, list(back_off), on_progress)
@@ -79,21 +85,31 @@ def fetch(
             if not there:
                 missing.append(file)
         _check_room(missing, folder)
+        failures: List[DownloadFailed] = []
         try:
             for future in as_completed([executor.submit(fetcher.fetch, file) for file in missing]):
-                future.result()
-        except DownloadFailed as failed:
-            others = len(missing) - 1
-            more = f"; the same holds for {others} more files of {len(files)}" if others else ""
-            raise ValueError(f"{failed}{more}") from None
+                try:
+                    future.result()
+                except DownloadFailed as failed:
+                    failures.append(failed)
+                if len(failures) == GIVE_UP or any(failed.no_network for failed in failures):
+                    break
         finally:
             fetcher.stopped.set()
             executor.shutdown(cancel_futures=True)
+    if failures:
+        still = sum(not (folder / file.name).exists() for file in missing) - 1
+        more = f"; {still} more files of {len(files)} are still missing" if still else ""
+        raise ValueError(f"{failures[0]}{more}")
     return [folder / file.name for file in files]
 
 
 class DownloadFailed(Exception):
-    """A file cannot be had; the message says what to do."""
+    """A file cannot be had; the message says what to do, and `no_network` whether others need not be asked for."""
+
+    def __init__(self, message: str, *, no_network: bool):
+        super().__init__(message)
+        self.no_network = no_network
 
 
 class _Fetcher:
@@ -107,7 +123,12 @@ class _Fetcher:
         path = self.folder / file.name
         if not path.exists():
             return False
-        file.check(path)
+        try:
+            file.check(path)
+        except ValueError as error:
+            logger.warning("%s; it is deleted, and downloaded again", error)
+            path.unlink()
+            return False
         self.on_progress(file.name, file.size)
         return True
 
@@ -117,7 +138,7 @@ class _Fetcher:
         part.parent.mkdir(parents=True, exist_ok=True)
         if part.exists():
             self.on_progress(file.name, part.stat().st_size)
-        failures = []
+        failures, no_network = [], True
         for url in file.urls:
             try:
                 self._fetch_from(url, file, part)
@@ -125,11 +146,13 @@ class _Fetcher:
                 return
             except (requests.RequestException, WrongFile) as error:
                 failures.append(f"{url}: {_reason(error)}")
+                no_network = no_network and _no_such_host(error)
             if self.stopped.is_set():
                 break
         raise DownloadFailed(
             f"{file.name} could not be downloaded ({'; '.join(failures)}). Get {file.urls[0]} ({file.size} bytes, SHA-256 "
-            f"{file.sha256}) in another way and put it at {path}, or name its place with --from"
+            f"{file.sha256}) in another way and put it at {path}, or name its place with --from",
+            no_network=no_network,
         )
 
     def _fetch_from(self, url: str, file: RemoteFile, part: Path) -> None:
@@ -164,8 +187,6 @@ class _Fetcher:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         with self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if response.status_code == 416:
-                # There is no more of what is there, so it is no beginning of this file.
-                part.unlink()
                 raise WrongFile(f"has no more than {offset} bytes, expected {file.size}")
             response.raise_for_status()
             if response.status_code != 206:
@@ -173,14 +194,16 @@ class _Fetcher:
                 offset = 0
             length = response.headers.get("Content-Length")
             if length is not None and offset + int(length) != file.size:
-                part.unlink(missing_ok=True)
                 raise WrongFile(f"has {offset + int(length)} bytes, expected {file.size}")
             with open(part, "ab" if offset else "wb") as out:
                 for content in response.iter_content(READ_BYTES):
                     if self.stopped.is_set():
                         raise requests.ConnectionError("stopped")
                     if out.tell() + len(content) > file.size:
-                        part.unlink()
+                        # Not what was there before, which may be right.
+                        out.truncate(offset)
+                        if not offset:
+                            part.unlink()
                         raise WrongFile(f"has more than the expected {file.size} bytes")
                     with naming(part):
                         out.write(content)

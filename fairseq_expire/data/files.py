@@ -1,9 +1,10 @@
 """Files that are written whole or not at all, and errors that name them."""
 import hashlib
 import os
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Iterator, Optional, Union
 
 
 @contextmanager
@@ -30,3 +31,16 @@ def file_sha256(path: Union[str, Path]) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_crc32(path: Union[str, Path], length: Optional[int] = None) -> Optional[int]:
+    """The CRC-32 of a file, or of its first `length` bytes; None if it does not have so many."""
+    crc32, left = 0, os.path.getsize(path) if length is None else length
+    with open(path, "rb") as file:
+        while left:
+            content = file.read(min(left, 1 << 20))
+            if not content:
+                return None
+            crc32 = zlib.crc32(content, crc32)
+            left -= len(content)
+    return crc32

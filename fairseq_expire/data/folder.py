@@ -9,14 +9,18 @@ from typing import Iterator, Union
 from fairseq_expire.data import journal
 from fairseq_expire.data.manifest import FILE_NAME
 
+# Where the data that is replaced waits, in the folder that replaces it: no name outside is ours to take.
+REPLACED = ".replaced"
+
 
 @contextmanager
 def new_folder(dest: Union[str, Path], *, force: bool = False) -> Iterator[Path]:
     """Inside the `with`, a folder beside `dest`, named `dest`.partial; after it, that folder is named `dest`.
 
     It holds what an earlier run that was killed, interrupted or out of disk space left there, which whoever fills it is to
-    go on with or to remove. A ValueError inside the `with` says that the input is wrong: then nothing is left. What `dest`
-    held before is there until the end.
+    go on with or to remove. A ValueError inside the `with` says that the input is wrong: then nothing is left, unless there
+    was something before, which the same command with its input put right may go on with. What `dest` held before is there
+    until the end.
 
     Args:
         dest: where the folder shall be; folders above it are made.
@@ -25,9 +29,10 @@ def new_folder(dest: Union[str, Path], *, force: bool = False) -> Iterator[Path]
     Raises:
         ValueError: there is something at `dest` already, or no folder can be made there, or another run is making it.
     """
-    dest = check_new(dest, force=force)
-    replaced = _replaced(dest)
+    # A link would be renamed instead of what it points to.
+    dest = Path(dest).resolve()
     partial = dest.with_name(dest.name + ".partial")
+    _check(dest, force=force)
     try:
         partial.mkdir(parents=True, exist_ok=True)
         lock = os.open(partial, os.O_RDONLY)
@@ -38,39 +43,31 @@ def new_folder(dest: Union[str, Path], *, force: bool = False) -> Iterator[Path]
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RuntimeError(f"{partial}: another run is writing there; wait for it, or choose another folder") from None
+        if Path(partial, REPLACED).exists() and not dest.exists():
+            # A run was killed between the two steps of replacing data.
+            Path(partial, REPLACED).rename(dest)
+            _check(dest, force=force)
+        nothing_before = not any(partial.iterdir())
         try:
             yield partial
         except ValueError:
-            shutil.rmtree(partial, ignore_errors=True)
+            if nothing_before:
+                shutil.rmtree(partial, ignore_errors=True)
             raise
         if dest.exists():
             # Whatever came there in the meantime is not to be removed unasked either.
             _check(dest, force=force)
-            dest.rename(replaced)
+            dest.rename(partial / REPLACED)
         partial.rename(dest)
-        shutil.rmtree(replaced, ignore_errors=True)
+        shutil.rmtree(dest / REPLACED, ignore_errors=True)
         Path(dest, journal.FILE_NAME).unlink(missing_ok=True)
     finally:
         os.close(lock)
 
 
-def check_new(dest: Union[str, Path], *, force: bool) -> Path:
-    """The path that `new_folder` would make its folder at. Raises ValueError, as it would, if it cannot."""
-    # A link would be renamed instead of what it points to.
-    dest = Path(dest).resolve()
-    replaced = _replaced(dest)
-    if replaced.exists():
-        # A run was killed between the last two steps of replacing data.
-        if dest.exists():
-            shutil.rmtree(replaced)
-        else:
-            replaced.rename(dest)
-    _check(dest, force=force)
-    return dest
-
-
-def _replaced(dest: Path) -> Path:
-    return dest.with_name(dest.name + ".replaced")
+def check_new(dest: Union[str, Path], *, force: bool) -> None:
+    """Raises ValueError, as `new_folder` would, if there is something at `dest` that it would not replace."""
+    _check(Path(dest).resolve(), force=force)
 
 
 def _check(dest: Path, *, force: bool) -> None:

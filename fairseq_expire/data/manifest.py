@@ -6,7 +6,7 @@ from typing import Any, Dict, Optional, Union
 
 from fairseq_expire.data.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 FILE_NAME = "manifest.json"
 
 
@@ -18,7 +18,7 @@ class SplitCounts:
     the dictionary. `text_bytes` and `text_chars` are the length of the text that they stand for, and `text_sha256` is its
     hash: the text they were made of, in which what was left out is missing and every unknown symbol is replaced (by "?" in
     bytes, U+FFFD in characters, `<unk>` in words), and in words the white space is normalised. `source_bytes` is the length
-    of the text before that. `words` is how many words the text has by the count that its publisher or its corpus uses.
+    of the text before that. `bin_crc32` and `idx_crc32` are of the files. `words` is how many words the text has by the count that its publisher or its corpus uses.
     """
 
     tokens: int
@@ -28,13 +28,15 @@ class SplitCounts:
     text_bytes: int
     text_chars: int
     text_sha256: str
+    bin_crc32: int
+    idx_crc32: int
     words: Optional[int] = None
 
 
 @dataclass(frozen=True)
 class Manifest:
     """`level` is "bytes", "chars", "words" or "subword", and `options` are its own; `source` says how the splits were chosen
-    ("corpus", where it has a name, "verified", whether its hashes were checked, and what options chose it); `version` is the
+    ("corpus", where it has a name, "verified", whether its hashes were checked or else which, and what options chose it); `version` is the
     one of this package that wrote the data; `symbols` the length of the dictionary, special symbols included;
     `dictionary_sha256` is over the bytes of dict.txt."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset, _dtype_header_code, best_fitting_int_dtype
 
-from fairseq_expire.data.files import file_sha256
+from fairseq_expire.data.files import file_crc32, file_sha256
 from fairseq_expire.data.level import Level
 from fairseq_expire.data.levels import make_level
 from fairseq_expire.data.manifest import Manifest, SplitCounts, read_manifest
@@ -115,6 +115,7 @@ def verify(folder: Union[str, Path], *, on_progress: Callable[[str, int], None])
                 f"{Path(folder, split)}.bin: the text in it has the SHA-256 {text_hash.hexdigest()}, and the text it was made "
                 f"of had {counts.text_sha256}; make the data again"
             )
+        data.check_files(split)
         yield f"{split}: {counts.tokens} tokens, {counts.text_bytes} bytes of text, SHA-256 {counts.text_sha256}: as made"
     expected = data.manifest.source.get("sha256")
     if expected is not None:
@@ -157,6 +158,15 @@ class _Data:
             yield from texts(prefix, sizes, self.level, self.dictionary, dtype=dtype, tokens=counts.tokens)
         if os.path.getsize(f"{prefix}.bin") != counts.tokens * np.dtype(dtype).itemsize:
             raise ValueError(f"{prefix}.bin: longer than its index says; make the data again")
+
+    def check_files(self, split: str) -> None:
+        """What the text does not show: where items end, and symbols that stand for no text."""
+        counts = self.counts(split)
+        for suffix, expected in ((".idx", counts.idx_crc32), (".bin", counts.bin_crc32)):
+            path = self.folder / (split + suffix)
+            crc32 = file_crc32(path)
+            if crc32 != expected:
+                raise ValueError(f"{path}: CRC-32 {crc32}, and it had {expected} when it was written; make the data again")
 
 
 class BoundedReader:

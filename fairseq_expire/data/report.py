@@ -41,6 +41,6 @@ def table(manifest: Manifest, splits: Mapping[str, Sequence[Piece]]) -> str:
     lines = [f"{row[0]:<6}" + "".join(f"{column:>15}" for column in row[1:]) for row in rows]
     lines.append(f"{manifest.symbols} symbols in the dictionary")
     if "corpus" in manifest.source:
-        checked = "checked by hash" if manifest.source["verified"] else "not verified (--no-verify)"
-        lines.append(f"{manifest.source['corpus']}, {checked}")
+        checked = {True: "checked by hash", False: "not verified (--no-verify)"}.get(manifest.source["verified"])
+        lines.append(f"{manifest.source['corpus']}, {checked or manifest.source['verified']}")
     return "\n".join(lines)

@@ -51,8 +51,10 @@ def find_files(paths: Sequence[str], *, include: Sequence[str] = (), exclude: Se
             matching = sorted(_walk(path, include=include, exclude=exclude), key=lambda file: file.relative_to(path).parts)
             found = [piece for piece in map(_whole_file, matching) if piece.num_bytes]
             if not found:
+                but = f" but {' or '.join(exclude)}" if exclude else ""
+                wanted = f"{' or '.join(include) or 'any name'}{but}"
                 what = f"its {len(matching)} matching files are all empty" if matching else "no file in it matches"
-                raise ValueError(f"{path}: {what}; name a folder with text, or look at --include and --exclude")
+                raise ValueError(f"{path}: {what} (looked for {wanted}); name a folder with text")
             pieces += found
         else:
             piece = _whole_file(path)

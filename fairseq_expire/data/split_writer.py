@@ -1,6 +1,7 @@
 """Writing one split in fairseq's mmap format, so that it can be gone on with after being killed at any moment."""
 import os
 import struct
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator
@@ -8,7 +9,7 @@ from typing import Any, BinaryIO, Dict, Iterator
 import numpy as np
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 
-from fairseq_expire.data.files import naming
+from fairseq_expire.data.files import file_crc32, naming
 from fairseq_expire.data.level import Encoded
 
 # Ends the name of the file that holds the sizes of items while they are written.
@@ -21,13 +22,16 @@ INDEX_ITEMS = 1 << 18
 @dataclass
 class Written:
     """How much is written: `units` of text, as `tokens` ids in `items` that have ended and one that has `open_tokens` so
-    far; `unknown` of the ids are `<unk>` for want of a symbol."""
+    far; `unknown` of the ids are `<unk>` for want of a symbol. With the CRC-32 of the bytes of ids and of sizes: unlike that of
+    a stronger hash, its value in the middle can be recorded and gone on from."""
 
     units: int = 0
     tokens: int = 0
     items: int = 0
     unknown: int = 0
     open_tokens: int = 0
+    bin_crc32: int = 0
+    sizes_crc32: int = 0
 
 
 class SplitWriter:
@@ -38,28 +42,31 @@ class SplitWriter:
     Args:
         folder, name: where to write.
         dtype: of ids.
-        written: what an earlier run wrote and recorded; whatever it wrote after that is cut off.
-    Raises:
-        ValueError: if the files hold less than was recorded, or cannot be written.
+        written: what an earlier run wrote and recorded; whatever it wrote after that is cut off. If the files do not hold
+            it any more (a disk that lost power), nothing is `written`.
     """
 
     def __init__(self, folder: Path, name: str, *, dtype: type, written: Written):
         self.prefix = Path(folder, name)
         self.dtype = dtype
-        self.written = written
-        # "r+" where a file may exist: appending only would not let it be cut off.
-        self._bin = self._open(".bin", written.tokens * np.dtype(dtype).itemsize)
-        self._sizes = self._open(SIZES, written.items * 4)
+        self._bin, self._sizes = self._open(".bin"), self._open(SIZES)
+        token_bytes = np.dtype(dtype).itemsize
+        recorded = [
+            (self._bin, written.tokens * token_bytes, written.bin_crc32),
+            (self._sizes, written.items * 4, written.sizes_crc32),
+        ]
+        intact = all(file_crc32(file.name, length) == crc32 for file, length, crc32 in recorded)
+        self.written = written if intact else Written()
+        for file, length, _ in recorded:
+            with naming(file.name):
+                file.truncate(length if intact else 0)
+                file.seek(0, os.SEEK_END)
 
-    def _open(self, suffix: str, length: int) -> BinaryIO:
+    def _open(self, suffix: str) -> BinaryIO:
         path = self.prefix.with_name(self.prefix.name + suffix)
         with naming(path):
-            file = open(path, "r+b" if path.exists() else "w+b")
-            if file.seek(0, os.SEEK_END) < length:
-                raise ValueError(f"{path}: shorter than was recorded; delete {path.parent} and start again")
-            file.truncate(length)
-            file.seek(length)
-        return file
+            # "r+" where a file may exist: appending only would not let it be cut off.
+            return open(path, "r+b" if path.exists() else "w+b")
 
     def add(self, encoded: Encoded) -> None:
         """Append a unit."""
@@ -75,14 +82,18 @@ class SplitWriter:
                     f"{self.prefix}: an item of {sizes.max()} tokens, and fairseq's format has room for 2^31 - 1; "
                     "cut the text into more files or lines"
                 )
+            content = sizes.astype(np.int32).tobytes()
             with naming(self._sizes.name):
-                self._sizes.write(sizes.astype(np.int32).tobytes())
+                self._sizes.write(content)
+            written.sizes_crc32 = zlib.crc32(content, written.sizes_crc32)
             written.items += len(sizes)
             written.open_tokens = len(encoded.ids) - int(ends[-1])
         else:
             written.open_tokens += len(encoded.ids)
+        ids = np.ascontiguousarray(encoded.ids, dtype=self.dtype).data
         with naming(self._bin.name):
-            self._bin.write(np.ascontiguousarray(encoded.ids, dtype=self.dtype).data)
+            self._bin.write(ids)
+        written.bin_crc32 = zlib.crc32(ids, written.bin_crc32)
         written.units += 1
         written.tokens += len(encoded.ids)
         written.unknown += encoded.unknown
@@ -95,8 +106,8 @@ class SplitWriter:
                 os.fsync(file.fileno())
         return asdict(self.written)
 
-    def finish(self) -> None:
-        """Write NAME.idx."""
+    def finish(self) -> int:
+        """Write NAME.idx, and return its CRC-32."""
         if self.written.open_tokens:
             raise RuntimeError(f"{self.prefix}: the last item has not ended")
         self.save()
@@ -115,6 +126,7 @@ class SplitWriter:
                     ends = place + np.cumsum(sizes, dtype=np.int64) * item_bytes
                     index.write((ends - sizes * np.int64(item_bytes)).tobytes())
                     place = int(ends[-1])
+        return file_crc32(path)
 
     def _read_sizes(self) -> Iterator[np.ndarray]:
         self._sizes.seek(0)

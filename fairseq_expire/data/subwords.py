@@ -19,7 +19,9 @@ MODEL_FILE = "spm.model"
 SPACE_MARK = "\u2581"
 # Learning takes about 20 bytes of memory for each of these; enough for vocabularies of tens of thousands.
 SAMPLE_BYTES = 8 << 20
+# As much as is taken of a text at once, so that not every file of a large one is opened.
 SLICE_BYTES = 1 << 16
+LINE_CHARS = 1 << 14
 # With another number of threads SentencePiece adds up in another order, and learns another model.
 LEARNING_THREADS = 4
 
@@ -63,7 +65,7 @@ class Subwords(Level):
                 byte_fallback=True,
                 character_coverage=1.0,
                 user_defined_symbols=["\n"],
-                max_sentence_length=SLICE_BYTES * 2,
+                max_sentence_length=4 * LINE_CHARS,
                 unk_id=0,
                 bos_id=-1,
                 eos_id=-1,
@@ -143,16 +145,25 @@ class Subwords(Level):
 
     def _lines(self, units: Sequence[Unit]) -> Iterator[str]:
         for unit in units:
-            yield from filter(None, self._read(unit).split("\n"))
+            for line in self._read(unit).split("\n"):
+                # SentencePiece would leave out lines that are longer.
+                yield from (line[start : start + LINE_CHARS] for start in range(0, len(line), LINE_CHARS))
 
 
 def sample(units: Sequence[Unit]) -> Sequence[Unit]:
-    """All units, or if they hold more than SAMPLE_BYTES the beginnings of some, evenly spaced."""
-    if sum(unit.num_bytes for unit in units) <= SAMPLE_BYTES:
+    """All units, or if they hold more than SAMPLE_BYTES about as much of their beginnings, spread evenly over the text."""
+    total = sum(unit.num_bytes for unit in units)
+    if total <= SAMPLE_BYTES:
         return units
-    step = -(-len(units) // (SAMPLE_BYTES // SLICE_BYTES))
-    pieces = [Piece(unit.path, unit.start, unit.stop) for unit in units[::step]]
-    return [next(split_into_units([piece], unit_bytes=SLICE_BYTES, boundary=at_line)) for piece in pieces]
+    chosen, seen, taken = [], 0, 0
+    for unit in units:
+        seen += unit.num_bytes
+        due = SAMPLE_BYTES * seen // total - taken
+        if due >= min(SLICE_BYTES, unit.num_bytes):
+            piece = Piece(unit.path, unit.start, unit.stop)
+            chosen.append(next(split_into_units([piece], unit_bytes=due, boundary=at_line)))
+            taken += chosen[-1].num_bytes
+    return chosen
 
 
 def _names(pieces: Sequence[str]) -> List[str]:

@@ -52,7 +52,7 @@ class Unit:
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{self.path}: not UTF-8 at byte {self.start + error.start} ({error.reason}); "
-                "convert it, leave it out or use --level bytes"
+                "convert it, leave it out, or take bytes for symbols"
             ) from None
 
 

@@ -15,6 +15,9 @@ Result = TypeVar("Result")
 # Things handed out for each worker, so that none waits and few results do.
 AHEAD = 2
 
+# No more processes than this unless asked for, as each comes to hold a table of all words.
+PROCESSES = 8
+
 # What a worker process was started for.
 _function: Optional[Callable[[Any], Any]] = None
 

@@ -164,18 +164,33 @@ def test_several_files_and_only_those_that_are_missing(tmp_path, server):
     assert {path for path, _ in server.asked} == {"/truncates/b/3"}
 
 
-def test_one_failure_among_many_is_said_once(tmp_path, server):
+def test_many_failures_are_said_once(tmp_path, server):
     files = [file(server, "missing", name=f"{number}") for number in range(20)]
-    with pytest.raises(ValueError, match=r"answered 404 .*; the same holds for 19 more files of 20$"):
-        fetch(files, tmp_path, at_once=4, back_off=())
+    with pytest.raises(ValueError, match=r"answered 404 .*; 19 more files of 20 are still missing$"):
+        fetch(files, tmp_path, at_once=1, back_off=())
     assert len(server.asked) < 20
 
 
-def test_a_file_that_is_there_and_wrong_is_kept_and_named(tmp_path, server):
+def test_one_failure_does_not_keep_the_others_away(tmp_path, server):
+    files = [file(server, "missing" if number == 3 else "plain", name=f"{number}") for number in range(20)]
+    with pytest.raises(ValueError, match=r"^3 could not be downloaded .*--from$"):
+        fetch(files, tmp_path, at_once=2, back_off=())
+    assert {path.name for path in tmp_path.iterdir()} == {str(number) for number in range(20)} - {"3"}
+
+
+def test_a_file_that_is_there_and_wrong_is_deleted_named_and_fetched(tmp_path, server, caplog):
     (tmp_path / "file").write_bytes(CONTENT[::-1])
-    with pytest.raises(ValueError, match=f"{tmp_path}/file: SHA-256 .*, expected .*damaged or another file"):
-        get(file(server, "plain"), tmp_path)
-    assert (tmp_path / "file").exists() and server.asked == []
+    get(file(server, "plain"), tmp_path)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert f"{tmp_path}/file: SHA-256" in caplog.text and "it is deleted, and downloaded again" in caplog.text
+
+
+@pytest.mark.parametrize("way", ["short", "long", "endless"])
+def test_what_was_fetched_is_not_lost_to_an_address_that_gives_another_file(tmp_path, server, way):
+    (tmp_path / "file.part").write_bytes(CONTENT[:1000])
+    with pytest.raises(ValueError):
+        get(RemoteFile(**{**vars(file(server, "plain")), "urls": (f"{server.url}/{way}/file",)}), tmp_path)
+    assert (tmp_path / "file.part").read_bytes() == CONTENT[:1000]
 
 
 def test_room_is_looked_for_first(tmp_path, server):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from fairseq_expire.data.folder import new_folder
@@ -77,16 +79,50 @@ def test_two_runs_do_not_write_the_same(tmp_path):
     assert (tmp_path / "a" / "manifest.json").read_text() == "first"
 
 
-@pytest.mark.parametrize("killed", ["before", "after"])
-def test_a_kill_while_data_is_replaced_loses_nothing(tmp_path, killed):
-    for name, text in {"a": "new", "a.replaced": "old"}.items():
-        if (name, killed) != ("a", "before"):
-            (tmp_path / name).mkdir()
-            fill(tmp_path / name, text)
+def test_a_kill_while_data_is_replaced_loses_nothing(tmp_path):
+    (tmp_path / "a").mkdir()
+    fill(tmp_path / "a", "old")
+
+    class Killed(BaseException):
+        pass
+
+    rename = Path.rename
+
+    def killed(self, target):
+        if self.name == "a.partial":
+            raise Killed
+        rename(self, target)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        with new_folder(tmp_path / "a", force=True) as folder:
+            fill(folder, "new")
+            patch.setattr(Path, "rename", killed)
+    assert not (tmp_path / "a").exists()
     with pytest.raises(ValueError, match="add --force"), new_folder(tmp_path / "a"):
         pytest.fail("must not be entered")
+    assert (tmp_path / "a" / "manifest.json").read_text() == "old"
+    with new_folder(tmp_path / "a", force=True) as folder:
+        assert (folder / "manifest.json").read_text() == "new"
     assert everything_in(tmp_path) == ["a", "a/manifest.json"]
-    assert (tmp_path / "a" / "manifest.json").read_text() == ("old" if killed == "before" else "new")
+    assert (tmp_path / "a" / "manifest.json").read_text() == "new"
+
+
+def test_folders_with_names_like_ours_are_left_alone(tmp_path):
+    for name in ("a.replaced", "a.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("x")
+    with pytest.raises(ValueError, match="wrong"), new_folder(tmp_path / "a"):
+        raise ValueError("wrong")
+    assert everything_in(tmp_path) == ["a.partial", "a.partial/mine", "a.replaced", "a.replaced/mine"]
+
+
+def test_a_mistake_does_not_cost_what_an_earlier_run_made(tmp_path):
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "a") as folder:
+        (folder / "train.bin").write_text("hours of work")
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError), new_folder(tmp_path / "a"):
+        raise ValueError("no such file")
+    assert (tmp_path / "a.partial" / "train.bin").read_text() == "hours of work"
 
 
 def test_data_that_comes_in_the_meantime_is_kept(tmp_path):

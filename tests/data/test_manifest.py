@@ -14,9 +14,13 @@ MANIFEST = Manifest(
     dictionary_sha256="ab" * 32,
     splits={
         "train": SplitCounts(
-            tokens=11, items=1, unknown=0, source_bytes=12, text_bytes=11, text_chars=10, text_sha256="cd" * 32, words=2
+            tokens=11, items=1, unknown=0, source_bytes=12, text_bytes=11, text_chars=10, text_sha256="cd" * 32,
+            bin_crc32=1, idx_crc32=2, words=2,
         ),
-        "valid": SplitCounts(tokens=5, items=2, unknown=3, source_bytes=5, text_bytes=5, text_chars=4, text_sha256="ef" * 32),
+        "valid": SplitCounts(
+            tokens=5, items=2, unknown=3, source_bytes=5, text_bytes=5, text_chars=4, text_sha256="ef" * 32,
+            bin_crc32=3, idx_crc32=4,
+        ),
     },
 )
 
@@ -25,7 +29,7 @@ def test_what_is_written_is_read(tmp_path):
     write_manifest(tmp_path, MANIFEST)
     assert read_manifest(tmp_path) == MANIFEST
     content = json.loads((tmp_path / "manifest.json").read_text())
-    assert content["format"] == 2
+    assert content["format"] == 3
     assert content["splits"]["train"]["words"] == 2 and "words" not in content["splits"]["valid"]
 
 
@@ -39,8 +43,8 @@ def test_there_need_not_be_one(tmp_path):
         (lambda text: text[:40], "not JSON"),
         (lambda text: "", "not JSON"),
         (lambda text: "[]", "not a JSON object"),
-        (lambda text: text.replace('"format": 2', '"format": 1'), "its format is not 2"),
-        (lambda text: text.replace('"format": 2,', ""), "its format is not 2"),
+        (lambda text: text.replace('"format": 3', '"format": 1'), "its format is not 3"),
+        (lambda text: text.replace('"format": 3,', ""), "its format is not 3"),
         (lambda text: text.replace('"level"', '"lvl"'), "level is missing"),
         (lambda text: text.replace('"symbols": 300', '"symbols": 300, "extra": 1'), "extra is not expected"),
         (lambda text: text.replace('"symbols": 300', '"symbols": "300"'), "symbols is '300', expected int"),

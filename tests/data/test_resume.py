@@ -100,6 +100,19 @@ def test_what_was_written_after_the_record_is_written_again(tmp_path, text):
     assert make(folder, the_job) == whole
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:-4], lambda content: b"\4\0\5\0" + content[4:]])
+def test_what_a_disk_lost_is_written_again(tmp_path, text, damage):
+    whole = make(tmp_path / "whole", job(text, "chars"))
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    with pytest.raises(Killed):
+        binarize(job(text, "chars"), folder, workers=1, save_seconds=0, on_progress=killed_after(len(job(text, "chars").units("train")) + 20))
+    unfinished = folder / "train.bin"
+    assert unfinished.stat().st_size > 100
+    unfinished.write_bytes(damage(unfinished.read_bytes()))
+    assert make(folder, job(text, "chars")) == whole
+
+
 def test_another_job_starts_from_nothing(tmp_path, text):
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -205,6 +218,8 @@ def quiet(split, num_bytes):
         ("cut", "train.bin: shorter than its index says"),
         ("longer", "train.bin: longer than its index says"),
         ("index", "train.idx: not the index of this data"),
+        ("pointers", "train.idx: CRC-32"),
+        ("borders", "train.idx: CRC-32|does not end in </s>|the text in it has the SHA-256"),
         ("dictionary", "dict.txt: not the file the data was written with"),
     ],
 )
@@ -212,7 +227,8 @@ def test_damage_is_found(tmp_path, text, level, damage, message):
     folder = tmp_path / "bin"
     make(folder, job(text, level))
     assert len(list(verify(folder, on_progress=quiet))) == 2
-    path = {"index": folder / "train.idx", "dictionary": folder / "dict.txt"}.get(damage, folder / "train.bin")
+    files = {**dict.fromkeys(("index", "pointers", "borders"), "train.idx"), "dictionary": "dict.txt"}
+    path = folder / files.get(damage, "train.bin")
     content = bytearray(path.read_bytes())
     if damage == "flip":
         # Another symbol of the dictionary.
@@ -220,6 +236,12 @@ def test_damage_is_found(tmp_path, text, level, damage, message):
         assert content[201] == 0
     elif damage == "index":
         content[18] ^= 1
+    elif damage == "pointers":
+        del content[-8:]
+    elif damage == "borders":
+        # The first item a token longer, the second one shorter.
+        sizes = np.frombuffer(content, np.int32, count=2, offset=26).copy() + [1, -1]
+        content[26:34] = sizes.astype(np.int32).tobytes()
     elif damage == "cut":
         del content[-2:]
     else:

@@ -8,7 +8,7 @@ from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
 
 
 def manifest(level, options={}, source={}, **counts):
-    all_counts = dict(tokens=10, items=1, unknown=0, source_bytes=30, text_bytes=20, text_chars=16, text_sha256="ab")
+    all_counts = dict(tokens=10, items=1, unknown=0, source_bytes=30, text_bytes=20, text_chars=16, text_sha256="ab", bin_crc32=1, idx_crc32=2)
     return Manifest(
         version="1", level=level, options=options, source=source, append_eos=False, symbols=9, dictionary_sha256="cd",
         splits={"test": SplitCounts(**{**all_counts, **counts})},

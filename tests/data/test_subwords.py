@@ -10,8 +10,9 @@ from fairseq_expire.data import subwords
 from fairseq_expire.data.binarize import Job, binarize
 from fairseq_expire.data.levels import make_level
 from fairseq_expire.data.read_back import restore, verify
-from fairseq_expire.data.sources import find_files
+from fairseq_expire.data.sources import Piece, find_files
 from fairseq_expire.data.subwords import Subwords
+from fairseq_expire.data.units import at_line, split_into_units
 
 SOURCE = inspect.getsource(textwrap) + "</s> <unk> <s> <pad> U+000A \u2029 \xa0\x85\x1c\r\n" * 20
 AWKWARD = "never seen: \U0001f600\0\u3000\r\r\n\n  </s><unk>\n <0x41> U+000A\n"
@@ -92,6 +93,29 @@ def test_a_model_that_the_text_is_too_short_for(tmp_path):
         make(tmp_path / "a", SOURCE, AWKWARD, options={"vocab_size": 9000})
 
 
+@pytest.mark.parametrize("file_bytes, files", [(100, 200), (10_000, 2), (4_100, 1)])
+def test_the_sample_is_as_large_as_it_may_be(tmp_path, monkeypatch, file_bytes, files):
+    monkeypatch.setattr(subwords, "SLICE_BYTES", 200)
+    monkeypatch.setattr(subwords, "SAMPLE_BYTES", 4000)
+    pieces = []
+    for number in range(files):
+        path = tmp_path / f"{number:03}"
+        path.write_text("a line\n" * (file_bytes // 7))
+        pieces.append(Piece(path, 0, path.stat().st_size))
+    sample = subwords.sample(list(split_into_units(pieces, unit_bytes=500, boundary=at_line)))
+    assert 3600 <= sum(unit.num_bytes for unit in sample) <= 4000
+    assert sample[-1].path.name == f"{files - 1:03}" or files == 200 and sample[-1].path.name > "190"
+
+
+def test_lines_longer_than_sentencepiece_takes_are_cut(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("ab \u20ac" * 50_000)
+    level = Subwords(vocab_size=270)
+    unit = next(split_into_units([Piece(path, 0, path.stat().st_size)], unit_bytes=1 << 20, boundary=at_line))
+    lines = list(level._lines([unit]))
+    assert "".join(lines) == path.read_text() and max(len(line.encode()) for line in lines) <= 4 * subwords.LINE_CHARS
+
+
 def test_the_sample_is_bounded_and_from_everywhere(tmp_path, monkeypatch):
     monkeypatch.setattr(subwords, "SAMPLE_BYTES", 4000)
     monkeypatch.setattr(subwords, "SLICE_BYTES", 200)
@@ -101,6 +125,6 @@ def test_the_sample_is_bounded_and_from_everywhere(tmp_path, monkeypatch):
     units = job.units("train")
     sample = subwords.sample(units)
     assert 2000 < sum(unit.num_bytes for unit in sample) <= 4000
-    assert len({unit.path for unit in sample}) > 15 and sample[0].path.name == "00" and sample[-1].path.name > "45"
+    assert len({unit.path for unit in sample}) > 15 and sample[0].path.name < "05" and sample[-1].path.name > "45"
     assert all(unit.read().startswith(b"line") and unit.read().endswith(b"\n") for unit in sample)
     assert subwords.sample(units[:5]) == units[:5]

@@ -83,7 +83,7 @@ def test_lines_are_those_of_text_mode(tmp_path, ending, unit_bytes):
 def test_the_first_bad_byte_is_named(tmp_path, data, offset, unit_bytes, boundary):
     for start in (0, 2):
         units = units_of(tmp_path / "bad", b"12" + data, unit_bytes, boundary, start=start)
-        with pytest.raises(ValueError, match=f"bad: not UTF-8 at byte {offset + 2} .*--level bytes"):
+        with pytest.raises(ValueError, match=f"bad: not UTF-8 at byte {offset + 2} .*take bytes for symbols"):
             for unit in units:
                 unit.decode(unit.read())
 

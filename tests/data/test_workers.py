@@ -66,7 +66,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
 import os, sys, time
 from fairseq_expire.data.workers import ordered_map
 def work(number):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())
     time.sleep(60)
 with ordered_map(work, range(2), workers=2, in_processes=True) as results:
     list(results)

@@ -102,6 +102,10 @@ def test_enwik8_from_the_network_to_verified_data(tmp_path, server, enwik8, caps
     # The archive names a file outside of its folder, which nobody asked for.
     assert sorted(path.name for path in (tmp_path / "downloads").rglob("*")) == ["enwik8", "enwik8", "enwik8.zip"]
     assert not list(tmp_path.rglob("evil"))
+    # What was extracted is not what the archive holds any more.
+    (tmp_path / "downloads" / "enwik8" / "enwik8").write_bytes(WIKI[::-1])
+    run(enwik8, "--dest", tmp_path / "bin", "--force")
+    assert text_of(tmp_path / "bin") == WIKI
 
 
 @pytest.mark.parametrize("newlines", ["keep", "drop", "eos"])
@@ -188,7 +192,10 @@ def test_wikitext103_is_what_fairseq_makes_of_it(tmp_path, server, wikitext103, 
             parser = options.get_preprocessing_parser()
             prefixes = [part for split in WORDS for part in (f"--{split}pref", f"{source}/wiki.{split}.tokens")]
             preprocess.main(parser.parse_args(["--only-source", "--destdir", str(tmp_path / "fairseq"), *prefixes]))
+        capsys.readouterr()
         run(wikitext103, "--dest", tmp_path / "local", "--from", source, "--force")
+        partly = "valid and test checked by hash, train by the number of its lines and words"
+        assert f"WikiText-103, {'checked by hash' if source.is_file() else partly}" in capsys.readouterr().out
         for name in ("dict.txt", *(f"{split}.{end}" for split in WORDS for end in ("bin", "idx"))):
             expected = (tmp_path / "fairseq" / name).read_bytes()
             assert (tmp_path / "bin" / name).read_bytes() == expected == (tmp_path / "local" / name).read_bytes()

@@ -1,0 +1,24 @@
+"""The floating-point operations that a block needs: what is left of its time when everything else is free.
+
+Size legend: B rows, T tokens of a block, D width, F width of the feed-forward network, V vocabulary, P reach of positions.
+"""
+from subjects import VOCABULARY, Ours, Shape
+
+
+def operations(shape: Shape, subject: Ours, *, training: bool) -> float:
+    """Multiplications and additions of the block that the subject has just read.
+
+    Counted: the projections, feed-forward networks and the output layer; scores and weighted sums of the memories that are
+    alive and of the block's own past; position scores for P distances. In training, the projections of what is remembered
+    (scoring keeps their results) and twice as much for backward as for forward, except that memories want no gradient of
+    their own. Not counted: what an implementation may compute again, softmax, norms, spans.
+    """
+    tokens = shape.rows * shape.block
+    dense = tokens * shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.ffn) + tokens * shape.width * VOCABULARY
+    positions = tokens * shape.layers * shape.width * shape.block
+    attention = sum(2 * shape.width * report.memory_size.sum().item() for report in subject.out.reports)
+    multiplications = dense + positions + attention
+    if training:
+        remembered = sum(2 * shape.width**2 * sum(layer.held) for layer in subject.before.layers)
+        multiplications = 3 * multiplications + 2 * remembered
+    return 2.0 * multiplications
