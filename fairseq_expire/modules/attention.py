@@ -3,8 +3,9 @@
 Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates (memory and block), d width of a head,
 P reach of positions. A piece (see pieces.py) has n rows, Q queries and as many of the candidates as these can see.
 
-Forward and backward go through the block piece by piece and keep nothing of size [T, S]: backward computes the scores of a
-piece again. Every operation is a plain one of PyTorch, in float32 or better where spans, masks and softmax are concerned.
+Memories that are too old for a position go to a fused kernel where there is one (far.py). The rest, *near* candidates, is gone
+through piece by piece, with what the far ones give as one more candidate. Nothing of size [T, S] is kept: backward computes
+scores again. Spans, masks and softmax are in float32 or better.
 """
 
 import math
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .far import FarGradients, add_far_gradients, attend_far, has_fused_kernel
 from .pieces import Piece, pieces
 from .positions import Reach, add_position_scores, position_gradients, reach_of
 from .soft_mask import soft_mask_bias, soft_mask_slope, steps_left
@@ -65,6 +67,11 @@ class _Settings(NamedTuple):
     dropout: float
     seed: int
 
+    def near_slots(self, query: Tensor, key: Tensor, position: Tensor) -> int:
+        """How many of the youngest memory slots are not left to the fused kernel."""
+        slots = key.size(2) - query.size(2)
+        return min(slots, position.size(0)) if has_fused_kernel(query, self.dropout) else slots
+
 
 class _Scratch:
     """Room for the scores of one piece at a time, by name, used again from piece to piece.
@@ -76,11 +83,11 @@ class _Scratch:
         self.like = like
         self.rooms: Dict[str, Tensor] = {}
 
-    def take(self, name: str, shape: Sequence[int]) -> Tensor:
+    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         size = math.prod(shape)
         room = self.rooms.get(name)
         if room is None or room.numel() < size:
-            room = self.rooms[name] = self.like.new_empty(size)
+            room = self.rooms[name] = self.like.new_empty(size, dtype=dtype)
         return room[:size].view(shape)
 
 
@@ -94,13 +101,15 @@ class _Work:
     key: Tensor
     value: Tensor
     left: Tensor
+    far_total: Tensor
     reach: Reach
 
 
-def _work(query, key, value, left, age, position_range: int, settings: _Settings) -> Iterator[_Work]:
+def _work(query, key, value, left, age, far_total, near: int, position_range: int, settings: _Settings) -> Iterator[_Work]:
     heads, block = query.shape[1:3]
     own = key.size(2) - block
-    for piece in pieces(settings.held, block=block, heads=heads, on_cpu=query.device.type == "cpu"):
+    held = [min(count, near) for count in settings.held]
+    for piece in pieces(held, block=block, heads=heads, on_cpu=query.device.type == "cpu"):
         seen = slice(own - piece.memory, own + piece.last)
         yield _Work(
             piece=piece,
@@ -109,34 +118,51 @@ def _work(query, key, value, left, age, position_range: int, settings: _Settings
             key=key[piece.rows, :, seen],
             value=value[piece.rows, :, seen],
             left=left[piece.rows, :, seen],
+            far_total=far_total[piece.rows, :, piece.first : piece.last],
             reach=reach_of(piece, age[piece.rows, seen], position_range),
         )
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     """out [n, K, x, z] = left [n, K, x, y] times right [n, K, y, z]."""
-    torch.bmm(left.flatten(0, 1), right.flatten(0, 1), out=out.flatten(0, 1))
+    if out.device.type != "cpu" or out.dtype != left.dtype:
+        return out.copy_(torch.matmul(left, right))
+    # All rows at once would be copied first: their heads do not lie behind each other.
+    for row in range(out.size(0)):
+        torch.bmm(left[row], right[row], out=out[row])
     return out
 
 
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total [n, K, x, z] += left [n, K, x, y] times right [n, K, y, z]."""
+    if total.device.type != "cpu":
+        total += torch.matmul(left, right)
+        return
+    for row in range(total.size(0)):
+        total[row].baddbmm_(left[row], right[row])
+
+
 def _probabilities(work: _Work, from_far: Tensor, ramp: float, scratch: _Scratch) -> Tuple[Tensor, Tensor]:
-    """[n, K, Q, S] attention probabilities in float32 or better, and [n, H, Q, 1] bool: the queries that see nothing."""
+    """Attention probabilities [n, K, Q, 1 + S] in float32 or better, the first for all far memories together; and
+    [n, K, Q, 1] bool: the queries that see nothing."""
     piece, dtype = work.piece, work.left.dtype
     bias = soft_mask_bias(work.left, piece.first, piece.last, ramp=ramp)  # [n, H, Q, S]
     queries = bias.size(2)
     # Of the block, a query sees what comes before it.
     future = torch.ones(queries, queries, dtype=torch.bool, device=bias.device).triu_()
     bias[..., bias.size(-1) - queries :].masked_fill_(future, float("-inf"))
-    blind = bias.amax(dim=-1, keepdim=True) == float("-inf")
-    if bias.device.type != "cpu" or blind.any():
-        # Any probabilities will do, as long as they are numbers: they are not used.
-        bias.masked_fill_(blind, 0.0)
 
-    scores = scratch.take("scores", (*work.query.shape[:3], work.key.size(2)))
-    scores = _product(work.query, work.key.transpose(-1, -2), scores).to(dtype)
+    every = scratch.take("scores", (*work.query.shape[:3], 1 + work.key.size(2)), dtype)
+    every[..., 0] = work.far_total
+    scores = every[..., 1:]
+    _product(work.query, work.key.transpose(-1, -2), scores)
     scores += bias
     add_position_scores(scores, work.query, from_far, piece, work.reach)
-    return torch.softmax(scores, dim=-1, out=scores), blind
+    blind = (bias.amax(dim=-1, keepdim=True) == float("-inf")) & (every[..., :1] == float("-inf"))
+    if bias.device.type != "cpu" or blind.any():
+        # Any probabilities will do, as long as they are numbers: they are not used.
+        every.masked_fill_(blind, 0.0)
+    return torch.softmax(every, dim=-1, out=every), blind
 
 
 def _keep(probabilities: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -155,43 +181,56 @@ class _Attention(torch.autograd.Function):
     def forward(ctx, query, key, value, span, position, age, settings):
         from_far = position.flip(0).to(query.dtype)
         generator = _generator(settings, query.device)
-        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        near = settings.near_slots(query, key, position)
+        border = key.size(2) - query.size(2) - near
         scratch = _Scratch(query)
         with torch.autocast(query.device.type, enabled=False):
             left = steps_left(span, age, ramp=settings.ramp)
-            for work in _work(query, key, value, left, age, position.size(0), settings):
+            far = query, key[:, :, :border], value[:, :, :border], left[..., :border]
+            held = [max(0, count - near) for count in settings.held]
+            out, far_total = attend_far(*far, held=held, ramp=settings.ramp)
+            for work in _work(query, key, value, left, age, far_total, near, position.size(0), settings):
                 probabilities, blind = _probabilities(work, from_far, settings.ramp, scratch)
+                of_far, probabilities = probabilities[..., :1], probabilities[..., 1:]
                 if generator is not None:
                     probabilities *= _keep(probabilities, settings.dropout, generator)
-                part = torch.matmul(probabilities.to(value.dtype), work.value)
-                out[work.piece.rows, :, work.piece.first : work.piece.last] = part.masked_fill_(blind, 0.0)
+                part = out[work.piece.rows, :, work.piece.first : work.piece.last]
+                part *= of_far
+                _add_product(part, probabilities.to(value.dtype), work.value)
+                part.masked_fill_(blind, 0.0)
         ctx.settings = settings
-        ctx.save_for_backward(query, key, value, span, position, age, out)
+        ctx.save_for_backward(query, key, value, span, position, age, out, far_total)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        query, key, value, span, position, age, out = ctx.saved_tensors
+        query, key, value, span, position, age, out, far_total = ctx.saved_tensors
         settings = ctx.settings
         from_far = position.flip(0).to(query.dtype)
         generator = _generator(settings, query.device)
+        near = settings.near_slots(query, key, position)
+        border = key.size(2) - query.size(2) - near
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
         grad_from_far = torch.zeros_like(from_far, dtype=span.dtype)
+        total = torch.empty_like(far_total)
         scratch = _Scratch(query)
         with torch.autocast(query.device.type, enabled=False):
             left = steps_left(span, age, ramp=settings.ramp)
-            grad_span = torch.zeros_like(left)
-            for work in _work(query, key, value, left, age, position.size(0), settings):
+            grad_left = torch.zeros_like(left)
+            for work in _work(query, key, value, left, age, far_total, near, position.size(0), settings):
                 piece = work.piece
                 probabilities, blind = _probabilities(work, from_far, settings.ramp, scratch)
                 queries = (piece.rows, slice(None), slice(piece.first, piece.last))
+                share = probabilities[..., 0].masked_fill(blind.squeeze(-1), 0.0)
+                total[queries] = torch.where(share > 0, work.far_total - share.log(), float("inf"))
+                probabilities = probabilities[..., 1:]
                 grad = grad_out[queries].masked_fill(blind, 0.0)  # [n, K, Q, d]
                 # How much each query's output follows its own gradient: the softmax takes it off every score.
                 offset = (grad.to(left.dtype) * out[queries]).sum(dim=-1, keepdim=True)
-                grad_scores = scratch.take("grad_scores", probabilities.shape)
-                grad_scores = _product(grad, work.value.transpose(-1, -2), grad_scores).to(left.dtype)  # of the probabilities
+                grad_scores = scratch.take("grad_scores", probabilities.shape, left.dtype)
+                _product(grad, work.value.transpose(-1, -2), grad_scores)  # of the probabilities
                 used = probabilities
                 if generator is not None:
                     keep = _keep(probabilities, settings.dropout, generator)
@@ -199,22 +238,28 @@ class _Attention(torch.autograd.Function):
                     grad_scores *= keep
                 grad_scores.sub_(offset).mul_(probabilities)  # [n, K, Q, S]
 
-                _accumulate(grad_value[piece.rows, :, work.candidates], used.to(value.dtype), grad)
+                used = used.to(value.dtype).transpose(-1, -2)
+                _add_product(grad_value[piece.rows, :, work.candidates], used, grad)
                 if ctx.needs_input_grad[3]:
                     slope = soft_mask_slope(work.left, piece.first, piece.last, ramp=settings.ramp)
                     shared = grad_scores.sum(dim=1, keepdim=True) if left.size(1) == 1 else grad_scores
-                    grad_span[piece.rows, :, work.candidates] += (shared * slope).sum(dim=2)
+                    grad_left[piece.rows, :, work.candidates] += (shared * slope).sum(dim=2)
                 grad_scores = grad_scores.to(query.dtype)
-                _accumulate(grad_key[piece.rows, :, work.candidates], grad_scores, work.query)
+                _add_product(grad_key[piece.rows, :, work.candidates], grad_scores.transpose(-1, -2), work.query)
                 by_position, grad_position = position_gradients(grad_scores, work.query, from_far, piece, work.reach)
-                grad_query[queries] = torch.matmul(grad_scores, work.key).add_(by_position)
+                _product(grad_scores, work.key, grad_query[queries]).add_(by_position)
                 grad_from_far += grad_position
-        return grad_query, grad_key, grad_value, grad_span, grad_from_far.flip(0).to(position.dtype), None, None
-
-
-def _accumulate(total: Tensor, weights: Tensor, states: Tensor) -> None:
-    """total [n, K, S, d] += weights [n, K, Q, S] transposed times states [n, K, Q, d]."""
-    if total.size(0) == 1:
-        total[0].baddbmm_(weights[0].transpose(-1, -2), states[0])
-    else:
-        total += torch.matmul(weights.transpose(-1, -2), states)
+            far = [tensor[:, :, :border] for tensor in (key, value, left)]
+            into = FarGradients(grad_query, *(tensor[:, :, :border] for tensor in (grad_key, grad_value, grad_left)))
+            add_far_gradients(
+                into,
+                grad_out,
+                query,
+                *far,
+                out=out,
+                total=total,
+                held=[max(0, count - near) for count in settings.held],
+                ramp=settings.ramp,
+                with_spans=ctx.needs_input_grad[3],
+            )
+        return grad_query, grad_key, grad_value, grad_left, grad_from_far.flip(0).to(position.dtype), None, None

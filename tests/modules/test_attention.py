@@ -122,7 +122,7 @@ def test_dropout_drops_that_share_and_keeps_the_mean():
 
 
 def test_slots_that_are_not_held_are_not_read(monkeypatch):
-    small_pieces(monkeypatch, 200, 4)
+    small_pieces(monkeypatch, 100, 4)  # of one row
     inputs = problem(Size(3, 2, 1, 5, 8, 3, 4, 3))
     held = (2, 8, 0)
     blank = dict(inputs)
