@@ -8,17 +8,16 @@ through piece by piece, with what the far ones give as one more candidate. Nothi
 scores again. Spans, masks and softmax are in float32 or better.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .far import FarGradients, add_far_gradients, attend_far, has_fused_kernel
-from .pieces import Piece, pieces
-from .positions import Reach, add_position_scores, position_gradients, reach_of
+from .pieces import Piece, Scratch, pieces
+from .positions import Reach, add_position_scores, padded_positions, position_gradients, reach_of
 from .soft_mask import soft_mask_bias, soft_mask_slope, steps_left
 
 
@@ -73,24 +72,6 @@ class _Settings(NamedTuple):
         return min(slots, position.size(0)) if has_fused_kernel(query, self.dropout) else slots
 
 
-class _Scratch:
-    """Room for the scores of one piece at a time, by name, used again from piece to piece.
-
-    Fresh memory costs a CPU more than the arithmetic done on it.
-    """
-
-    def __init__(self, like: Tensor):
-        self.like = like
-        self.rooms: Dict[str, Tensor] = {}
-
-    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        size = math.prod(shape)
-        room = self.rooms.get(name)
-        if room is None or room.numel() < size:
-            room = self.rooms[name] = self.like.new_empty(size, dtype=dtype)
-        return room[:size].view(shape)
-
-
 @dataclass(frozen=True)
 class _Work:
     """A piece with its inputs: ``query`` [n, K, Q, d], ``key`` and ``value`` [n, K, S, d], ``left`` [n, H, S]."""
@@ -125,8 +106,8 @@ def _work(query, key, value, left, age, far_total, near: int, position_range: in
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     """out [n, K, x, z] = left [n, K, x, y] times right [n, K, y, z]."""
-    if out.device.type != "cpu" or out.dtype != left.dtype:
-        return out.copy_(torch.matmul(left, right))
+    if out.device.type != "cpu":
+        return torch.matmul(left, right, out=out)
     # All rows at once would be copied first: their heads do not lie behind each other.
     for row in range(out.size(0)):
         torch.bmm(left[row], right[row], out=out[row])
@@ -142,7 +123,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total[row].baddbmm_(left[row], right[row])
 
 
-def _probabilities(work: _Work, from_far: Tensor, ramp: float, scratch: _Scratch) -> Tuple[Tensor, Tensor]:
+def _probabilities(work: _Work, positions: Tensor, ramp: float, scratch: Scratch) -> Tuple[Tensor, Tensor]:
     """Attention probabilities [n, K, Q, 1 + S] in float32 or better, the first for all far memories together; and
     [n, K, Q, 1] bool: the queries that see nothing."""
     piece, dtype = work.piece, work.left.dtype
@@ -152,12 +133,13 @@ def _probabilities(work: _Work, from_far: Tensor, ramp: float, scratch: _Scratch
     future = torch.ones(queries, queries, dtype=torch.bool, device=bias.device).triu_()
     bias[..., bias.size(-1) - queries :].masked_fill_(future, float("-inf"))
 
-    every = scratch.take("scores", (*work.query.shape[:3], 1 + work.key.size(2)), dtype)
+    shape, memories_and_block = work.query.shape[:3], work.key.size(2)
+    products = scratch.take("products", (*shape, memories_and_block), work.query.dtype)
+    _product(work.query, work.key.transpose(-1, -2), products)
+    every = scratch.take("scores", (*shape, 1 + memories_and_block), dtype)
     every[..., 0] = work.far_total
-    scores = every[..., 1:]
-    _product(work.query, work.key.transpose(-1, -2), scores)
-    scores += bias
-    add_position_scores(scores, work.query, from_far, piece, work.reach)
+    scores = torch.add(products, bias, out=every[..., 1:])
+    add_position_scores(scores, work.query, positions, piece, work.reach, scratch)
     blind = (bias.amax(dim=-1, keepdim=True) == float("-inf")) & (every[..., :1] == float("-inf"))
     if bias.device.type != "cpu" or blind.any():
         # Any probabilities will do, as long as they are numbers: they are not used.
@@ -179,25 +161,25 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, value, span, position, age, settings):
-        from_far = position.flip(0).to(query.dtype)
+        positions = padded_positions(position.to(query.dtype), query.size(2))
         generator = _generator(settings, query.device)
         near = settings.near_slots(query, key, position)
         border = key.size(2) - query.size(2) - near
-        scratch = _Scratch(query)
+        scratch = Scratch(query)
         with torch.autocast(query.device.type, enabled=False):
             left = steps_left(span, age, ramp=settings.ramp)
             far = query, key[:, :, :border], value[:, :, :border], left[..., :border]
             held = [max(0, count - near) for count in settings.held]
             out, far_total = attend_far(*far, held=held, ramp=settings.ramp)
             for work in _work(query, key, value, left, age, far_total, near, position.size(0), settings):
-                probabilities, blind = _probabilities(work, from_far, settings.ramp, scratch)
+                probabilities, blind = _probabilities(work, positions, settings.ramp, scratch)
                 of_far, probabilities = probabilities[..., :1], probabilities[..., 1:]
                 if generator is not None:
                     probabilities *= _keep(probabilities, settings.dropout, generator)
+                of_near = scratch.take("of_near", work.query.shape, query.dtype)
+                _product(probabilities.to(value.dtype), work.value, of_near)
                 part = out[work.piece.rows, :, work.piece.first : work.piece.last]
-                part *= of_far
-                _add_product(part, probabilities.to(value.dtype), work.value)
-                part.masked_fill_(blind, 0.0)
+                part.mul_(of_far).add_(of_near).masked_fill_(blind, 0.0)
         ctx.settings = settings
         ctx.save_for_backward(query, key, value, span, position, age, out, far_total)
         return out
@@ -207,21 +189,21 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, grad_out):
         query, key, value, span, position, age, out, far_total = ctx.saved_tensors
         settings = ctx.settings
-        from_far = position.flip(0).to(query.dtype)
+        positions = padded_positions(position.to(query.dtype), query.size(2))
         generator = _generator(settings, query.device)
         near = settings.near_slots(query, key, position)
         border = key.size(2) - query.size(2) - near
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        grad_from_far = torch.zeros_like(from_far, dtype=span.dtype)
+        grad_positions = torch.zeros_like(positions, dtype=span.dtype)
         total = torch.empty_like(far_total)
-        scratch = _Scratch(query)
+        scratch = Scratch(query)
         with torch.autocast(query.device.type, enabled=False):
             left = steps_left(span, age, ramp=settings.ramp)
             grad_left = torch.zeros_like(left)
             for work in _work(query, key, value, left, age, far_total, near, position.size(0), settings):
                 piece = work.piece
-                probabilities, blind = _probabilities(work, from_far, settings.ramp, scratch)
+                probabilities, blind = _probabilities(work, positions, settings.ramp, scratch)
                 queries = (piece.rows, slice(None), slice(piece.first, piece.last))
                 share = probabilities[..., 0].masked_fill(blind.squeeze(-1), 0.0)
                 total[queries] = torch.where(share > 0, work.far_total - share.log(), float("inf"))
@@ -229,8 +211,9 @@ class _Attention(torch.autograd.Function):
                 grad = grad_out[queries].masked_fill(blind, 0.0)  # [n, K, Q, d]
                 # How much each query's output follows its own gradient: the softmax takes it off every score.
                 offset = (grad.to(left.dtype) * out[queries]).sum(dim=-1, keepdim=True)
-                grad_scores = scratch.take("grad_scores", probabilities.shape, left.dtype)
-                _product(grad, work.value.transpose(-1, -2), grad_scores)  # of the probabilities
+                # Of the probabilities; the products are not needed any more.
+                grad_scores = scratch.take("products", probabilities.shape, query.dtype)
+                grad_scores = _product(grad, work.value.transpose(-1, -2), grad_scores).to(left.dtype)
                 used = probabilities
                 if generator is not None:
                     keep = _keep(probabilities, settings.dropout, generator)
@@ -246,9 +229,12 @@ class _Attention(torch.autograd.Function):
                     grad_left[piece.rows, :, work.candidates] += (shared * slope).sum(dim=2)
                 grad_scores = grad_scores.to(query.dtype)
                 _add_product(grad_key[piece.rows, :, work.candidates], grad_scores.transpose(-1, -2), work.query)
-                by_position, grad_position = position_gradients(grad_scores, work.query, from_far, piece, work.reach)
-                _product(grad_scores, work.key, grad_query[queries]).add_(by_position)
-                grad_from_far += grad_position
+                by_near = _product(grad_scores, work.key, scratch.take("by_near", work.query.shape, query.dtype))
+                by_position, of_position = position_gradients(
+                    grad_scores, work.query, positions, piece, work.reach, scratch
+                )
+                torch.add(by_near, by_position, out=grad_query[queries])
+                grad_positions[: len(of_position)] += of_position
             far = [tensor[:, :, :border] for tensor in (key, value, left)]
             into = FarGradients(grad_query, *(tensor[:, :, :border] for tensor in (grad_key, grad_value, grad_left)))
             add_far_gradients(
@@ -262,4 +248,5 @@ class _Attention(torch.autograd.Function):
                 ramp=settings.ramp,
                 with_spans=ctx.needs_input_grad[3],
             )
-        return grad_query, grad_key, grad_value, grad_left, grad_from_far.flip(0).to(position.dtype), None, None
+        grad_position = grad_positions[: position.size(0)].flip(0).to(position.dtype)
+        return grad_query, grad_key, grad_value, grad_left, grad_position, None, None

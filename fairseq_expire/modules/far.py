@@ -7,12 +7,16 @@ since rows hold different numbers. It gives no gradient of the bias; only what i
 computed again by itself.
 """
 
+import logging
+from functools import lru_cache
 from typing import Iterator, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from .soft_mask import soft_mask_bias, soft_mask_slope
+
+logger = logging.getLogger(__name__)
 
 # Floats of the bias that are made at once, and the fewest queries that they are made for.
 BIAS_SIZE = 1 << 22
@@ -25,8 +29,22 @@ _backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu
 
 
 def has_fused_kernel(query: Tensor, dropout: float) -> bool:
-    """Whether the functions below can be called: PyTorch's kernel is for CPUs, and drops no probabilities."""
-    return query.device.type == "cpu" and not dropout and None not in (_forward, _backward)
+    """Whether the functions below can be called; says once for each reason why they cannot."""
+    if query.device.type != "cpu":
+        reason = f"it is for CPUs, not for {query.device.type}"
+    elif dropout:
+        reason = "it drops no attention probabilities"
+    elif None in (_forward, _backward):
+        reason = f"PyTorch {torch.__version__} has none"
+    else:
+        return True
+    _say(reason)
+    return False
+
+
+@lru_cache(maxsize=None)
+def _say(reason: str) -> None:
+    logger.info("attention over old memories is computed step by step, without a fused kernel: %s", reason)
 
 
 class _Part(NamedTuple):

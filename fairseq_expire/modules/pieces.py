@@ -7,16 +7,20 @@ few rows and a few queries with the candidates that they can see: small enough t
 enough to keep its cores busy.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import Dict, Iterator, Sequence
+
+import torch
+from torch import Tensor
 
 # Scores (floats) of one piece.
-SCORES_ON_CPU = 3 << 20
+SCORES_ON_CPU = 1 << 20
 SCORES_ELSEWHERE = 1 << 26
 # Queries of one piece on a CPU: fewer make the matrix products inefficient, more compute scores of the block's own future.
 QUERIES_ON_CPU = 128
 # A piece has a multiple of that many queries, whatever the candidates.
-FEWEST_QUERIES = 32
+FEWEST_QUERIES = 64
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,21 @@ def pieces(held: Sequence[int], *, block: int, heads: int, on_cpu: bool) -> Iter
         for first in range(0, block, step):
             yield Piece(slice(start, stop), first, min(first + step, block), memory)
         start = stop
+
+
+class Scratch:
+    """Room for the scores of one piece at a time, by name, used again from piece to piece.
+
+    Fresh memory costs a CPU more than the arithmetic done on it.
+    """
+
+    def __init__(self, like: Tensor):
+        self.like = like
+        self.rooms: Dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        size = math.prod(shape)
+        room = self.rooms.get(name)
+        if room is None or room.numel() < size:
+            room = self.rooms[name] = self.like.new_empty(size, dtype=dtype)
+        return room[:size].view(shape)

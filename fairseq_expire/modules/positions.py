@@ -1,9 +1,10 @@
 """Scores that depend on the distance between query and candidate, q_t . p(t - i), for one piece of attention.
 
-Size legend: n rows, K heads, Q queries of the piece, P reach of positions, d width of a head.
+Size legend: n rows, K heads, Q queries of the piece, P reach of positions, d width of a head, W = P + Q + 1.
 
-Only distances 1 ... P have a position. A block's own tokens stand at every step, so their scores lie on diagonals of the
-[Q, P] product and a strided view picks them; memories have gaps where others expired, and are looked up one by one.
+Only distances 1 ... P have a position, so the products of the queries with all of them are a table [Q, P]. One query on, a
+candidate is one step further back, so its scores lie on a diagonal: read with rows that are one shorter, the table has them in
+one column. Q + 1 columns of zeros behind the table take what lies out of reach or in the future.
 """
 
 from dataclasses import dataclass
@@ -13,77 +14,92 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pieces import Piece
+from .pieces import Piece, Scratch
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Which candidates of a piece lie within P steps of one of its queries.
+    """Which candidates of a piece lie within P steps of one of its queries, and where in the table they are.
 
     Args:
+        position_range: P.
         memories: how many of the youngest memories may.
+        columns: [n, 1, 1, memories] int64, the column of each of those memories.
         own: the first of the block's tokens that does.
-        index: [n, Q, memories] int64, column of the [Q, P + Q + 1] table for each of those memories; P (a zero) if it is
-            too far.
+        own_column: its column; the tokens after it have the next ones.
     """
 
+    position_range: int
     memories: int
+    columns: Tensor
     own: int
-    index: Tensor
+    own_column: int
 
 
 def reach_of(piece: Piece, age: Tensor, position_range: int) -> Reach:
     """``age``: [n, S] of the piece's rows and candidates, oldest first; the last are the block's up to ``piece.last``."""
     memories = min(piece.memory, max(0, position_range - piece.first))
     end = age.size(1) - piece.last
-    steps = torch.arange(piece.first, piece.last, device=age.device).view(1, -1, 1)
-    distance = age[:, end - memories : end].unsqueeze(1) + steps
-    index = torch.where(distance <= position_range, position_range - distance, position_range)
-    return Reach(memories, max(0, piece.first - position_range), index)
+    # Column P - n of the first query's row holds distance n.
+    columns = (position_range - piece.first) - age[:, end - memories : end]
+    zeros = position_range + piece.last - piece.first
+    columns = columns.masked_fill(columns < 0, zeros)
+    own = max(0, piece.first - position_range)
+    return Reach(position_range, memories, columns[:, None, None], own, position_range - piece.first + own)
 
 
-def _diagonals(table: Tensor, piece: Piece, own: int) -> Tensor:
-    """[n, K, Q, P + Q + 1] -> [n, K, Q, last - own], a view: for each query the columns of the tokens own ... last - 1.
+def padded_positions(position: Tensor, block: int) -> Tensor:
+    """[P, d] of the distances 1 ... P -> [P + T + 1, d] of P ... 1 and zeros, from which tables are made."""
+    return F.pad(position.flip(0), (0, 0, 0, block + 1))
 
-    Column P - n holds distance n. One query on, a token is one step further back, so its column is one to the left: in
-    memory, always a row less one column on. What lies out of reach or in the future falls on the zeros behind column P.
-    """
+
+def _by_candidate(table: Tensor) -> Tensor:
+    """The table [n, K, Q, W] as a view in which a column is a candidate."""
     rows, heads, queries, width = table.shape
-    start = width - queries - 1 - piece.first + own
-    return table.as_strided(
-        (rows, heads, queries, piece.last - own),
-        (table.stride(0), table.stride(1), width - 1, 1),
-        table.storage_offset() + start,
-    )
+    strides = (*table.stride()[:2], width - 1, 1)
+    return table.as_strided((rows, heads, queries, width), strides, table.storage_offset())
 
 
-def add_position_scores(scores: Tensor, query: Tensor, from_far: Tensor, piece: Piece, reach: Reach) -> None:
+def _parts(scores: Tensor, piece: Piece, reach: Reach) -> Tuple[Tensor, Tensor]:
+    """Of [n, K, Q, S]: the columns of the memories within reach, and of the block's own tokens."""
+    end = scores.size(-1) - piece.last
+    return scores[..., end - reach.memories : end], scores[..., end + reach.own :]
+
+
+def add_position_scores(
+    scores: Tensor, query: Tensor, positions: Tensor, piece: Piece, reach: Reach, scratch: Scratch
+) -> None:
     """Adds q_t . p(t - i) to the scores, in place.
 
     Args:
         scores: [n, K, Q, S] of the piece, the block's tokens last.
         query: [n, K, Q, d].
-        from_far: [P, d], the embeddings of the distances P ... 1.
+        positions: from :func:`padded_positions`.
     """
-    table = F.pad(torch.matmul(query, from_far.t()), (0, query.size(2) + 1))
-    scores[..., scores.size(-1) - (piece.last - reach.own) :] += _diagonals(table, piece, reach.own)
+    rows, heads, queries, width = query.shape
+    columns = reach.position_range + queries + 1
+    table = scratch.take("table", (rows, heads, queries, columns), query.dtype)
+    torch.mm(query.reshape(-1, width), positions[:columns].t(), out=table.view(-1, columns))
+    by_candidate = _by_candidate(table)
+    memories, own = _parts(scores, piece, reach)
+    own += by_candidate[..., reach.own_column : reach.own_column + own.size(-1)]
     if reach.memories:
-        index = reach.index.unsqueeze(1).expand(-1, table.size(1), -1, -1)
-        end = scores.size(-1) - piece.last
-        scores[..., end - reach.memories : end] += table.gather(-1, index)
+        memories += by_candidate.gather(-1, reach.columns.expand(rows, heads, queries, -1))
 
 
 def position_gradients(
-    grad_scores: Tensor, query: Tensor, from_far: Tensor, piece: Piece, reach: Reach
+    grad_scores: Tensor, query: Tensor, positions: Tensor, piece: Piece, reach: Reach, scratch: Scratch
 ) -> Tuple[Tensor, Tensor]:
-    """The gradients of :func:`add_position_scores`: of the query [n, K, Q, d] and of ``from_far`` [P, d]."""
-    rows, heads, queries, _ = query.shape
-    table = grad_scores.new_zeros(rows, heads, queries, from_far.size(0) + queries + 1)
-    own = piece.last - reach.own
-    _diagonals(table, piece, reach.own).copy_(grad_scores[..., grad_scores.size(-1) - own :])
+    """The gradients of :func:`add_position_scores`: of the query [n, K, Q, d], and of ``positions`` [up to P + T + 1, d],
+    of which only the first P mean anything."""
+    rows, heads, queries, width = query.shape
+    columns = reach.position_range + queries + 1
+    table = scratch.take("grad_table", (rows, heads, queries, columns), query.dtype).zero_()
+    by_candidate = _by_candidate(table)
+    memories, own = _parts(grad_scores, piece, reach)
+    by_candidate[..., reach.own_column : reach.own_column + own.size(-1)] = own
     if reach.memories:
-        index = reach.index.unsqueeze(1).expand(-1, heads, -1, -1)
-        end = grad_scores.size(-1) - piece.last
-        table.scatter_(-1, index, grad_scores[..., end - reach.memories : end])
-    table = table[..., : from_far.size(0)]
-    return torch.matmul(table, from_far), torch.einsum("nkqp,nkqd->pd", table, query)
+        by_candidate.scatter_(-1, reach.columns.expand(rows, heads, queries, -1), memories)
+    table = table.view(-1, columns)
+    by_query = torch.mm(table, positions[:columns]).view(query.shape)
+    return by_query, torch.mm(table.t(), query.reshape(-1, width))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from fairseq_expire.modules import attend, naive, pieces
+from fairseq_expire.modules import attend, far, naive, pieces
 
 
 class Size(NamedTuple):
@@ -77,13 +77,23 @@ def small_pieces(monkeypatch, scores, queries):
     monkeypatch.setattr(pieces, "SCORES_ON_CPU", scores)
     monkeypatch.setattr(pieces, "QUERIES_ON_CPU", queries)
     monkeypatch.setattr(pieces, "FEWEST_QUERIES", 1)
+    monkeypatch.setattr(far, "BIAS_SIZE", scores)
+    monkeypatch.setattr(far, "FEWEST_QUERIES", 1)
+    monkeypatch.setattr(far, "RAMP_QUERIES", queries)
+
+
+def without_fused_kernel(monkeypatch):
+    monkeypatch.setattr(far, "_forward", None)
 
 
 # All at once; a few queries of all rows; three queries of one row.
 @pytest.mark.parametrize("cut", [(1 << 20, 128), (400, 4), (1, 3)], ids=lambda c: f"pieces-of-{c[0]}-scores-{c[1]}-queries")
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_values_and_gradients_equal_the_loops(size, cut, monkeypatch):
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "step-by-step"])
+def test_values_and_gradients_equal_the_loops(size, cut, fused, monkeypatch):
     small_pieces(monkeypatch, *cut)
+    if not fused:
+        without_fused_kernel(monkeypatch)
     inputs = problem(size)
     expected, actual = slow(inputs), attend(**inputs)
     torch.testing.assert_close(actual, expected)
@@ -93,6 +103,29 @@ def test_values_and_gradients_equal_the_loops(size, cut, monkeypatch):
     fast_grads = torch.autograd.grad((actual * weights).sum(), leaves)
     for name, by_loops, quick in zip(LEAVES, slow_grads, fast_grads):
         torch.testing.assert_close(quick, by_loops, msg=lambda text: f"{name}: {text}")
+
+
+def test_memories_that_are_all_old_are_all_that_counts():
+    """No candidate near the query, and far ones of very different weight."""
+    inputs = problem(Size(2, 2, 1, 3, 40, 4, 2, 5))
+    with torch.no_grad():
+        inputs["span"][..., -6:] = -1e4
+        inputs["span"][..., :-6] = 1e4
+        inputs["key"][..., 3, :] *= 300
+    torch.testing.assert_close(attend(**inputs), slow(inputs))
+
+
+def test_what_cannot_be_fused_is_said_once(monkeypatch, caplog):
+    without_fused_kernel(monkeypatch)
+    far._say.cache_clear()
+    caplog.set_level("INFO")
+    inputs = problem(Size(1, 2, 1, 3, 9, 4, 2, 5))
+    for _ in range(2):
+        attend(**inputs)
+    assert [record.message for record in caplog.records] == [
+        f"attention over old memories is computed step by step, without a fused kernel: PyTorch {torch.__version__} has none"
+    ]
+    far._say.cache_clear()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
