@@ -1,11 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help test demo clean
+.PHONY: help test demo bench clean
 
 help:
 	@echo "make test              run the tests"
 	@echo "make demo              train a small model on the source of Python and score it (TEXT=a file or folder: your text)"
+	@echo "make bench             time blocks of Expire-Span against the arithmetic they take, in 3 minutes (PEER=a checkout of"
+	@echo "                       facebookresearch/transformer-sequential: beside it, which takes longer)"
 	@echo "make clean             remove .venv and what builds and tests leave behind"
 	@echo "PYTHON=python3.12      the Python to make .venv with (3.11 or 3.12)"
 
@@ -14,6 +16,10 @@ test: .venv/installed-test
 
 demo: .venv/installed
 	$(BIN)/python examples/quickstart/demo.py $(if $(TEXT),--text "$(TEXT)")
+
+bench: .venv/installed
+	$(BIN)/python examples/efficiency/speed.py --rounds 5 --cases 1 2 --no-memory $(if $(PEER),--peer "transformer-sequential=$(PEER)")
+	$(BIN)/python examples/efficiency/growth.py --rounds 5 --parts tokens
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache

@@ -46,5 +46,5 @@ setup(
         # modules, which are plain PyTorch, still install.
         've-fairseq==0.12.3; sys_platform == "linux" and platform_machine == "x86_64"',
     ],
-    extras_require={"test": ["pytest", "tensorboard"]},
+    extras_require={"plot": ["matplotlib"], "test": ["matplotlib", "pytest", "tensorboard"]},
 )

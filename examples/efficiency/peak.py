@@ -17,6 +17,11 @@ def _kilobytes(name: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {name}: peak memory is measured on Linux only; leave it out with --no-memory")
 
 
+def resident() -> int:
+    """Bytes that this process holds."""
+    return _kilobytes("VmRSS") * 1024
+
+
 def _forget_the_past() -> None:
     """Gives freed memory back and starts the measurement of the peak anew."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)

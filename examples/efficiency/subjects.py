@@ -60,9 +60,9 @@ def text(shape: Shape, blocks: int, seed: int = 1) -> Tensor:
     return first + torch.randint(size, (shape.rows, length), generator=generator)
 
 
-def blocks(shape: Shape, count: int) -> List[Tensor]:
+def blocks(shape: Shape, count: int, seed: int = 1) -> List[Tensor]:
     """[B, T + 1] each: a block's tokens and the one after them."""
-    tokens = text(shape, count)
+    tokens = text(shape, count, seed)
     return [tokens[:, n * shape.block : (n + 1) * shape.block + 1] for n in range(count)]
 
 
@@ -129,7 +129,8 @@ class Ours(Subject, nn.Module):
 
     @torch.no_grad()
     def score(self, tokens: Tensor) -> Tensor:
-        nn.Module.train(self, False)
+        if self.training:
+            nn.Module.train(self, False)
         return self.read(tokens).log_softmax(dim=-1)
 
     @torch.no_grad()

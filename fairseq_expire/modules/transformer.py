@@ -167,7 +167,11 @@ class MemoryLayer(nn.Module):
                 spans=_joined(self.policy.spans(held), self.policy.spans(states[:, :0]), memory),
                 held=memory.held,
             )
-        memory = memory.extended(self._key_value(states), self.policy.spans(states), padding)
+        key_value = self._key_value(states)
+        if memory.states.dtype != key_value.dtype:
+            # Under autocast, or just out of it.
+            memory = memory.to(dtype=key_value.dtype)
+        memory = memory.extended(key_value, self.policy.spans(states), padding)
         key, value = memory.states.chunk(2, dim=-1)
         return _Candidates(key, value, memory.spans, memory)
 

@@ -24,3 +24,58 @@ def test_memory_of_a_generated_text():
     command = [FOLDER / "binarize_memory.py", "--megabytes", "1", "--vocabulary", "2000", "--levels", "words", "--json"]
     [row] = results(commands.run(sys.executable, *command))
     assert row["text_bytes"] > 1e6 and row["imports_mb"] > 50 and -50 < row["above_mb"] < 400
+
+
+def test_speed_and_memory_of_a_block():
+    options = ["--width-divisor", "16", "--rounds", "2", "--cases", "2", "3", "--json"]
+    rows = results(commands.run(sys.executable, FOLDER / "speed.py", *options))
+    assert [(row["case"], row["mode"]) for row in rows] == [
+        ("2 rows, mean span 128", "train"),
+        ("2 rows, mean span 128", "score"),
+        ("4 rows, mean span 64, spread widely", "train"),
+        ("4 rows, mean span 64, spread widely", "score"),
+    ]
+    for row in rows:
+        ours, fixed = row["subjects"]["expire_span"], row["subjects"]["fixed_span"]
+        span = 128 if row["case"].startswith("2") else 64
+        # As many are alive as the case says: the span, and as much of the ramp as there is.
+        assert all(span < alive < 1.5 * span for alive in ours["alive"]) and fixed["alive"] == [span, span]
+        assert row["limit"] < ours["seconds"] and ours["peak_bytes"] > 0
+
+
+def test_operations_are_those_of_the_products():
+    """Counted by PyTorch while a fixed span is trained; it counts what is computed twice, too, so less is needed."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(FOLDER)!r})
+from torch.utils.flop_counter import FlopCounterMode
+from limit import operations
+from subjects import Shape, blocks, fixed_span
+shape = Shape(rows=2, span=64, max_span=64, ramp=8, width=64, ffn=256, block=32)
+for mode in ("score", "train"):
+    model = fixed_span(shape)
+    *before, block = blocks(shape, 6)
+    for earlier in before:
+        getattr(model, mode)(earlier)
+    with FlopCounterMode(display=False) as counter:
+        getattr(model, mode)(block)
+    print(mode, operations(shape, model, training=mode == "train") / counter.get_total_flops())
+"""
+    shares = dict(line.split() for line in commands.run(sys.executable, "-c", script).splitlines() if line[:5] in ("score", "train"))
+    assert 0.7 < float(shares["score"]) <= 1.0 and 0.6 < float(shares["train"]) <= 1.0
+
+
+def test_growth_and_its_picture(tmp_path):
+    options = ["--rounds", "1", "--parts", "stream", "--bytes", "70000", "--json"]
+    output = commands.run(sys.executable, FOLDER / "growth.py", *options)
+    rows = results(output)
+    assert len(rows) > 1 and rows[-1]["bytes"] >= 70000 and rows[0]["memory"] > 0
+    rows += [{"part": "tokens", "alive": 3.0, "token_seconds": 1.0, "block_seconds": 30.0}]
+    rows += [
+        {"part": part, "max_span": 9, "alive": 3.0, "mode": mode, "seconds": 1.0, "peak_bytes": 5}
+        for part in ("max-span", "alive")
+        for mode in ("train", "score")
+    ]
+    (tmp_path / "growth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    commands.run(sys.executable, FOLDER / "curves.py", tmp_path / "growth.jsonl", "--dest", tmp_path / "growth.svg")
+    assert "<svg" in (tmp_path / "growth.svg").read_text()

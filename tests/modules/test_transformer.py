@@ -281,6 +281,45 @@ def test_dropout_only_in_training():
     assert torch.equal(stack.eval()(hidden).hidden, stack(hidden).hidden)
 
 
+@MODES
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("autocast", [False, True], ids=["weights-too", "autocast"])
+def test_half_precision_keeps_spans_exact_and_gradients_finite(autocast, dtype, training):
+    exact = make(span=40_000).train(training)
+    stack = make(span=40_000).float().train(training)
+    if not autocast:
+        stack.to(dtype)
+    memory, exact_memory = None, None
+    for part in text(length=60).split(20, dim=1):
+        part = part.to(next(stack.parameters()).dtype)
+        with torch.set_grad_enabled(training), torch.autocast("cpu", dtype, enabled=autocast):
+            out = stack(part, memory)
+        with torch.set_grad_enabled(training):
+            exact_out = exact(part.double(), exact_memory)
+        memory, exact_memory = out.memory, exact_out.memory
+        assert torch.isfinite(out.hidden).all()
+        assert (out.hidden.double() - exact_out.hidden).abs().mean() < 0.1 * exact_out.hidden.abs().mean()
+        # In half precision not even the first layer's could be told apart.
+        assert all(report.span.dtype == torch.float32 for report in out.reports)
+        assert len(out.reports[0].span.unique()) > 0.9 * out.reports[0].span.numel()
+    if training:
+        out.hidden.float().square().mean().backward()
+        assert all(torch.isfinite(parameter.grad).all() for parameter in stack.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_memory_of_full_precision_serves_in_half(dtype):
+    stack = make().float().eval()
+    first, second = text(length=40).float().split(20, dim=1)
+    with torch.no_grad():
+        memory = stack(first).memory
+        with torch.autocast("cpu", dtype):
+            out = stack(second, memory)
+            stack(second, out.memory)
+        expected = stack(second, memory).hidden
+    assert (out.hidden - expected).abs().mean() < 0.1 * expected.abs().mean()
+
+
 def test_low_precision_stays_as_close_as_its_own_rounding():
     exact = make()(text()).hidden
     rounded = make().to(torch.bfloat16)(text().to(torch.bfloat16)).hidden
