@@ -9,13 +9,16 @@ def operations(shape: Shape, subject: Ours, *, training: bool) -> float:
     """Multiplications and additions of the block that the subject has just read.
 
     Counted: the projections, feed-forward networks and the output layer; scores and weighted sums of the memories that are
-    alive and of the block's own past; position scores for P distances. In training, the projections of what is remembered
+    alive and of the block's own past; position scores of those that lie within P steps. In training, the projections of what is remembered
     (scoring keeps their results) and twice as much for backward as for forward, except that memories want no gradient of
     their own. Not counted: what an implementation may compute again, softmax, norms, spans.
     """
-    tokens = shape.rows * shape.block
+    tokens, block = shape.rows * shape.block, shape.block
     dense = tokens * shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.ffn) + tokens * shape.width * VOCABULARY
-    positions = tokens * shape.layers * shape.width * shape.block
+    # P is the block, so all of a query's own past lies within it.
+    pairs = shape.layers * shape.rows * block * (block - 1) / 2
+    pairs += sum((block + 1 - layer.age).clamp(0, block).sum().item() for layer in subject.before.layers)
+    positions = shape.width * pairs
     attention = sum(2 * shape.width * report.memory_size.sum().item() for report in subject.out.reports)
     multiplications = dense + positions + attention
     if training:

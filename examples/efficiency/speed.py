@@ -14,7 +14,7 @@ import torch
 
 from limit import operations
 from peak import peak_memory
-from subjects import SUBJECTS, Shape, Subject, blocks
+from subjects import SUBJECTS, Ours, Shape, Subject, blocks
 
 CASES = (
     Shape(rows=2, span=512),
@@ -41,7 +41,8 @@ def measure(subjects: List[Subject], shape: Shape, mode: str, rounds: int) -> Di
         for block in stream[:warm]:
             getattr(subject, mode)(block)
     times: Dict[str, List[float]] = {subject.name: [] for subject in subjects}
-    products, needed, difference = [], [], 0.0
+    products, difference = [], None
+    needed: Dict[str, List[float]] = {subject.name: [] for subject in subjects}
     for block in stream[warm:]:
         products.append(seconds(lambda: torch.mm(matrix, matrix)))
         outputs = {}
@@ -49,20 +50,22 @@ def measure(subjects: List[Subject], shape: Shape, mode: str, rounds: int) -> Di
             start = time.perf_counter()
             outputs[subject.name] = getattr(subject, mode)(block)
             times[subject.name].append(time.perf_counter() - start)
-        needed.append(operations(shape, subjects[0], training=mode == "train"))
+            # The peer remembers what our Expire-Span does.
+            model = subject if isinstance(subject, Ours) else subjects[0]
+            needed[subject.name].append(operations(shape, model, training=mode == "train"))
         if mode == "score" and "transformer-sequential" in outputs:
-            gap = (outputs["expire_span"] - outputs["transformer-sequential"]).abs().max().item()
-            difference = max(difference, gap)
+            gap = (outputs["expire_span"] - outputs["transformer-sequential"]).abs().max()
+            difference = gap if difference is None else torch.maximum(difference, gap)
     rate = 2 * PRODUCT**3 / statistics.median(products)
     return {
         "case": shape.label,
         "mode": mode,
-        "limit": statistics.median(needed) / rate,
         "product_gflops": rate / 1e9,
-        "largest_difference": difference,
+        "largest_difference": None if difference is None else difference.item(),
         "subjects": {
             subject.name: {
                 "seconds": statistics.median(times[subject.name]),
+                "limit": statistics.median(needed[subject.name]) / rate,
                 "tokens_per_second": shape.rows * shape.block / statistics.median(times[subject.name]),
                 "alive": subject.alive(),
                 "slots": subject.slots(),
@@ -82,9 +85,9 @@ def show(result: Dict[str, object]) -> None:
         peak = f"{one['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in one else "-"
         sizes = ", ".join(f"{size:.0f} ({slots})" for size, slots in zip(one["alive"], one["slots"]))
         print(
-            f"{name:<24}{one['tokens_per_second']:>10.0f}{one['seconds'] / result['limit']:>9.2f}{ratio:>8.2f}x{peak:>9}  {sizes}"
+            f"{name:<24}{one['tokens_per_second']:>10.0f}{one['seconds'] / one['limit']:>9.2f}{ratio:>8.2f}x{peak:>9}  {sizes}"
         )
-    if result["largest_difference"]:
+    if result["largest_difference"] is not None:
         print(f"largest difference between the log-probabilities of ours and the peer's: {result['largest_difference']:.1e}")
 
 

@@ -19,8 +19,8 @@ VOCABULARY = 256
 
 @dataclass(frozen=True)
 class Shape:
-    """What is measured. Spans have this mean; ``spread`` and ``rows_spread`` are the standard deviations of their logits
-    from token to token and from row to row."""
+    """What is measured. Spans have this mean; ``spread`` is the standard deviation of their logits from token to token, and
+    ``rows_spread`` the step by which they differ from row to row."""
 
     rows: int
     span: int
@@ -119,6 +119,7 @@ class Ours(Subject, nn.Module):
 
     def restart(self) -> None:
         self.memory: Optional[Memory] = None
+        self.before = self.out = None
 
     def train(self, tokens: Tensor) -> None:
         nn.Module.train(self)
@@ -159,7 +160,7 @@ def expire_span(shape: Shape) -> Ours:
         # Each row's alphabet is moved along what the first layer's predictor looks at.
         direction = model.stack.layers[0].policy.predictor.weight.detach()[0]
         row = torch.arange(VOCABULARY) // (VOCABULARY // shape.rows)
-        moved = (row - (shape.rows - 1) / 2) / max(1, shape.rows - 1) * 3 * shape.rows_spread
+        moved = (row - (shape.rows - 1) / 2) * shape.rows_spread
         with torch.no_grad():
             model.embed.weight += moved.unsqueeze(1) * direction / direction.square().sum()
             # The second layer's states still know the row; let its predictor look the same way.

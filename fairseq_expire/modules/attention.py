@@ -46,7 +46,8 @@ def attend(
         span: [B, H, S] e_i in steps, one for each head (H = K) or for all (H = 1).
         ramp: R, in steps; 1 is a hard edge.
         position: [P, d], row n - 1 is p(n), the embedding of distance n; older candidates are scored without one.
-        held: how many of the S - T memories each row holds, its youngest slots; all of them if None. The rest is not read.
+        held: how many of the S - T memories each row holds, its youngest slots; all of them if None. The rest has to be finite,
+            does not count, and costs nothing where all rows lack it.
         dropout: share of attention probabilities dropped.
     Returns:
         [B, K, T, d].
@@ -57,7 +58,10 @@ def attend(
     # Drawn where no device needs to be waited for; backward draws the same probabilities to drop again.
     seed = int(torch.randint(1 << 62, ()).item()) if dropout else 0
     settings = _Settings(float(ramp), tuple(held), dropout, seed)
-    return _Attention.apply(query * width**-0.5, key, value, span, position, age, settings)
+    span = span.to(torch.promote_types(query.dtype, torch.float32))
+    # Fused kernels take for granted that the numbers of a vector lie side by side.
+    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query * width**-0.5, key, value))
+    return _Attention.apply(query, key, value, span, position, age, settings)
 
 
 class _Settings(NamedTuple):
@@ -68,8 +72,8 @@ class _Settings(NamedTuple):
 
     def near_slots(self, query: Tensor, key: Tensor, position: Tensor) -> int:
         """How many of the youngest memory slots are not left to the fused kernel."""
-        slots = key.size(2) - query.size(2)
-        return min(slots, position.size(0)) if has_fused_kernel(query, self.dropout) else slots
+        slots, reach = key.size(2) - query.size(2), position.size(0)
+        return reach if slots > reach and has_fused_kernel(query, self.dropout) else slots
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,19 @@ class _Work:
     reach: Reach
 
 
-def _work(query, key, value, left, age, far_total, near: int, position_range: int, settings: _Settings) -> Iterator[_Work]:
+def _work(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    left: Tensor,
+    age: Tensor,
+    far_total: Tensor,
+    *,
+    near: int,
+    position_range: int,
+    settings: _Settings,
+) -> Iterator[_Work]:
+    """The pieces of the near candidates: the block and the youngest ``near`` slots of the memory."""
     heads, block = query.shape[1:3]
     own = key.size(2) - block
     held = [min(count, near) for count in settings.held]
@@ -171,7 +187,8 @@ class _Attention(torch.autograd.Function):
             far = query, key[:, :, :border], value[:, :, :border], left[..., :border]
             held = [max(0, count - near) for count in settings.held]
             out, far_total = attend_far(*far, held=held, ramp=settings.ramp)
-            for work in _work(query, key, value, left, age, far_total, near, position.size(0), settings):
+            reach = dict(near=near, position_range=position.size(0), settings=settings)
+            for work in _work(query, key, value, left, age, far_total, **reach):
                 probabilities, blind = _probabilities(work, positions, settings.ramp, scratch)
                 of_far, probabilities = probabilities[..., :1], probabilities[..., 1:]
                 if generator is not None:
@@ -201,7 +218,8 @@ class _Attention(torch.autograd.Function):
         with torch.autocast(query.device.type, enabled=False):
             left = steps_left(span, age, ramp=settings.ramp)
             grad_left = torch.zeros_like(left)
-            for work in _work(query, key, value, left, age, far_total, near, position.size(0), settings):
+            reach = dict(near=near, position_range=position.size(0), settings=settings)
+            for work in _work(query, key, value, left, age, far_total, **reach):
                 piece = work.piece
                 probabilities, blind = _probabilities(work, positions, settings.ramp, scratch)
                 queries = (piece.rows, slice(None), slice(piece.first, piece.last))

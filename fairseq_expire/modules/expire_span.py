@@ -78,7 +78,7 @@ class ExpireSpan(MemoryPolicy):
 
     def penalty(self, spans: Tensor, left: Tensor, age: Tensor, *, block: int, padding: Optional[Tensor]) -> Tensor:
         """The paper's "Loss Computation": each memory is charged e_i / R for every query that sees it on its ramp."""
-        charges = queries_on_ramp(left.detach(), age, block, ramp=self.ramp, padding=padding)
+        charges = queries_on_ramp(left, age, block, ramp=self.ramp, padding=padding)
         return (spans * charges).sum(dim=(1, 2)) / self.ramp
 
     def extra_repr(self) -> str:

@@ -28,14 +28,29 @@ _forward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"
 _backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 
 
+@lru_cache(maxsize=None)
+def _kernel_works() -> bool:
+    """Whether PyTorch's kernel is there, takes a bias, and makes no NaN of a query that sees little or nothing."""
+    query, key = torch.ones(1, 1, 2, 8), torch.ones(1, 1, 1100, 8)
+    bias = torch.full((1, 1, 2, 1100), float("-inf"))
+    bias[..., 0, -1] = 0.0
+    try:
+        out, total = _forward(query, key, key, 0.0, False, attn_mask=bias, scale=1.0)
+        total[..., 1] = float("inf")
+        grads = _backward(out, query, key, key, out, total, 0.0, False, attn_mask=bias, scale=1.0)
+    except (TypeError, RuntimeError):
+        return False
+    return torch.equal(out[0, 0, 0], query[0, 0, 0]) and all(bool(x.isfinite().all()) for x in (out, *grads))
+
+
 def has_fused_kernel(query: Tensor, dropout: float) -> bool:
     """Whether the functions below can be called; says once for each reason why they cannot."""
     if query.device.type != "cpu":
         reason = f"it is for CPUs, not for {query.device.type}"
     elif dropout:
         reason = "it drops no attention probabilities"
-    elif None in (_forward, _backward):
-        reason = f"PyTorch {torch.__version__} has none"
+    elif not _kernel_works():
+        reason = f"PyTorch {torch.__version__} has none that serves"
     else:
         return True
     _say(reason)
@@ -55,9 +70,10 @@ class _Part(NamedTuple):
     slots: slice
 
 
-def _parts(held: Sequence[int], slots: int, block: int) -> Iterator[_Part]:
+def _parts(held: Sequence[int], left: Tensor, block: int) -> Iterator[_Part]:
+    _, heads, slots = left.shape
     for row, count in enumerate(held):
-        step = max(FEWEST_QUERIES, BIAS_SIZE // max(1, count))
+        step = max(FEWEST_QUERIES, BIAS_SIZE // max(1, heads * count))
         for first in range(0, block if count else 0, step):
             yield _Part(slice(row, row + 1), slice(first, min(first + step, block)), slice(slots - count, slots))
 
@@ -73,18 +89,16 @@ def attend_far(
         left: [B, H, S], see soft_mask.py.
         held: how many memories each row holds, its youngest slots.
     Returns:
-        [B, K, T, d]; and [B, K, T], the logarithm of the sum of m exp(s) over them, -inf for a query that sees none.
+        [B, K, T, d]; and [B, K, T], the logarithm of the sum of R m exp(s) over them, -inf for a query that sees none.
     """
     out = torch.zeros_like(query)
     total = left.new_full(query.shape[:3], float("-inf"))
-    for row, queries, slots in _parts(held, key.size(2), query.size(2)):
+    for row, queries, slots in _parts(held, left, query.size(2)):
         bias = soft_mask_bias(left[row, :, slots], queries.start, queries.stop, ramp=ramp)
         heads = query[row, :, queries], key[row, :, slots], value[row, :, slots]
         out[row, :, queries], sums = _forward(*heads, 0.0, False, attn_mask=bias, scale=1.0)
         # The kernel calls the sum over nothing 1.
-        last = left[row, :, slots].amax(dim=-1, keepdim=True)  # [1, H, 1]
-        steps = torch.arange(queries.start, queries.stop, device=left.device)
-        total[row, :, queries] = torch.where(steps < last, sums.to(total.dtype), float("-inf"))
+        total[row, :, queries] = torch.where(bias.amax(dim=-1) > float("-inf"), sums.to(total.dtype), float("-inf"))
     return out, total
 
 
@@ -122,8 +136,7 @@ def add_far_gradients(
         with_spans: whether the gradient of ``left`` is wanted.
     """
     total = total.to(left.dtype)
-    for part in _parts(held, key.size(2), query.size(2)):
-        row, queries, slots = part
+    for row, queries, slots in _parts(held, left, query.size(2)):
         bias = soft_mask_bias(left[row, :, slots], queries.start, queries.stop, ramp=ramp)
         grad, heads = grad_out[row, :, queries], (query[row, :, queries], key[row, :, slots], value[row, :, slots])
         outcome = out[row, :, queries], total[row, :, queries].contiguous()

@@ -6,7 +6,7 @@ A memory goes into a forward pass as an argument and comes out as a new one; wha
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Dict, Optional, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from .storage import Room
 # Rows hold different numbers of memories in one rectangular tensor. A slot that holds none is a memory too old for
 # any policy to show, so no code needs a case of its own for it. Far above every span, far below int64's limit.
 EMPTY_AGE = 1 << 40
-# Slots that may stand unused, so that reading token by token need not copy a memory each time.
+# A memory may take as many slots as it holds rounded up to this, so that reading token by token need not copy it each time.
 SLACK = 64
 
 
@@ -141,13 +141,19 @@ class LayerMemory:
     def detach(self) -> "LayerMemory":
         return replace(self, states=self.states.detach())
 
-    def reorder(self, rows: Tensor) -> "LayerMemory":
-        """Rows picked (and repeated) by index, as beam search does. ``rows``: [B'] int64."""
+    def reorder(self, rows: Tensor, numbers: Optional[Sequence[int]] = None) -> "LayerMemory":
+        """Rows picked (and repeated) by index, as beam search does.
+
+        Args:
+            rows: [B'] int64.
+            numbers: the same, where no device needs to be waited for; looked up if not given.
+        """
+        numbers = rows.tolist() if numbers is None else numbers
         return LayerMemory(
             states=self.states.index_select(0, rows),
             age=self.age.index_select(0, rows),
             spans=None if self.spans is None else self.spans.index_select(0, rows),
-            held=tuple(self.held[row] for row in rows.tolist()),
+            held=tuple(self.held[row] for row in numbers),
         )
 
     def to(self, device: Optional[torch.device] = None, dtype: Optional[torch.dtype] = None) -> "LayerMemory":
@@ -186,7 +192,8 @@ class Memory:
         return Memory(tuple(layer.detach() for layer in self.layers))
 
     def reorder(self, rows: Tensor) -> "Memory":
-        return Memory(tuple(layer.reorder(rows) for layer in self.layers))
+        numbers = rows.tolist()
+        return Memory(tuple(layer.reorder(rows, numbers) for layer in self.layers))
 
     def to(self, device: Optional[torch.device] = None, dtype: Optional[torch.dtype] = None) -> "Memory":
         return Memory(tuple(layer.to(device, dtype) for layer in self.layers))

@@ -19,6 +19,10 @@ class Room:
         self.used = used
         self._lock = threading.Lock()
 
+    def __reduce__(self):
+        # A lock can be neither copied nor saved.
+        return Room, (self.data, self.used)
+
     def append(self, after: int, states: Tensor) -> Optional[Tensor]:
         """Puts states behind the first ``after`` slots.
 

@@ -323,10 +323,10 @@ class MemoryTransformer(nn.Module):
 
 
 def _kept(candidates: LayerMemory, keep: Tensor, counts: Tuple[int, ...], *, block: int) -> LayerMemory:
-    """What is left of the candidates; keys and values only move when that frees more than the slack."""
+    """What is left of the candidates; keys and values only move when more would be stored than is to be (design, section 6)."""
     if candidates.spans is None:
         return candidates.kept(keep, counts)
-    enough = -(-max(counts) // SLACK) * SLACK
-    if candidates.age.size(1) <= enough + SLACK and candidates.room is not None:
+    enough = -(-max(counts) // SLACK) * SLACK + block
+    if candidates.age.size(1) <= enough and candidates.room is not None:
         return candidates
-    return candidates.kept(keep, counts, room=enough - max(counts) + max(block, SLACK))
+    return candidates.kept(keep, counts, room=enough - max(counts))

@@ -83,7 +83,7 @@ def small_pieces(monkeypatch, scores, queries):
 
 
 def without_fused_kernel(monkeypatch):
-    monkeypatch.setattr(far, "_forward", None)
+    monkeypatch.setattr(far, "_kernel_works", lambda: False)
 
 
 # All at once; a few queries of all rows; three queries of one row.
@@ -115,6 +115,30 @@ def test_memories_that_are_all_old_are_all_that_counts():
     torch.testing.assert_close(attend(**inputs), slow(inputs))
 
 
+def test_tensors_whose_vectors_are_not_in_one_piece():
+    inputs = problem(Size(2, 2, 1, 5, 30, 4, 2, 5))
+    expected = attend(**inputs)
+    for name in ("query", "key", "value"):
+        inputs[name] = inputs[name].detach().transpose(-1, -2).contiguous().transpose(-1, -2)
+    assert torch.equal(attend(**inputs), expected)
+
+
+def test_a_kernel_that_does_not_serve_is_not_used(monkeypatch):
+    def without_a_bias(query, key, value, dropout, causal, *, scale):
+        raise AssertionError
+
+    def nan(query, *others, **options):
+        return torch.full_like(query, float("nan")), query[..., 0]
+
+    assert far._kernel_works()
+    for kernel in (None, without_a_bias, nan):
+        monkeypatch.setattr(far, "_forward", kernel)
+        far._kernel_works.cache_clear()
+        assert not far._kernel_works()
+    monkeypatch.undo()
+    far._kernel_works.cache_clear()
+
+
 def test_what_cannot_be_fused_is_said_once(monkeypatch, caplog):
     without_fused_kernel(monkeypatch)
     far._say.cache_clear()
@@ -123,7 +147,7 @@ def test_what_cannot_be_fused_is_said_once(monkeypatch, caplog):
     for _ in range(2):
         attend(**inputs)
     assert [record.message for record in caplog.records] == [
-        f"attention over old memories is computed step by step, without a fused kernel: PyTorch {torch.__version__} has none"
+        f"attention over old memories is computed step by step, without a fused kernel: PyTorch {torch.__version__} has none that serves"
     ]
     far._say.cache_clear()
 
@@ -154,8 +178,10 @@ def test_dropout_drops_that_share_and_keeps_the_mean():
         assert abs(out[0, 0, 0, 0].item() - 1) < 0.05
 
 
-def test_slots_that_are_not_held_are_not_read(monkeypatch):
-    small_pieces(monkeypatch, 100, 4)  # of one row
+@pytest.mark.parametrize("rows_together, rest", [(False, float("nan")), (True, 1e3)])
+def test_slots_that_are_not_held_do_not_count(monkeypatch, rows_together, rest):
+    """Finite ones where rows are worked on together; by itself a row does not even read them."""
+    small_pieces(monkeypatch, 1 << 20 if rows_together else 100, 4)
     inputs = problem(Size(3, 2, 1, 5, 8, 3, 4, 3))
     held = (2, 8, 0)
     blank = dict(inputs)
@@ -165,7 +191,7 @@ def test_slots_that_are_not_held_are_not_read(monkeypatch):
         for name in ("key", "value"):
             blank[name] = inputs[name].clone()
             for row, count in enumerate(held):
-                blank[name][row, :, : 8 - count] = float("nan")
+                blank[name][row, :, : 8 - count] = rest
         torch.testing.assert_close(attend(**blank, held=held), slow(inputs))
 
 
@@ -197,6 +223,23 @@ def test_low_precision_is_as_close_as_its_own_rounding(dtype):
     rounded = {name: x.double() for name, x in low.items()}
     baseline = (attend(**{**inputs, **rounded}) - exact).abs().max()
     assert (ours.double() - exact).abs().max() < 4 * baseline
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_fused_gradients_in_low_precision_are_as_close_as_those_step_by_step(dtype, monkeypatch):
+    exact = problem(Size(2, 2, 1, 16, 40, 8, 4, 9))
+    low = {name: exact[name].detach().to(dtype).requires_grad_() for name in ("query", "key", "value", "position")}
+    low["span"] = exact["span"].detach().float().requires_grad_()
+    weights = torch.randn(2, 2, 16, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def gradients(inputs):
+        return torch.autograd.grad((attend(**inputs).double() * weights).sum(), [inputs[name] for name in LEAVES])
+
+    expected, fused = gradients(exact), gradients({**exact, **low})
+    without_fused_kernel(monkeypatch)
+    for name, right, ours, step_by_step in zip(LEAVES, expected, fused, gradients({**exact, **low})):
+        error, baseline = ((x.double() - right).abs().mean() for x in (ours, step_by_step))
+        assert error < 3 * baseline, name
 
 
 def test_pieces_cover_every_query_of_every_row_once():

@@ -1,4 +1,6 @@
+import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -102,6 +104,17 @@ def test_held_counts_from_the_oldest_in_use():
     memory = LayerMemory(torch.arange(8.0).view(2, 4, 1), age)
     assert memory.held == (2, 4)
     assert memory.packed().flatten().tolist() == [2, 3, 4, 5, 6, 7]
+
+
+def test_copies_and_saved_ones_have_a_room_of_their_own():
+    memory = LayerMemory(torch.randn(1, 0, 4), torch.zeros(1, 0, dtype=torch.int64), spans=torch.ones(1, 0, 1))
+    states, spans = torch.randn(1, 3, 4), torch.ones(1, 3, 1)
+    keep = torch.ones(1, 3, dtype=torch.bool)
+    memory = memory.extended(states, spans, None).kept(keep, (3,), room=5)
+    for copied in (copy.deepcopy(memory), pickle.loads(pickle.dumps(memory))):
+        grown = copied.extended(torch.randn(1, 2, 4), spans[:, :2], None)
+        assert torch.equal(grown.states[:, :3], states) and grown.room is not None
+    assert memory.room.used == 3 and torch.equal(memory.states, states)
 
 
 def test_room_is_used_once_and_never_what_others_see():
