@@ -23,6 +23,8 @@ CASES = (
 )
 MODES = {"train": "training step", "score": "scoring"}
 PRODUCT = 2048
+# Operations that a profile names.
+PROFILED = 16
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -75,6 +77,16 @@ def measure(subjects: List[Subject], shape: Shape, mode: str, rounds: int) -> Di
     }
 
 
+def profile(subject: Subject, shape: Shape, mode: str, rounds: int) -> Dict[str, float]:
+    """The share of time that each operation takes by itself while the subject reads on, the largest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for block in blocks(shape, rounds):
+            getattr(subject, mode)(block)
+    times = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    total = sum(times.values())
+    return {name: times[name] / total for name in sorted(times, key=times.get, reverse=True)[:PROFILED]}
+
+
 def show(result: Dict[str, object]) -> None:
     subjects = result["subjects"]
     ours = subjects["expire_span"]
@@ -87,6 +99,8 @@ def show(result: Dict[str, object]) -> None:
         print(
             f"{name:<24}{one['tokens_per_second']:>10.0f}{one['seconds'] / one['limit']:>9.2f}{ratio:>8.2f}x{peak:>9}  {sizes}"
         )
+    for name, share in result.get("profile", {}).items():
+        print(f"  {share:>6.1%}  {name}")
     if result["largest_difference"] is not None:
         print(f"largest difference between the log-probabilities of ours and the peer's: {result['largest_difference']:.1e}")
 
@@ -98,6 +112,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: train score")
     parser.add_argument("--rounds", type=int, default=15, help="blocks that each reads on the clock (default: 15)")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, for which each runs alone again")
+    parser.add_argument("--profile", action="store_true", help="print where the time of expire_span goes")
     parser.add_argument("--width-divisor", type=int, default=1, help="a smaller model, spans and blocks, for a quick look")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each case and mode")
     args = parser.parse_args(arguments)
@@ -117,6 +132,8 @@ def main(arguments: Optional[List[str]] = None) -> None:
             if not args.no_memory:
                 for name in names:
                     result["subjects"][name]["peak_bytes"] = peak_memory(name, shape, mode, checkout)
+            if args.profile:
+                result["profile"] = profile(subjects[0], shape, mode, args.rounds)
             if args.json:
                 print(json.dumps(result), flush=True)
             else:

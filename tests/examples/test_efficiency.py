@@ -27,7 +27,7 @@ def test_memory_of_a_generated_text():
 
 
 def test_speed_and_memory_of_a_block():
-    options = ["--width-divisor", "16", "--rounds", "2", "--cases", "2", "3", "--json"]
+    options = ["--width-divisor", "16", "--rounds", "2", "--cases", "2", "3", "--json", "--profile"]
     rows = results(commands.run(sys.executable, FOLDER / "speed.py", *options))
     assert [(row["case"], row["mode"]) for row in rows] == [
         ("2 rows, mean span 128", "train"),
@@ -40,7 +40,8 @@ def test_speed_and_memory_of_a_block():
         span = 128 if row["case"].startswith("2") else 64
         # As many are alive as the case says: the span, and as much of the ramp as there is.
         assert all(span < alive < 1.5 * span for alive in ours["alive"]) and fixed["alive"] == [span, span]
-        assert row["limit"] < ours["seconds"] and ours["peak_bytes"] > 0
+        assert ours["limit"] < ours["seconds"] and ours["peak_bytes"] > 0
+        assert 0.5 < sum(row["profile"].values()) <= 1 and "aten::bmm" in row["profile"]
 
 
 def test_operations_are_those_of_the_products():
