@@ -3,9 +3,10 @@
 Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates (memory and block), d width of a head,
 P reach of positions. A piece (see pieces.py) has n rows, Q queries and as many of the candidates as these can see.
 
-Memories that are too old for a position go to a fused kernel where there is one (far.py). The rest, *near* candidates, is gone
-through piece by piece, with what the far ones give as one more candidate. Nothing of size [T, S] is kept: backward computes
-scores again. Spans, masks and softmax are in float32 or better.
+Candidates are *far*, memories too old for a position, or *near*. Where there is a fused kernel (fused.py), forward leaves both
+to it, and backward the far ones. Else all are near, and like those in backward computed step by step, piece by piece. Only the
+logarithm of each query's sum is kept of [T, S]: backward computes scores again. Spans, masks and softmax are in float32
+or better.
 """
 
 from dataclasses import dataclass
@@ -15,10 +16,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .far import FarGradients, add_far_gradients, attend_far, has_fused_kernel
+from .fused import Far, FarGradients, attend_fused, has_fused_kernel
 from .pieces import Piece, Scratch, pieces
 from .positions import Reach, add_position_scores, padded_positions, position_gradients, reach_of
 from .soft_mask import soft_mask_bias, soft_mask_slope, steps_left
+
+# Scores (floats) and queries of a piece. On a CPU a piece fits a cache, and fewer queries would make the matrix products
+# inefficient, more compute scores of the block's own future.
+SCORES_ON_CPU, QUERIES_ON_CPU = 1 << 20, 128
+SCORES_ELSEWHERE = 1 << 26
 
 
 def attend(
@@ -70,54 +76,83 @@ class _Settings(NamedTuple):
     dropout: float
     seed: int
 
-    def near_slots(self, query: Tensor, key: Tensor, position: Tensor) -> int:
-        """How many of the youngest memory slots are not left to the fused kernel."""
-        slots, reach = key.size(2) - query.size(2), position.size(0)
-        return reach if slots > reach and has_fused_kernel(query, self.dropout) else slots
-
 
 @dataclass(frozen=True)
-class _Work:
-    """A piece with its inputs: ``query`` [n, K, Q, d], ``key`` and ``value`` [n, K, S, d], ``left`` [n, H, S]."""
+class _Inputs:
+    """What attention is computed of; ``query`` is scaled, ``left`` [B, H, S] (see soft_mask.py), ``positions`` padded."""
 
-    piece: Piece
-    candidates: slice
     query: Tensor
     key: Tensor
     value: Tensor
     left: Tensor
-    far_total: Tensor
-    reach: Reach
+    age: Tensor
+    positions: Tensor
+    settings: _Settings
+    fused: bool
 
-
-def _work(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    left: Tensor,
-    age: Tensor,
-    far_total: Tensor,
-    *,
-    near: int,
-    position_range: int,
-    settings: _Settings,
-) -> Iterator[_Work]:
-    """The pieces of the near candidates: the block and the youngest ``near`` slots of the memory."""
-    heads, block = query.shape[1:3]
-    own = key.size(2) - block
-    held = [min(count, near) for count in settings.held]
-    for piece in pieces(held, block=block, heads=heads, on_cpu=query.device.type == "cpu"):
-        seen = slice(own - piece.memory, own + piece.last)
-        yield _Work(
-            piece=piece,
-            candidates=seen,
-            query=query[piece.rows, :, piece.first : piece.last],
-            key=key[piece.rows, :, seen],
-            value=value[piece.rows, :, seen],
-            left=left[piece.rows, :, seen],
-            far_total=far_total[piece.rows, :, piece.first : piece.last],
-            reach=reach_of(piece, age[piece.rows, seen], position_range),
+    @classmethod
+    def of(cls, query, key, value, span, position, age, settings: _Settings) -> "_Inputs":
+        return cls(
+            query=query,
+            key=key,
+            value=value,
+            left=steps_left(span, age, ramp=settings.ramp),
+            age=age,
+            positions=padded_positions(position.to(query.dtype), query.size(2)),
+            settings=settings,
+            fused=has_fused_kernel(query, settings.dropout),
         )
+
+    @property
+    def position_range(self) -> int:
+        return self.positions.size(0) - self.query.size(2) - 1
+
+    @property
+    def border(self) -> int:
+        """The slots before this one are far."""
+        slots = self.key.size(2) - self.query.size(2)
+        return max(0, slots - self.position_range) if self.fused else 0
+
+    def far(self) -> "Far":
+        parts = (tensor[:, :, : self.border] for tensor in (self.key, self.value, self.left))
+        near = self.key.size(2) - self.query.size(2) - self.border
+        held = [max(0, count - near) for count in self.settings.held]
+        return Far(self.query, *parts, held=held, ramp=self.settings.ramp)
+
+    def near(self) -> Iterator["_Work"]:
+        """The near candidates, in pieces."""
+        heads, block = self.query.shape[1:3]
+        on_cpu = self.query.device.type == "cpu"
+        scores, queries = (SCORES_ON_CPU, QUERIES_ON_CPU) if on_cpu else (SCORES_ELSEWHERE, block)
+        own = self.key.size(2) - block
+        held = [min(count, own - self.border) for count in self.settings.held]
+        for piece in pieces(held, block=block, heads=heads, scores=scores, queries=queries):
+            seen = slice(own - piece.memory, own + piece.last)
+            yield _Work(
+                piece=piece,
+                queries=(piece.rows, slice(None), slice(piece.first, piece.last)),
+                candidates=(piece.rows, slice(None), seen),
+                query=self.query[piece.rows, :, piece.first : piece.last],
+                key=self.key[piece.rows, :, seen],
+                value=self.value[piece.rows, :, seen],
+                left=self.left[piece.rows, :, seen],
+                reach=reach_of(piece, self.age[piece.rows, seen], self.position_range),
+            )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A piece with its inputs: ``query`` [n, K, Q, d], ``key`` and ``value`` [n, K, S, d], ``left`` [n, H, S]; and where in the
+    whole its queries and candidates are."""
+
+    piece: Piece
+    queries: Tuple[slice, slice, slice]
+    candidates: Tuple[slice, slice, slice]
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    left: Tensor
+    reach: Reach
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
@@ -132,35 +167,36 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """total [n, K, x, z] += left [n, K, x, y] times right [n, K, y, z]."""
-    if total.device.type != "cpu":
+    if total.device.type != "cpu" or total.dtype != left.dtype:
         total += torch.matmul(left, right)
         return
     for row in range(total.size(0)):
         total[row].baddbmm_(left[row], right[row])
 
 
-def _probabilities(work: _Work, positions: Tensor, ramp: float, scratch: Scratch) -> Tuple[Tensor, Tensor]:
-    """Attention probabilities [n, K, Q, 1 + S] in float32 or better, the first for all far memories together; and
-    [n, K, Q, 1] bool: the queries that see nothing."""
-    piece, dtype = work.piece, work.left.dtype
-    bias = soft_mask_bias(work.left, piece.first, piece.last, ramp=ramp)  # [n, H, Q, S]
-    queries = bias.size(2)
+def _bias(work: _Work, inputs: _Inputs, scratch: Scratch) -> Tensor:
+    """[n, K, Q, S] in float32 or better: the soft mask's logarithm, with the scores of positions, and -inf for the future."""
+    piece = work.piece
+    shared = soft_mask_bias(work.left, piece.first, piece.last, ramp=inputs.settings.ramp)  # [n, H, Q, S]
+    queries, seen = shared.shape[2:]
     # Of the block, a query sees what comes before it.
-    future = torch.ones(queries, queries, dtype=torch.bool, device=bias.device).triu_()
-    bias[..., bias.size(-1) - queries :].masked_fill_(future, float("-inf"))
+    future = torch.ones(queries, queries, dtype=torch.bool, device=shared.device).triu_()
+    shared[..., seen - queries :].masked_fill_(future, float("-inf"))
+    bias = scratch.take("bias", (*work.query.shape[:3], seen), shared.dtype).copy_(shared)
+    add_position_scores(bias, work.query, inputs.positions, piece, work.reach, scratch)
+    return bias
 
-    shape, memories_and_block = work.query.shape[:3], work.key.size(2)
-    products = scratch.take("products", (*shape, memories_and_block), work.query.dtype)
-    _product(work.query, work.key.transpose(-1, -2), products)
-    every = scratch.take("scores", (*shape, 1 + memories_and_block), dtype)
-    every[..., 0] = work.far_total
-    scores = torch.add(products, bias, out=every[..., 1:])
-    add_position_scores(scores, work.query, positions, piece, work.reach, scratch)
-    blind = (bias.amax(dim=-1, keepdim=True) == float("-inf")) & (every[..., :1] == float("-inf"))
-    if bias.device.type != "cpu" or blind.any():
-        # Any probabilities will do, as long as they are numbers: they are not used.
-        every.masked_fill_(blind, 0.0)
-    return torch.softmax(every, dim=-1, out=every), blind
+
+def _scores(work: _Work, inputs: _Inputs, scratch: Scratch) -> Tensor:
+    """[n, K, Q, S] in float32 or better."""
+    scores = _bias(work, inputs, scratch)
+    _add_product(scores, work.query, work.key.transpose(-1, -2))
+    return scores
+
+
+def _unseen(total: Tensor) -> Tensor:
+    """The logarithm of each query's sum, but inf for a query that sees nothing: its probabilities come out as 0."""
+    return total.masked_fill_(total == float("-inf"), float("inf"))
 
 
 def _keep(probabilities: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -172,66 +208,72 @@ def _generator(settings: _Settings, device: torch.device) -> Optional[torch.Gene
     return torch.Generator(device).manual_seed(settings.seed) if settings.dropout else None
 
 
+def _fused_forward(inputs: _Inputs) -> Tuple[Tensor, Tensor]:
+    """[B, K, T, d] and [B, K, T]: what attention gives, and the logarithm of each query's sum (see :func:`_unseen`)."""
+    out, total = inputs.far().attend()
+    scratch = Scratch(inputs.query)
+    for work in inputs.near():
+        bias = _bias(work, inputs, scratch)
+        near, near_total = attend_fused(work.query, work.key, work.value, bias)
+        far, far_total = out[work.queries], total[work.queries]
+        both = _unseen(torch.logaddexp(far_total, near_total))
+        near.mul_((near_total - both).exp_().unsqueeze(-1))
+        far.mul_((far_total - both).exp_().unsqueeze(-1)).add_(near)
+        far_total.copy_(both)
+    return out, total
+
+
+def _forward_step_by_step(inputs: _Inputs) -> Tuple[Tensor, Tensor]:
+    """As :func:`_fused_forward`."""
+    query, settings = inputs.query, inputs.settings
+    out = torch.empty_like(query)
+    total = inputs.left.new_empty(query.shape[:3])
+    generator = _generator(settings, query.device)
+    scratch = Scratch(query)
+    for work in inputs.near():
+        scores = _scores(work, inputs, scratch)
+        total[work.queries] = sums = _unseen(torch.logsumexp(scores, dim=-1))
+        probabilities = scores.sub_(sums.unsqueeze(-1)).exp_()
+        if generator is not None:
+            probabilities *= _keep(probabilities, settings.dropout, generator)
+        part = scratch.take("out", work.query.shape, query.dtype)
+        out[work.queries] = _product(probabilities.to(query.dtype), work.value, part)
+    return out, total
+
+
 class _Attention(torch.autograd.Function):
     """See :func:`attend`; the query comes scaled."""
 
     @staticmethod
     def forward(ctx, query, key, value, span, position, age, settings):
-        positions = padded_positions(position.to(query.dtype), query.size(2))
-        generator = _generator(settings, query.device)
-        near = settings.near_slots(query, key, position)
-        border = key.size(2) - query.size(2) - near
-        scratch = Scratch(query)
         with torch.autocast(query.device.type, enabled=False):
-            left = steps_left(span, age, ramp=settings.ramp)
-            far = query, key[:, :, :border], value[:, :, :border], left[..., :border]
-            held = [max(0, count - near) for count in settings.held]
-            out, far_total = attend_far(*far, held=held, ramp=settings.ramp)
-            reach = dict(near=near, position_range=position.size(0), settings=settings)
-            for work in _work(query, key, value, left, age, far_total, **reach):
-                probabilities, blind = _probabilities(work, positions, settings.ramp, scratch)
-                of_far, probabilities = probabilities[..., :1], probabilities[..., 1:]
-                if generator is not None:
-                    probabilities *= _keep(probabilities, settings.dropout, generator)
-                of_near = scratch.take("of_near", work.query.shape, query.dtype)
-                _product(probabilities.to(value.dtype), work.value, of_near)
-                part = out[work.piece.rows, :, work.piece.first : work.piece.last]
-                part.mul_(of_far).add_(of_near).masked_fill_(blind, 0.0)
+            inputs = _Inputs.of(query, key, value, span, position, age, settings)
+            out, total = (_fused_forward if inputs.fused else _forward_step_by_step)(inputs)
         ctx.settings = settings
-        ctx.save_for_backward(query, key, value, span, position, age, out, far_total)
+        ctx.save_for_backward(query, key, value, span, position, age, out, total)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        query, key, value, span, position, age, out, far_total = ctx.saved_tensors
-        settings = ctx.settings
-        positions = padded_positions(position.to(query.dtype), query.size(2))
+        query, key, value, span, position, age, out, total = ctx.saved_tensors
+        settings, with_spans = ctx.settings, ctx.needs_input_grad[3]
         generator = _generator(settings, query.device)
-        near = settings.near_slots(query, key, position)
-        border = key.size(2) - query.size(2) - near
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        grad_positions = torch.zeros_like(positions, dtype=span.dtype)
-        total = torch.empty_like(far_total)
         scratch = Scratch(query)
         with torch.autocast(query.device.type, enabled=False):
-            left = steps_left(span, age, ramp=settings.ramp)
-            grad_left = torch.zeros_like(left)
-            reach = dict(near=near, position_range=position.size(0), settings=settings)
-            for work in _work(query, key, value, left, age, far_total, **reach):
-                piece = work.piece
-                probabilities, blind = _probabilities(work, positions, settings.ramp, scratch)
-                queries = (piece.rows, slice(None), slice(piece.first, piece.last))
-                share = probabilities[..., 0].masked_fill(blind.squeeze(-1), 0.0)
-                total[queries] = torch.where(share > 0, work.far_total - share.log(), float("inf"))
-                probabilities = probabilities[..., 1:]
-                grad = grad_out[queries].masked_fill(blind, 0.0)  # [n, K, Q, d]
+            inputs = _Inputs.of(query, key, value, span, position, age, settings)
+            grad_left = torch.zeros_like(inputs.left)
+            grad_positions = torch.zeros_like(inputs.positions, dtype=span.dtype)
+            for work in inputs.near():
+                piece, grad = work.piece, grad_out[work.queries]  # [n, K, Q, d]
+                scores = _scores(work, inputs, scratch)
+                probabilities = scores.sub_(total[work.queries].unsqueeze(-1)).exp_()
                 # How much each query's output follows its own gradient: the softmax takes it off every score.
-                offset = (grad.to(left.dtype) * out[queries]).sum(dim=-1, keepdim=True)
-                # Of the probabilities; the products are not needed any more.
-                grad_scores = scratch.take("products", probabilities.shape, query.dtype)
-                grad_scores = _product(grad, work.value.transpose(-1, -2), grad_scores).to(left.dtype)
+                offset = (grad.to(span.dtype) * out[work.queries]).sum(dim=-1, keepdim=True)
+                products = scratch.take("products", probabilities.shape, query.dtype)
+                grad_scores = _product(grad, work.value.transpose(-1, -2), products).to(span.dtype)  # of the probabilities
                 used = probabilities
                 if generator is not None:
                     keep = _keep(probabilities, settings.dropout, generator)
@@ -239,32 +281,21 @@ class _Attention(torch.autograd.Function):
                     grad_scores *= keep
                 grad_scores.sub_(offset).mul_(probabilities)  # [n, K, Q, S]
 
-                used = used.to(value.dtype).transpose(-1, -2)
-                _add_product(grad_value[piece.rows, :, work.candidates], used, grad)
-                if ctx.needs_input_grad[3]:
+                _add_product(grad_value[work.candidates], used.to(value.dtype).transpose(-1, -2), grad)
+                if with_spans:
                     slope = soft_mask_slope(work.left, piece.first, piece.last, ramp=settings.ramp)
-                    shared = grad_scores.sum(dim=1, keepdim=True) if left.size(1) == 1 else grad_scores
-                    grad_left[piece.rows, :, work.candidates] += (shared * slope).sum(dim=2)
+                    shared = grad_scores.sum(dim=1, keepdim=True) if span.size(1) == 1 else grad_scores
+                    grad_left[work.candidates] += (shared * slope).sum(dim=2)
                 grad_scores = grad_scores.to(query.dtype)
-                _add_product(grad_key[piece.rows, :, work.candidates], grad_scores.transpose(-1, -2), work.query)
-                by_near = _product(grad_scores, work.key, scratch.take("by_near", work.query.shape, query.dtype))
+                _add_product(grad_key[work.candidates], grad_scores.transpose(-1, -2), work.query)
                 by_position, of_position = position_gradients(
-                    grad_scores, work.query, positions, piece, work.reach, scratch
+                    grad_scores, work.query, inputs.positions, piece, work.reach, scratch
                 )
-                torch.add(by_near, by_position, out=grad_query[queries])
+                by_near = _product(grad_scores, work.key, scratch.take("by_near", work.query.shape, query.dtype))
+                torch.add(by_near, by_position, out=grad_query[work.queries])
                 grad_positions[: len(of_position)] += of_position
-            far = [tensor[:, :, :border] for tensor in (key, value, left)]
-            into = FarGradients(grad_query, *(tensor[:, :, :border] for tensor in (grad_key, grad_value, grad_left)))
-            add_far_gradients(
-                into,
-                grad_out,
-                query,
-                *far,
-                out=out,
-                total=total,
-                held=[max(0, count - near) for count in settings.held],
-                ramp=settings.ramp,
-                with_spans=ctx.needs_input_grad[3],
-            )
+            grads = (grad_key, grad_value, grad_left)
+            into = FarGradients(grad_query, *(tensor[:, :, : inputs.border] for tensor in grads))
+            inputs.far().add_gradients(into, grad_out, out=out, total=total, with_spans=with_spans)
         grad_position = grad_positions[: position.size(0)].flip(0).to(position.dtype)
         return grad_query, grad_key, grad_value, grad_left, grad_position, None, None

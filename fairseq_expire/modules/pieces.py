@@ -14,11 +14,6 @@ from typing import Dict, Iterator, Sequence
 import torch
 from torch import Tensor
 
-# Scores (floats) of one piece.
-SCORES_ON_CPU = 1 << 20
-SCORES_ELSEWHERE = 1 << 26
-# Queries of one piece on a CPU: fewer make the matrix products inefficient, more compute scores of the block's own future.
-QUERIES_ON_CPU = 128
 # A piece has a multiple of that many queries, whatever the candidates.
 FEWEST_QUERIES = 64
 
@@ -33,26 +28,26 @@ class Piece:
     memory: int
 
 
-def pieces(held: Sequence[int], *, block: int, heads: int, on_cpu: bool) -> Iterator[Piece]:
+def pieces(held: Sequence[int], *, block: int, heads: int, scores: int, queries: int) -> Iterator[Piece]:
     """Pieces that together are every query of every row.
 
     Args:
         held: how many memories each row holds.
         block: T.
         heads: K.
-        on_cpu: whether a CPU computes.
+        scores: about the most scores (floats) of a piece.
+        queries: the most queries of a piece.
     """
-    limit = SCORES_ON_CPU if on_cpu else SCORES_ELSEWHERE
-    queries = min(block, QUERIES_ON_CPU) if on_cpu else block
+    queries = min(block, queries)
     start = 0
     while start < len(held):
         stop, memory = start + 1, held[start]
         while stop < len(held):
             longest = max(memory, held[stop])
-            if (stop + 1 - start) * heads * queries * (longest + block) > limit:
+            if (stop + 1 - start) * heads * queries * (longest + block) > scores:
                 break
             stop, memory = stop + 1, longest
-        fitting = limit // ((stop - start) * heads * (memory + block))
+        fitting = scores // ((stop - start) * heads * (memory + block))
         step = min(queries, max(FEWEST_QUERIES, fitting // FEWEST_QUERIES * FEWEST_QUERIES))
         for first in range(0, block, step):
             yield Piece(slice(start, stop), first, min(first + step, block), memory)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from fairseq_expire.modules import attend, far, naive, pieces
+from fairseq_expire.modules import attend, attention, fused, naive, pieces
 
 
 class Size(NamedTuple):
@@ -74,25 +74,25 @@ def slow(inputs):
 
 
 def small_pieces(monkeypatch, scores, queries):
-    monkeypatch.setattr(pieces, "SCORES_ON_CPU", scores)
-    monkeypatch.setattr(pieces, "QUERIES_ON_CPU", queries)
+    monkeypatch.setattr(attention, "SCORES_ON_CPU", scores)
+    monkeypatch.setattr(attention, "QUERIES_ON_CPU", queries)
     monkeypatch.setattr(pieces, "FEWEST_QUERIES", 1)
-    monkeypatch.setattr(far, "BIAS_SIZE", scores)
-    monkeypatch.setattr(far, "FEWEST_QUERIES", 1)
-    monkeypatch.setattr(far, "RAMP_QUERIES", queries)
+    monkeypatch.setattr(fused, "BIAS_SIZE", scores)
+    monkeypatch.setattr(fused, "FEWEST_QUERIES", 1)
+    monkeypatch.setattr(fused, "RAMP_QUERIES", queries)
 
 
 def without_fused_kernel(monkeypatch):
-    monkeypatch.setattr(far, "_kernel_works", lambda: False)
+    monkeypatch.setattr(fused, "_kernel_works", lambda: False)
 
 
 # All at once; a few queries of all rows; three queries of one row.
 @pytest.mark.parametrize("cut", [(1 << 20, 128), (400, 4), (1, 3)], ids=lambda c: f"pieces-of-{c[0]}-scores-{c[1]}-queries")
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "step-by-step"])
-def test_values_and_gradients_equal_the_loops(size, cut, fused, monkeypatch):
+@pytest.mark.parametrize("kernel", [True, False], ids=["fused", "step-by-step"])
+def test_values_and_gradients_equal_the_loops(size, cut, kernel, monkeypatch):
     small_pieces(monkeypatch, *cut)
-    if not fused:
+    if not kernel:
         without_fused_kernel(monkeypatch)
     inputs = problem(size)
     expected, actual = slow(inputs), attend(**inputs)
@@ -130,26 +130,26 @@ def test_a_kernel_that_does_not_serve_is_not_used(monkeypatch):
     def nan(query, *others, **options):
         return torch.full_like(query, float("nan")), query[..., 0]
 
-    assert far._kernel_works()
+    assert fused._kernel_works()
     for kernel in (None, without_a_bias, nan):
-        monkeypatch.setattr(far, "_forward", kernel)
-        far._kernel_works.cache_clear()
-        assert not far._kernel_works()
+        monkeypatch.setattr(fused, "_forward", kernel)
+        fused._kernel_works.cache_clear()
+        assert not fused._kernel_works()
     monkeypatch.undo()
-    far._kernel_works.cache_clear()
+    fused._kernel_works.cache_clear()
 
 
 def test_what_cannot_be_fused_is_said_once(monkeypatch, caplog):
     without_fused_kernel(monkeypatch)
-    far._say.cache_clear()
+    fused._say.cache_clear()
     caplog.set_level("INFO")
     inputs = problem(Size(1, 2, 1, 3, 9, 4, 2, 5))
     for _ in range(2):
         attend(**inputs)
     assert [record.message for record in caplog.records] == [
-        f"attention over old memories is computed step by step, without a fused kernel: PyTorch {torch.__version__} has none that serves"
+        f"attention is computed step by step, without a fused kernel: PyTorch {torch.__version__} has none that serves"
     ]
-    far._say.cache_clear()
+    fused._say.cache_clear()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
@@ -235,9 +235,9 @@ def test_fused_gradients_in_low_precision_are_as_close_as_those_step_by_step(dty
     def gradients(inputs):
         return torch.autograd.grad((attend(**inputs).double() * weights).sum(), [inputs[name] for name in LEAVES])
 
-    expected, fused = gradients(exact), gradients({**exact, **low})
+    expected, by_kernel = gradients(exact), gradients({**exact, **low})
     without_fused_kernel(monkeypatch)
-    for name, right, ours, step_by_step in zip(LEAVES, expected, fused, gradients({**exact, **low})):
+    for name, right, ours, step_by_step in zip(LEAVES, expected, by_kernel, gradients({**exact, **low})):
         error, baseline = ((x.double() - right).abs().mean() for x in (ours, step_by_step))
         assert error < 3 * baseline, name
 
@@ -245,10 +245,10 @@ def test_fused_gradients_in_low_precision_are_as_close_as_those_step_by_step(dty
 def test_pieces_cover_every_query_of_every_row_once():
     held = [900, 3, 2500, 40, 40, 41, 0]
     seen = torch.zeros(len(held), 300, dtype=torch.int64)
-    for piece in pieces.pieces(held, block=300, heads=8, on_cpu=True):
+    for piece in pieces.pieces(held, block=300, heads=8, scores=1 << 20, queries=128):
         seen[piece.rows, piece.first : piece.last] += 1
         assert piece.memory == max(held[piece.rows])
         rows = piece.rows.stop - piece.rows.start
         scores = rows * 8 * (piece.last - piece.first) * (piece.memory + 300)
-        assert scores <= pieces.SCORES_ON_CPU or piece.last - piece.first == pieces.FEWEST_QUERIES
+        assert scores <= 1 << 20 or piece.last - piece.first == pieces.FEWEST_QUERIES
     assert (seen == 1).all()

@@ -1,13 +1,14 @@
-"""Attention over memories that are out of reach of positions, by a fused kernel of PyTorch.
+"""Attention by a fused kernel of PyTorch: with any bias, and over far memories, those out of reach of positions.
 
 Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S far memories, d width of a head.
 
-Their scores are plain products and the soft mask is a bias (the equation in attention.py), so a fused kernel serves, row by row
-since rows hold different numbers. It gives no gradient of the bias; only what is on its ramp has one, and that little is
-computed again by itself.
+Scores of far memories are plain products and the soft mask is a bias (the equation in attention.py), so the kernel serves in
+backward, too, row by row since rows hold different numbers. It gives no gradient of the bias; only what is on its
+ramp has one, and that little is computed again by itself.
 """
 
 import logging
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Iterator, NamedTuple, Sequence, Tuple
 
@@ -59,7 +60,30 @@ def has_fused_kernel(query: Tensor, dropout: float) -> bool:
 
 @lru_cache(maxsize=None)
 def _say(reason: str) -> None:
-    logger.info("attention over old memories is computed step by step, without a fused kernel: %s", reason)
+    logger.info("attention is computed step by step, without a fused kernel: %s", reason)
+
+
+def attend_fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tuple[Tensor, Tensor]:
+    """
+    Args:
+        query: [B, K, T, d], scaled.
+        key, value: [B, K, S, d].
+        bias: [B, 1 or K, T, S].
+    Returns:
+        [B, K, T, d], zeros for a query that sees nothing; and [B, K, T], the logarithm of the sum of exp(s + bias), for
+        that query -inf, where the kernel has 0.
+    """
+    out, total = _forward(query, key, value, 0.0, False, attn_mask=bias, scale=1.0)
+    return out, total.to(bias.dtype).masked_fill_(bias.amax(dim=-1) == float("-inf"), float("-inf"))
+
+
+class FarGradients(NamedTuple):
+    """Where gradients are added up; all but the query's are of far memories only."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    left: Tensor
 
 
 class _Part(NamedTuple):
@@ -70,92 +94,82 @@ class _Part(NamedTuple):
     slots: slice
 
 
-def _parts(held: Sequence[int], left: Tensor, block: int) -> Iterator[_Part]:
-    _, heads, slots = left.shape
-    for row, count in enumerate(held):
-        step = max(FEWEST_QUERIES, BIAS_SIZE // max(1, heads * count))
-        for first in range(0, block if count else 0, step):
-            yield _Part(slice(row, row + 1), slice(first, min(first + step, block)), slice(slots - count, slots))
-
-
-def attend_far(
-    query: Tensor, key: Tensor, value: Tensor, left: Tensor, *, held: Sequence[int], ramp: float
-) -> Tuple[Tensor, Tensor]:
-    """What the far memories alone would give.
+@dataclass(frozen=True)
+class Far:
+    """The far memories of a block.
 
     Args:
         query: [B, K, T, d], scaled.
         key, value: [B, K, S, d].
         left: [B, H, S], see soft_mask.py.
         held: how many memories each row holds, its youngest slots.
-    Returns:
-        [B, K, T, d]; and [B, K, T], the logarithm of the sum of R m exp(s) over them, -inf for a query that sees none.
+        ramp: R.
     """
-    out = torch.zeros_like(query)
-    total = left.new_full(query.shape[:3], float("-inf"))
-    for row, queries, slots in _parts(held, left, query.size(2)):
-        bias = soft_mask_bias(left[row, :, slots], queries.start, queries.stop, ramp=ramp)
-        heads = query[row, :, queries], key[row, :, slots], value[row, :, slots]
-        out[row, :, queries], sums = _forward(*heads, 0.0, False, attn_mask=bias, scale=1.0)
-        # The kernel calls the sum over nothing 1.
-        total[row, :, queries] = torch.where(bias.amax(dim=-1) > float("-inf"), sums.to(total.dtype), float("-inf"))
-    return out, total
-
-
-class FarGradients(NamedTuple):
-    """Where the gradients of the arguments of :func:`attend_far` are added up."""
 
     query: Tensor
     key: Tensor
     value: Tensor
     left: Tensor
+    held: Sequence[int]
+    ramp: float
 
+    def _parts(self) -> Iterator[_Part]:
+        _, heads, slots = self.left.shape
+        block = self.query.size(2)
+        for row, count in enumerate(self.held):
+            step = max(FEWEST_QUERIES, BIAS_SIZE // max(1, heads * count))
+            for first in range(0, block if count else 0, step):
+                yield _Part(slice(row, row + 1), slice(first, min(first + step, block)), slice(slots - count, slots))
 
-def add_far_gradients(
-    into: FarGradients,
-    grad_out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    left: Tensor,
-    *,
-    out: Tensor,
-    total: Tensor,
-    held: Sequence[int],
-    ramp: float,
-    with_spans: bool,
-) -> None:
-    """The far memories' share in the backward pass of attention over all candidates.
+    def _bias(self, part: _Part) -> Tensor:
+        return soft_mask_bias(
+            self.left[part.row, :, part.slots], part.queries.start, part.queries.stop, ramp=self.ramp
+        )
 
-    Args:
-        into: gradients so far.
-        grad_out: [B, K, T, d] of the output of that attention.
-        query, key, value, left, held, ramp: as for :func:`attend_far`.
-        out: [B, K, T, d], that output.
-        total: [B, K, T], the logarithm of the sum over all candidates; inf for queries whose far memories do not count.
-        with_spans: whether the gradient of ``left`` is wanted.
-    """
-    total = total.to(left.dtype)
-    for row, queries, slots in _parts(held, left, query.size(2)):
-        bias = soft_mask_bias(left[row, :, slots], queries.start, queries.stop, ramp=ramp)
-        grad, heads = grad_out[row, :, queries], (query[row, :, queries], key[row, :, slots], value[row, :, slots])
-        outcome = out[row, :, queries], total[row, :, queries].contiguous()
-        grads = _backward(grad, *heads, *outcome, 0.0, False, attn_mask=bias, scale=1.0)
-        into.query[row, :, queries] += grads[0]
-        into.key[row, :, slots] += grads[1]
-        into.value[row, :, slots] += grads[2]
-        if with_spans:
-            offset = (grad.to(left.dtype) * outcome[0]).sum(dim=-1, keepdim=True)
+    def attend(self) -> Tuple[Tensor, Tensor]:
+        """What they alone would give, as :func:`attend_fused`."""
+        out = torch.zeros_like(self.query)
+        total = self.left.new_full(self.query.shape[:3], float("-inf"))
+        for part in self._parts():
+            row, queries, slots = part
+            heads = self.query[row, :, queries], self.key[row, :, slots], self.value[row, :, slots]
+            out[row, :, queries], total[row, :, queries] = attend_fused(*heads, self._bias(part))
+        return out, total
+
+    def add_gradients(
+        self, into: FarGradients, grad_out: Tensor, *, out: Tensor, total: Tensor, with_spans: bool
+    ) -> None:
+        """Their share in the backward pass of attention over all candidates.
+
+        Args:
+            into: gradients so far.
+            grad_out: [B, K, T, d] of the output of that attention.
+            out: [B, K, T, d], that output.
+            total: [B, K, T], the logarithm of the sum over all candidates; inf for queries that see none.
+            with_spans: whether the gradient of ``left`` is wanted.
+        """
+        for part in self._parts():
+            row, queries, slots = part
+            bias, grad = self._bias(part), grad_out[row, :, queries]
+            heads = self.query[row, :, queries], self.key[row, :, slots], self.value[row, :, slots]
+            outcome = out[row, :, queries], total[row, :, queries].contiguous()
+            grads = _backward(grad, *heads, *outcome, 0.0, False, attn_mask=bias, scale=1.0)
+            into.query[row, :, queries] += grads[0]
+            into.key[row, :, slots] += grads[1]
+            into.value[row, :, slots] += grads[2]
+            if not with_spans:
+                continue
+            offset = (grad.to(self.left.dtype) * outcome[0]).sum(dim=-1, keepdim=True)
             for first in range(0, bias.size(2), RAMP_QUERIES):
                 some = slice(first, first + RAMP_QUERIES)
                 _add_ramp_gradient(
                     into.left[row, :, slots],
-                    left[row, :, slots],
+                    self.left[row, :, slots],
                     (grad[:, :, some], heads[0][:, :, some], *heads[1:]),
                     offset[:, :, some],
                     outcome[1][:, :, some],
                     first=queries.start + first,
-                    ramp=ramp,
+                    ramp=self.ramp,
                 )
 
 
