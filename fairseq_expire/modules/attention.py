@@ -3,10 +3,10 @@
 Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates (memory and block), d width of a head,
 P reach of positions. A piece (see pieces.py) has n rows, Q queries and as many of the candidates as these can see.
 
-Candidates are *far*, memories too old for a position, or *near*. Where there is a fused kernel (fused.py), forward leaves both
-to it, and backward the far ones. Else all are near, and like those in backward computed step by step, piece by piece. Only the
-logarithm of each query's sum is kept of [T, S]: backward computes scores again. Spans, masks and softmax are in float32
-or better.
+Candidates are *far*, memories too old for a position, or *near*. A fused kernel (fused.py) takes both in forward, and the far ones
+in backward; where there is none, all candidates are near. Near ones are computed step by step in backward, and in forward
+without the kernel, piece by piece. Of [T, S] only the logarithm of each query's sum is kept: backward computes scores
+again. Spans, masks and softmax are in float32 or better.
 """
 
 from dataclasses import dataclass
@@ -91,7 +91,9 @@ class _Inputs:
     fused: bool
 
     @classmethod
-    def of(cls, query, key, value, span, position, age, settings: _Settings) -> "_Inputs":
+    def of(
+        cls, query: Tensor, key: Tensor, value: Tensor, span: Tensor, position: Tensor, age: Tensor, settings: _Settings
+    ) -> "_Inputs":
         return cls(
             query=query,
             key=key,
@@ -113,7 +115,7 @@ class _Inputs:
         slots = self.key.size(2) - self.query.size(2)
         return max(0, slots - self.position_range) if self.fused else 0
 
-    def far(self) -> "Far":
+    def far(self) -> Far:
         parts = (tensor[:, :, : self.border] for tensor in (self.key, self.value, self.left))
         near = self.key.size(2) - self.query.size(2) - self.border
         held = [max(0, count - near) for count in self.settings.held]
@@ -166,12 +168,12 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total [n, K, x, z] += left [n, K, x, y] times right [n, K, y, z]."""
-    if total.device.type != "cpu" or total.dtype != left.dtype:
+    """total [n, K, x, z] += left [n, K, x, y] times right [n, K, y, z], multiplied in the type of the total on a CPU."""
+    if total.device.type != "cpu":
         total += torch.matmul(left, right)
         return
     for row in range(total.size(0)):
-        total[row].baddbmm_(left[row], right[row])
+        total[row].baddbmm_(left[row].to(total.dtype), right[row].to(total.dtype))
 
 
 def _bias(work: _Work, inputs: _Inputs, scratch: Scratch) -> Tensor:
@@ -196,7 +198,7 @@ def _scores(work: _Work, inputs: _Inputs, scratch: Scratch) -> Tensor:
 
 def _unseen(total: Tensor) -> Tensor:
     """The logarithm of each query's sum, but inf for a query that sees nothing: its probabilities come out as 0."""
-    return total.masked_fill_(total == float("-inf"), float("inf"))
+    return total.masked_fill(total == float("-inf"), float("inf"))
 
 
 def _keep(probabilities: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -217,9 +219,10 @@ def _fused_forward(inputs: _Inputs) -> Tuple[Tensor, Tensor]:
         near, near_total = attend_fused(work.query, work.key, work.value, bias)
         far, far_total = out[work.queries], total[work.queries]
         both = _unseen(torch.logaddexp(far_total, near_total))
-        near.mul_((near_total - both).exp_().unsqueeze(-1))
-        far.mul_((far_total - both).exp_().unsqueeze(-1)).add_(near)
-        far_total.copy_(both)
+        by_far, by_near = ((part - both).exp_().unsqueeze(-1) for part in (far_total, near_total))
+        # Rounded once in half precision: the weights are in float32.
+        out[work.queries] = torch.addcmul(far * by_far, near.to(both.dtype), by_near)
+        total[work.queries] = both
     return out, total
 
 

@@ -1,9 +1,9 @@
 """Attention by a fused kernel of PyTorch: with any bias, and over far memories, those out of reach of positions.
 
-Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S far memories, d width of a head.
+Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates (far memories, in Far), d width of a head.
 
 Scores of far memories are plain products and the soft mask is a bias (the equation in attention.py), so the kernel serves in
-backward, too, row by row since rows hold different numbers. It gives no gradient of the bias; only what is on its
+backward, too; row by row, since rows hold different numbers. It gives no gradient of the bias; only what is on its
 ramp has one, and that little is computed again by itself.
 """
 
@@ -30,18 +30,24 @@ _backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu
 
 
 @lru_cache(maxsize=None)
-def _kernel_works() -> bool:
-    """Whether PyTorch's kernel is there, takes a bias, and makes no NaN of a query that sees little or nothing."""
-    query, key = torch.ones(1, 1, 2, 8), torch.ones(1, 1, 1100, 8)
-    bias = torch.full((1, 1, 2, 1100), float("-inf"))
-    bias[..., 0, -1] = 0.0
+def _kernel_works(dtype: torch.dtype) -> bool:
+    """Whether PyTorch's kernel is there, takes a bias for each row and head, returns the logarithm of the sum, and makes no NaN of
+    a query that sees little or nothing."""
+    with torch.device("cpu"):
+        query, key = torch.full((2, 2, 3, 8), 0.5, dtype=dtype), torch.full((2, 2, 1100, 8), 0.5, dtype=dtype)
+        bias = torch.full((2, 2, 3, 1100), float("-inf"), dtype=torch.promote_types(dtype, torch.float32))
+        # The first query sees two, the second one, the third nothing.
+        bias[..., 0, -2:] = torch.arange(4.0).view(2, 2, 1).to(bias.dtype)
+        bias[..., 1, -1] = 0.0
+    expected = torch.logsumexp(bias[..., :2, :] + 2.0, dim=-1)
     try:
         out, total = _forward(query, key, key, 0.0, False, attn_mask=bias, scale=1.0)
-        total[..., 1] = float("inf")
+        right = torch.allclose(out[..., :2, :], query[..., :2, :]) and torch.allclose(total[..., :2].to(bias.dtype), expected)
+        total[..., 2] = float("inf")
         grads = _backward(out, query, key, key, out, total, 0.0, False, attn_mask=bias, scale=1.0)
     except (TypeError, RuntimeError):
         return False
-    return torch.equal(out[0, 0, 0], query[0, 0, 0]) and all(bool(x.isfinite().all()) for x in (out, *grads))
+    return right and all(bool(x.isfinite().all()) for x in (out, *grads))
 
 
 def has_fused_kernel(query: Tensor, dropout: float) -> bool:
@@ -50,7 +56,7 @@ def has_fused_kernel(query: Tensor, dropout: float) -> bool:
         reason = f"it is for CPUs, not for {query.device.type}"
     elif dropout:
         reason = "it drops no attention probabilities"
-    elif not _kernel_works():
+    elif not _kernel_works(query.dtype):
         reason = f"PyTorch {torch.__version__} has none that serves"
     else:
         return True
@@ -70,8 +76,8 @@ def attend_fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tup
         key, value: [B, K, S, d].
         bias: [B, 1 or K, T, S].
     Returns:
-        [B, K, T, d], zeros for a query that sees nothing; and [B, K, T], the logarithm of the sum of exp(s + bias), for
-        that query -inf, where the kernel has 0.
+        [B, K, T, d], and [B, K, T], the logarithm of the sum of exp(s + bias); -inf for a query that sees nothing, where
+        the kernel has 0, and then the first is anything finite.
     """
     out, total = _forward(query, key, value, 0.0, False, attn_mask=bias, scale=1.0)
     return out, total.to(bias.dtype).masked_fill_(bias.amax(dim=-1) == float("-inf"), float("-inf"))
@@ -181,10 +187,12 @@ def _add_ramp_gradient(
     last = first + query.size(2)
     on_ramp = ((left > first) & (left < last - 1 + ramp)).any(dim=1).squeeze(0).nonzero().squeeze(1)
     key, value, left = key[:, :, on_ramp], value[:, :, on_ramp], left[:, :, on_ramp]
-    scores = torch.matmul(query, key.transpose(-1, -2)).to(left.dtype)  # [1, K, Q, number on the ramp]
+    # In the type of the total, as the kernel has it inside.
+    grad, query, key, value = (tensor.to(left.dtype) for tensor in (grad, query, key, value))
+    scores = torch.matmul(query, key.transpose(-1, -2))  # [1, K, Q, number on the ramp]
     scores += soft_mask_bias(left, first, last, ramp=ramp)
     probabilities = scores.sub_(total.unsqueeze(-1)).exp_()
-    grad_scores = torch.matmul(grad, value.transpose(-1, -2)).to(left.dtype).sub_(offset).mul_(probabilities)
+    grad_scores = torch.matmul(grad, value.transpose(-1, -2)).sub_(offset).mul_(probabilities)
     if left.size(1) == 1:
         grad_scores = grad_scores.sum(dim=1, keepdim=True)
     grad_left = (grad_scores * soft_mask_slope(left, first, last, ramp=ramp)).sum(dim=2)

@@ -55,7 +55,8 @@ def pieces(held: Sequence[int], *, block: int, heads: int, scores: int, queries:
 
 
 class Scratch:
-    """Room for the scores of one piece at a time, by name, used again from piece to piece.
+    """Room for the scores of one piece at a time, by name, used again from piece to piece: what is taken overwrites what was
+    taken by that name before.
 
     Fresh memory costs a CPU more than the arithmetic done on it.
     """
@@ -67,6 +68,6 @@ class Scratch:
     def take(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         size = math.prod(shape)
         room = self.rooms.get(name)
-        if room is None or room.numel() < size:
+        if room is None or room.numel() < size or room.dtype != dtype:
             room = self.rooms[name] = self.like.new_empty(size, dtype=dtype)
         return room[:size].view(shape)
