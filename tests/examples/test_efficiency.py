@@ -41,7 +41,7 @@ def test_speed_and_memory_of_a_block():
         # As many are alive as the case says: the span, and as much of the ramp as there is.
         assert all(span < alive < 1.5 * span for alive in ours["alive"]) and fixed["alive"] == [span, span]
         assert ours["limit"] < ours["seconds"] and ours["peak_bytes"] > 0
-        assert 0.5 < sum(row["profile"].values()) <= 1 and "aten::bmm" in row["profile"]
+        assert 0.5 < sum(row["profile"].values()) <= 1 and "aten::mm" in row["profile"]
 
 
 def test_operations_are_those_of_the_products():
@@ -50,8 +50,11 @@ def test_operations_are_those_of_the_products():
 import sys
 sys.path.insert(0, {str(FOLDER)!r})
 from torch.utils.flop_counter import FlopCounterMode
+from fairseq_expire.modules import fused
 from limit import operations
 from subjects import Shape, blocks, fixed_span
+# PyTorch does not count what its fused kernel does on a CPU.
+fused._kernel_works = lambda dtype: False
 shape = Shape(rows=2, span=64, max_span=64, ramp=8, width=64, ffn=256, block=32)
 for mode in ("score", "train"):
     model = fixed_span(shape)
