@@ -1,5 +1,6 @@
 """The benchmarks run, and compare what they say they compare; their figures are for the README, not for a test."""
 import json
+import os
 import sys
 
 import commands
@@ -28,7 +29,9 @@ def test_memory_of_a_generated_text():
 
 def test_speed_and_memory_of_a_block():
     options = ["--width-divisor", "16", "--rounds", "2", "--cases", "2", "3", "--json", "--profile"]
-    rows = results(commands.run(sys.executable, FOLDER / "speed.py", *options))
+    # Not every container lets a process set its own peak back.
+    with_memory = os.access("/proc/self/clear_refs", os.W_OK)
+    rows = results(commands.run(sys.executable, FOLDER / "speed.py", *options, *[] if with_memory else ["--no-memory"]))
     assert [(row["case"], row["mode"]) for row in rows] == [
         ("2 rows, mean span 128", "train"),
         ("2 rows, mean span 128", "score"),
@@ -40,7 +43,7 @@ def test_speed_and_memory_of_a_block():
         span = 128 if row["case"].startswith("2") else 64
         # As many are alive as the case says: the span, and as much of the ramp as there is.
         assert all(span < alive < 1.5 * span for alive in ours["alive"]) and fixed["alive"] == [span, span]
-        assert ours["limit"] < ours["seconds"] and ours["peak_bytes"] > 0
+        assert ours["limit"] < ours["seconds"] and (ours["peak_bytes"] > 0 if with_memory else "peak_bytes" not in ours)
         assert 0.5 < sum(row["profile"].values()) <= 1 and "aten::mm" in row["profile"]
 
 
