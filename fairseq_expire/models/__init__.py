@@ -1,1 +1,2 @@
-from . import expire_span_lm, transformer_xl_lm  # noqa: F401  (registers the architectures)
+# Registers the architectures.
+from . import adaptive_span_lm, compressive_transformer_lm, expire_span_lm, transformer_xl_lm  # noqa: F401

@@ -43,7 +43,7 @@ class MemoryLMConfig(FairseqDataclass):
         default=None,
         metadata=_help(
             "how many steps back attention knows the distance of a memory (P); default: --tokens-per-sample, for "
-            "transformer_xl_lm --max-span"
+            "transformer_xl_lm and adaptive_span_lm --max-span, for compressive_transformer_lm --compressed-size more"
         ),
     )
     share_decoder_input_output_embed: bool = field(

@@ -1,13 +1,18 @@
 """The memory mechanism in plain PyTorch: no fairseq needed."""
 
+from .adaptive_span import AdaptiveSpan
 from .attention import attend
+from .compressive import Compressive
 from .expire_span import ExpireSpan
 from .fixed_span import FixedSpan
+from .layer import LayerReport, MemoryLayer
 from .memory import LayerMemory, Memory
-from .policy import MemoryPolicy
-from .transformer import LayerReport, MemoryLayer, MemoryTransformer, StackOutput
+from .policy import MemoryPolicy, keep_bounds
+from .transformer import MemoryTransformer, StackOutput
 
 __all__ = [
+    "AdaptiveSpan",
+    "Compressive",
     "ExpireSpan",
     "FixedSpan",
     "LayerMemory",
@@ -18,4 +23,5 @@ __all__ = [
     "MemoryTransformer",
     "StackOutput",
     "attend",
+    "keep_bounds",
 ]

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from .fused import Far, FarGradients, attend_fused, has_fused_kernel
 from .pieces import Piece, Scratch, pieces
 from .positions import Reach, add_position_scores, padded_positions, position_gradients, reach_of
-from .soft_mask import soft_mask_bias, soft_mask_slope, steps_left
+from .soft_mask import Sight, Summaries, steps_left
 
 # Scores (floats) and queries of a piece. On a CPU a piece fits a cache, and fewer queries would make the matrix products
 # inefficient, more compute scores of the block's own future.
@@ -36,6 +36,8 @@ def attend(
     span: Tensor,
     ramp: float,
     position: Tensor,
+    longest: Optional[int] = None,
+    summaries: Optional[Summaries] = None,
     held: Optional[Sequence[int]] = None,
     dropout: float = 0.0,
 ) -> Tensor:
@@ -52,6 +54,8 @@ def attend(
         span: [B, H, S] e_i in steps, one for each head (H = K) or for all (H = 1).
         ramp: R, in steps; 1 is a hard edge.
         position: [P, d], row n - 1 is p(n), the embedding of distance n; older candidates are scored without one.
+        longest: candidates further back than this many steps are not seen, whatever their span.
+        summaries: which memories stand for several states each, and what follows from that.
         held: how many of the S - T memories each row holds, its youngest slots; all of them if None. The rest has to be finite,
             does not count, and costs nothing where all rows lack it.
         dropout: share of attention probabilities dropped.
@@ -63,7 +67,7 @@ def attend(
         held = [key.size(2) - block] * batch
     # Drawn where no device needs to be waited for; backward draws the same probabilities to drop again.
     seed = int(torch.randint(1 << 62, ()).item()) if dropout else 0
-    settings = _Settings(float(ramp), tuple(held), dropout, seed)
+    settings = _Settings(float(ramp), longest, summaries, tuple(held), dropout, seed)
     span = span.to(torch.promote_types(query.dtype, torch.float32))
     # Fused kernels take for granted that the numbers of a vector lie side by side.
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query * width**-0.5, key, value))
@@ -72,6 +76,8 @@ def attend(
 
 class _Settings(NamedTuple):
     ramp: float
+    longest: Optional[int]
+    summaries: Optional[Summaries]
     held: Tuple[int, ...]
     dropout: float
     seed: int
@@ -79,13 +85,12 @@ class _Settings(NamedTuple):
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What attention is computed of; ``query`` is scaled, ``left`` [B, H, S] (see soft_mask.py), ``positions`` padded."""
+    """What attention is computed of; ``query`` is scaled, ``positions`` padded."""
 
     query: Tensor
     key: Tensor
     value: Tensor
-    left: Tensor
-    age: Tensor
+    sight: Sight
     positions: Tensor
     settings: _Settings
     fused: bool
@@ -98,8 +103,9 @@ class _Inputs:
             query=query,
             key=key,
             value=value,
-            left=steps_left(span, age, ramp=settings.ramp),
-            age=age,
+            sight=Sight(
+                steps_left(span, age, ramp=settings.ramp), age, settings.ramp, settings.longest, settings.summaries
+            ),
             positions=padded_positions(position.to(query.dtype), query.size(2)),
             settings=settings,
             fused=has_fused_kernel(query, settings.dropout),
@@ -112,14 +118,17 @@ class _Inputs:
     @property
     def border(self) -> int:
         """The slots before this one are far."""
-        slots = self.key.size(2) - self.query.size(2)
-        return max(0, slots - self.position_range) if self.fused else 0
+        # A summary stands behind others that are not seen yet: its place says little about its position.
+        if not self.fused or self.settings.summaries is not None:
+            return 0
+        return max(0, self.key.size(2) - self.query.size(2) - self.position_range)
 
     def far(self) -> Far:
-        parts = (tensor[:, :, : self.border] for tensor in (self.key, self.value, self.left))
+        slots = slice(self.border)
         near = self.key.size(2) - self.query.size(2) - self.border
         held = [max(0, count - near) for count in self.settings.held]
-        return Far(self.query, *parts, held=held, ramp=self.settings.ramp)
+        key, value = self.key[:, :, slots], self.value[:, :, slots]
+        return Far(self.query, key, value, self.sight.of(slice(None), slots), held)
 
     def near(self) -> Iterator["_Work"]:
         """The near candidates, in pieces."""
@@ -130,6 +139,7 @@ class _Inputs:
         held = [min(count, own - self.border) for count in self.settings.held]
         for piece in pieces(held, block=block, heads=heads, scores=scores, queries=queries):
             seen = slice(own - piece.memory, own + piece.last)
+            sight = self.sight.of(piece.rows, seen)
             yield _Work(
                 piece=piece,
                 queries=(piece.rows, slice(None), slice(piece.first, piece.last)),
@@ -137,15 +147,15 @@ class _Inputs:
                 query=self.query[piece.rows, :, piece.first : piece.last],
                 key=self.key[piece.rows, :, seen],
                 value=self.value[piece.rows, :, seen],
-                left=self.left[piece.rows, :, seen],
-                reach=reach_of(piece, self.age[piece.rows, seen], self.position_range),
+                sight=sight,
+                reach=reach_of(piece, sight, self.position_range),
             )
 
 
 @dataclass(frozen=True)
 class _Work:
-    """A piece with its inputs: ``query`` [n, K, Q, d], ``key`` and ``value`` [n, K, S, d], ``left`` [n, H, S]; and where in the
-    whole its queries and candidates are."""
+    """A piece with its inputs: ``query`` [n, K, Q, d], ``key`` and ``value`` [n, K, S, d]; and where in the whole its queries and
+    candidates are."""
 
     piece: Piece
     queries: Tuple[slice, slice, slice]
@@ -153,7 +163,7 @@ class _Work:
     query: Tensor
     key: Tensor
     value: Tensor
-    left: Tensor
+    sight: Sight
     reach: Reach
 
 
@@ -179,7 +189,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 def _bias(work: _Work, inputs: _Inputs, scratch: Scratch) -> Tensor:
     """[n, K, Q, S] in float32 or better: the soft mask's logarithm, with the scores of positions, and -inf for the future."""
     piece = work.piece
-    shared = soft_mask_bias(work.left, piece.first, piece.last, ramp=inputs.settings.ramp)  # [n, H, Q, S]
+    shared = work.sight.bias(piece.first, piece.last)  # [n, H, Q, S]
     queries, seen = shared.shape[2:]
     # Of the block, a query sees what comes before it.
     future = torch.ones(queries, queries, dtype=torch.bool, device=shared.device).triu_()
@@ -230,7 +240,7 @@ def _forward_step_by_step(inputs: _Inputs) -> Tuple[Tensor, Tensor]:
     """As :func:`_fused_forward`."""
     query, settings = inputs.query, inputs.settings
     out = torch.empty_like(query)
-    total = inputs.left.new_empty(query.shape[:3])
+    total = inputs.sight.left.new_empty(query.shape[:3])
     generator = _generator(settings, query.device)
     scratch = Scratch(query)
     for work in inputs.near():
@@ -267,7 +277,7 @@ class _Attention(torch.autograd.Function):
         scratch = Scratch(query)
         with torch.autocast(query.device.type, enabled=False):
             inputs = _Inputs.of(query, key, value, span, position, age, settings)
-            grad_left = torch.zeros_like(inputs.left)
+            grad_left = torch.zeros_like(inputs.sight.left)
             grad_positions = torch.zeros_like(inputs.positions, dtype=span.dtype)
             for work in inputs.near():
                 piece, grad = work.piece, grad_out[work.queries]  # [n, K, Q, d]
@@ -286,7 +296,7 @@ class _Attention(torch.autograd.Function):
 
                 _add_product(grad_value[work.candidates], used.to(value.dtype).transpose(-1, -2), grad)
                 if with_spans:
-                    slope = soft_mask_slope(work.left, piece.first, piece.last, ramp=settings.ramp)
+                    slope = work.sight.slope(piece.first, piece.last)
                     shared = grad_scores.sum(dim=1, keepdim=True) if span.size(1) == 1 else grad_scores
                     grad_left[work.candidates] += (shared * slope).sum(dim=2)
                 grad_scores = grad_scores.to(query.dtype)

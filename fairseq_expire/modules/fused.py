@@ -15,7 +15,7 @@ from typing import Iterator, NamedTuple, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .soft_mask import soft_mask_bias, soft_mask_slope
+from .soft_mask import Sight
 
 logger = logging.getLogger(__name__)
 
@@ -107,20 +107,18 @@ class Far:
     Args:
         query: [B, K, T, d], scaled.
         key, value: [B, K, S, d].
-        left: [B, H, S], see soft_mask.py.
+        sight: what the queries see of them; there are no summaries among them.
         held: how many memories each row holds, its youngest slots.
-        ramp: R.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    left: Tensor
+    sight: Sight
     held: Sequence[int]
-    ramp: float
 
     def _parts(self) -> Iterator[_Part]:
-        _, heads, slots = self.left.shape
+        _, heads, slots = self.sight.left.shape
         block = self.query.size(2)
         for row, count in enumerate(self.held):
             step = max(FEWEST_QUERIES, BIAS_SIZE // max(1, heads * count))
@@ -128,14 +126,12 @@ class Far:
                 yield _Part(slice(row, row + 1), slice(first, min(first + step, block)), slice(slots - count, slots))
 
     def _bias(self, part: _Part) -> Tensor:
-        return soft_mask_bias(
-            self.left[part.row, :, part.slots], part.queries.start, part.queries.stop, ramp=self.ramp
-        )
+        return self.sight.of(part.row, part.slots).bias(part.queries.start, part.queries.stop)
 
     def attend(self) -> Tuple[Tensor, Tensor]:
         """What they alone would give, as :func:`attend_fused`."""
         out = torch.zeros_like(self.query)
-        total = self.left.new_full(self.query.shape[:3], float("-inf"))
+        total = self.sight.left.new_full(self.query.shape[:3], float("-inf"))
         for part in self._parts():
             row, queries, slots = part
             heads = self.query[row, :, queries], self.key[row, :, slots], self.value[row, :, slots]
@@ -165,35 +161,34 @@ class Far:
             into.value[row, :, slots] += grads[2]
             if not with_spans:
                 continue
-            offset = (grad.to(self.left.dtype) * outcome[0]).sum(dim=-1, keepdim=True)
+            offset = (grad.to(into.left.dtype) * outcome[0]).sum(dim=-1, keepdim=True)
             for first in range(0, bias.size(2), RAMP_QUERIES):
                 some = slice(first, first + RAMP_QUERIES)
                 _add_ramp_gradient(
                     into.left[row, :, slots],
-                    self.left[row, :, slots],
+                    self.sight.of(row, slots),
                     (grad[:, :, some], heads[0][:, :, some], *heads[1:]),
                     offset[:, :, some],
                     outcome[1][:, :, some],
                     first=queries.start + first,
-                    ramp=self.ramp,
                 )
 
 
 def _add_ramp_gradient(
-    into: Tensor, left: Tensor, tensors: Tuple[Tensor, ...], offset: Tensor, total: Tensor, *, first: int, ramp: float
+    into: Tensor, sight: Sight, tensors: Tuple[Tensor, ...], offset: Tensor, total: Tensor, *, first: int
 ) -> None:
-    """``into`` and ``left`` [1, H, S]; ``tensors`` are gradient, query, key and value of queries ``first`` ... of one row."""
+    """``into`` [1, H, S]; ``tensors`` are gradient, query, key and value of queries ``first`` ... of one row."""
     grad, query, key, value = tensors
     last = first + query.size(2)
-    on_ramp = ((left > first) & (left < last - 1 + ramp)).any(dim=1).squeeze(0).nonzero().squeeze(1)
-    key, value, left = key[:, :, on_ramp], value[:, :, on_ramp], left[:, :, on_ramp]
+    on_ramp = ((sight.left > first) & (sight.left < last - 1 + sight.ramp)).any(dim=1).squeeze(0).nonzero().squeeze(1)
+    key, value, sight = key[:, :, on_ramp], value[:, :, on_ramp], sight.only(on_ramp)
     # In the type of the total, as the kernel has it inside.
-    grad, query, key, value = (tensor.to(left.dtype) for tensor in (grad, query, key, value))
+    grad, query, key, value = (tensor.to(into.dtype) for tensor in (grad, query, key, value))
     scores = torch.matmul(query, key.transpose(-1, -2))  # [1, K, Q, number on the ramp]
-    scores += soft_mask_bias(left, first, last, ramp=ramp)
+    scores += sight.bias(first, last)
     probabilities = scores.sub_(total.unsqueeze(-1)).exp_()
     grad_scores = torch.matmul(grad, value.transpose(-1, -2)).sub_(offset).mul_(probabilities)
-    if left.size(1) == 1:
+    if into.size(1) == 1:
         grad_scores = grad_scores.sum(dim=1, keepdim=True)
-    grad_left = (grad_scores * soft_mask_slope(left, first, last, ramp=ramp)).sum(dim=2)
+    grad_left = (grad_scores * sight.slope(first, last)).sum(dim=2)
     into[:, :, on_ramp] += grad_left

@@ -18,6 +18,8 @@ from .storage import Room
 EMPTY_AGE = 1 << 40
 # A memory may take as many slots as it holds rounded up to this, so that reading token by token need not copy it each time.
 SLACK = 64
+# What only some memories have.
+OPTIONAL = ("spans", "summary")
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,16 @@ class LayerMemory:
     """What one layer remembers of the tokens it keeps, and how long ago they were read.
 
     While weights change, that is the layer's input for each token, from which keys, values and spans are computed anew for
-    every block. While they stand still (scoring, generation), it is the key and the value, with the span.
+    every block. While they stand still (scoring, generation), it is the key and the value, with the span (and the input
+    as well, if old states are to be summed up).
 
     Args:
-        states: [B, M, W], oldest first: the layer's inputs (W = D), or keys and values side by side (W = 2 D).
+        states: [B, M, W], oldest first, but summaries where they were made: the layer's inputs (W = D), or keys and values
+            side by side (W = 2 D, with the inputs 3 D).
         age: [B, M] int64, steps back from the next token to be read (the youngest possible is 1);
             ``EMPTY_AGE`` or more where a slot holds nothing.
         spans: [B, M, H] in steps, of keys and values; None for the layer's inputs.
+        summary: [B, M] bool, which slots stand for several states (their age is that of the oldest); None if none does.
         held: how many of the slots of each row are in use, the youngest; found by looking at ``age`` if not given.
         room: where ``states`` can grow.
     Raises:
@@ -41,6 +46,7 @@ class LayerMemory:
     states: Tensor
     age: Tensor
     spans: Optional[Tensor] = None
+    summary: Optional[Tensor] = None
     held: Optional[Tuple[int, ...]] = None
     room: Optional[Room] = field(default=None, repr=False, compare=False)
 
@@ -56,6 +62,10 @@ class LayerMemory:
             raise ValueError(
                 f"keys and values need a span each, [B, M, H]: got age {list(self.age.shape)} and "
                 f"spans {list(self.spans.shape)}"
+            )
+        if self.summary is not None and self.summary.shape != self.age.shape:
+            raise ValueError(
+                f"every slot is a summary or not: got age {list(self.age.shape)} and summary {list(self.summary.shape)}"
             )
         if self.held is None:
             # From the oldest in use on.
@@ -77,8 +87,8 @@ class LayerMemory:
     def nbytes(self) -> int:
         """Bytes held, empty slots and room to grow included."""
         states = self.states if self.room is None else self.room.data
-        tensors = (states, self.age) if self.spans is None else (states, self.age, self.spans)
-        return sum(t.numel() * t.element_size() for t in tensors)
+        tensors = (states, self.age, self.spans, self.summary)
+        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
     def packed(self) -> Tensor:
         """[sum of ``held``, W]: what the rows hold, row after row, without empty slots in front."""
@@ -93,20 +103,57 @@ class LayerMemory:
             spans: [B, T, H] where they are keys and values.
             padding: [B, T] bool, True where the block has no token, or None.
         Returns:
-            [B, M + T, W] with ages 0, -1, ... -(T - 1) for the block: token j is -j steps back from its first.
+            [B, M + T, W] with the ages of :meth:`age_with`.
         """
-        batch, block = states.shape[:2]
-        age = -torch.arange(block, device=states.device).expand(batch, block)
-        if padding is not None:
-            age = age.masked_fill(padding, EMPTY_AGE)
+        block = states.size(1)
+        return self._appended(
+            states,
+            age=self.age_with(block, padding)[:, self.age.size(1) :],
+            spans=spans,
+            summary=None if self.summary is None else self.summary.new_zeros(len(states), block),
+        )
+
+    def with_summaries(self, states: Tensor, age: Tensor, spans: Optional[Tensor]) -> "LayerMemory":
+        """This memory followed by summaries.
+
+        Args:
+            states: [B, G, W].
+            age: [B, G] int64; ``EMPTY_AGE`` or more where there is none.
+            spans: [B, G, H] where they are keys and values.
+        """
+        marked = replace(self, summary=self.summary_slots())
+        return marked._appended(states, age=age, spans=spans, summary=torch.ones_like(age, dtype=torch.bool))
+
+    def _appended(
+        self, states: Tensor, *, age: Tensor, spans: Optional[Tensor], summary: Optional[Tensor]
+    ) -> "LayerMemory":
         grown = None if self.room is None else self.room.append(self.age.size(1), states)
         return LayerMemory(
             states=torch.cat([self.states, states], dim=1) if grown is None else grown,
             age=torch.cat([self.age, age], dim=1),
             spans=None if self.spans is None or spans is None else torch.cat([self.spans, spans], dim=1),
-            held=tuple(count + block for count in self.held),
+            summary=None if summary is None else torch.cat([self.summary, summary], dim=1),
+            held=tuple(count + states.size(1) for count in self.held),
             room=None if grown is None else self.room,
         )
+
+    def age_with(self, block: int, padding: Optional[Tensor]) -> Tensor:
+        """[B, M + T], the ages with those of a block behind them: 0, -1, ... -(T - 1), as its first token sees them.
+
+        Args:
+            block: T.
+            padding: [B, T] bool, True where the block has no token, or None.
+        """
+        age = -torch.arange(block, device=self.age.device).expand(len(self.age), block)
+        if padding is not None:
+            age = age.masked_fill(padding, EMPTY_AGE)
+        return torch.cat([self.age, age], dim=1)
+
+    def summary_slots(self, block: int = 0) -> Tensor:
+        """[B, M + T] bool, which slots are summaries, with those of a block behind them (which aren't)."""
+        own = torch.zeros(len(self.age), block, dtype=torch.bool, device=self.age.device)
+        held = torch.zeros_like(self.age, dtype=torch.bool) if self.summary is None else self.summary
+        return torch.cat([held, own], dim=1)
 
     def aged(self, steps: int) -> "LayerMemory":
         """The same memories, ``steps`` tokens later."""
@@ -134,6 +181,7 @@ class LayerMemory:
             states=data[:, :size],
             age=self.age.masked_fill(~keep, EMPTY_AGE).gather(1, order),
             spans=None if self.spans is None else self.spans.gather(1, order.unsqueeze(-1).expand(-1, -1, self.spans.size(-1))),
+            summary=None if self.summary is None else self.summary.gather(1, order),
             held=counts,
             room=Room(data, size) if room else None,
         )
@@ -153,6 +201,7 @@ class LayerMemory:
             states=self.states.index_select(0, rows),
             age=self.age.index_select(0, rows),
             spans=None if self.spans is None else self.spans.index_select(0, rows),
+            summary=None if self.summary is None else self.summary.index_select(0, rows),
             held=tuple(self.held[row] for row in numbers),
         )
 
@@ -162,6 +211,7 @@ class LayerMemory:
             states=self.states.to(device=device, dtype=dtype),
             age=self.age.to(device=device),
             spans=None if self.spans is None else self.spans.to(device=device),
+            summary=None if self.summary is None else self.summary.to(device=device),
             held=self.held,
         )
 
@@ -205,8 +255,9 @@ class Memory:
             # Without the room to grow in.
             state[f"{number}.states"] = layer.states.clone()
             state[f"{number}.age"] = layer.age
-            if layer.spans is not None:
-                state[f"{number}.spans"] = layer.spans
+            for part in OPTIONAL:
+                if getattr(layer, part) is not None:
+                    state[f"{number}.{part}"] = getattr(layer, part)
         return state
 
     @classmethod
@@ -214,15 +265,22 @@ class Memory:
         """Raises ValueError if ``state`` isn't what :meth:`state_dict` gives."""
         count = sum(name.endswith(".states") for name in state)
         required = {f"{number}.{part}" for number in range(count) for part in ("states", "age")}
-        allowed = required | {f"{number}.spans" for number in range(count)}
+        allowed = required | {f"{number}.{part}" for number in range(count) for part in OPTIONAL}
         if not count or not required <= set(state) <= allowed:
             raise ValueError(f"not the state of a memory: expected keys like '0.states' and '0.age', got {sorted(state)}")
         return cls(
-            tuple(LayerMemory(state[f"{n}.states"], state[f"{n}.age"], state.get(f"{n}.spans")) for n in range(count))
+            tuple(
+                LayerMemory(state[f"{n}.states"], state[f"{n}.age"], *(state.get(f"{n}.{part}") for part in OPTIONAL))
+                for n in range(count)
+            )
         )
 
-    def check_fits(self, *, batch: int, num_layers: int, embed_dim: int) -> None:
-        """Raises ValueError, with the likely cause, unless a model of this shape can read on from here."""
+    def check_fits(self, *, batch: int, num_layers: int, embed_dim: int, parts: int = 2) -> None:
+        """Raises ValueError, with the likely cause, unless a model of this shape can read on from here.
+
+        Args:
+            parts: how many widths are stored of what is read while weights stand still: 2, or 3 with the layer's input.
+        """
         if len(self.layers) != num_layers:
             raise ValueError(
                 f"the memory has {len(self.layers)} layers, the model {num_layers}: it comes from another model"
@@ -234,9 +292,8 @@ class Memory:
                     f"the memory of layer {number} has {rows} rows, the block {batch}: "
                     "each row of a batch needs its own memory; start from none, or use Memory.reorder"
                 )
-            if layer.spans is not None:
-                width = width // 2
-            if width != embed_dim:
+            expected = embed_dim if layer.spans is None else parts * embed_dim
+            if width != expected:
                 raise ValueError(
-                    f"the memory of layer {number} has width {width}, the model {embed_dim}: it comes from another model"
+                    f"the memory of layer {number} has width {width}, the model needs {expected}: it comes from another model"
                 )

@@ -4,24 +4,55 @@ Size legend: B rows, N states of any shape, S = M + T candidates (the memory, th
 span (1 if the heads share it).
 """
 
-from typing import Optional, Tuple
+from dataclasses import dataclass
+from typing import Callable, Iterator, Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from .memory import LayerMemory
+from .soft_mask import Summaries
+
+# Given states [B, N, D] and which of them count [B, N] bool: what the block's queries read from them by content alone, [B, T, D].
+# Of all that it uses, only the given states get a gradient.
+ContentAttention = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Summaries made while a block is read: G of them, each of c states.
+
+    Args:
+        states: [B, G, D], in the place of a layer's input.
+        age: [B, G] int64, steps from the block's first query back to the oldest of the states that each stands for;
+            ``EMPTY_AGE`` or more where there is none.
+        sources: [B, G c, D], those states, without gradient.
+        present: [B, G, c] bool, which of them there are.
+    """
+
+    states: Tensor
+    age: Tensor
+    sources: Tensor
+    present: Tensor
 
 
 class MemoryPolicy(nn.Module):
     """How one layer remembers: every state gets a span, the number of steps that it is seen in full.
 
     After its span a state fades out over ``ramp`` steps, m = clamp(1 + (span - distance) / ramp, 0, 1), and is then deleted. A
-    policy says what the spans are; attention, storage and reports follow from them and are the same for all.
+    policy says what the spans are; attention, storage and reports follow from them and are the same for all. It may also
+    replace old states by summaries. Only :meth:`spans` has to be written; all else has a default.
 
     Args:
         ramp: R, in steps; 1 is a hard edge, since distances are whole steps.
     Raises:
         ValueError: if ``ramp`` is below 1.
     """
+
+    # Nothing is seen from further than this many steps, whatever its span; None for no limit.
+    longest: Optional[int] = None
+    # Whether old states are replaced by summaries; then the four methods on summaries below are called.
+    makes_summaries = False
 
     def __init__(self, *, ramp: float):
         super().__init__()
@@ -69,7 +100,48 @@ class MemoryPolicy(nn.Module):
         Returns:
             the candidates, and [B, S] bool: those that some later query can still see. The rest is deleted for good.
         """
-        return candidates, candidates.age < spans.detach().amax(dim=-1) + self.ramp
+        seen = candidates.age < spans.detach().amax(dim=-1) + self.ramp
+        return candidates, seen if self.longest is None else seen & (candidates.age <= self.longest)
+
+    def bounds(self) -> Iterator[Tuple[nn.Parameter, float, float]]:
+        """Parameters with the least and the most that they may be, to which :func:`keep_bounds` holds them."""
+        return iter(())
+
+    @property
+    def summary_span(self) -> float:
+        """The span of every summary, in steps from the oldest state that it stands for."""
+        raise NotImplementedError
+
+    def summaries(self, slots: Tensor) -> Summaries:
+        """How summaries are seen.
+
+        Args:
+            slots: [B, S] bool, which candidates they are.
+        """
+        raise NotImplementedError
+
+    def make_summaries(self, memory: LayerMemory, states: Tensor, padding: Optional[Tensor]) -> Made:
+        """Summaries that are seen from this block on. Nothing flows back from where they are seen.
+
+        Args:
+            memory: before the block. Its last D columns hold the layer's inputs, also where keys and values are before them.
+            states: [B, T, D], the layer's input for the block.
+            padding: [B, T] bool, or None.
+        """
+        raise NotImplementedError
+
+    def reconstruction(self, made: Made, attention: ContentAttention) -> Optional[Tensor]:
+        """[B], a loss of its own for what makes the summaries, or None. Nothing else gets a gradient of it."""
+        return None
+
+
+@torch.no_grad()
+def keep_bounds(module: nn.Module) -> None:
+    """Brings every parameter of the memory policies in ``module`` back into its range; to be called after each optimiser step."""
+    for policy in module.modules():
+        if isinstance(policy, MemoryPolicy):
+            for parameter, least, most in policy.bounds():
+                parameter.clamp_(least, most)
 
 
 def check_span_limit(span_limit: Optional[int]) -> None:

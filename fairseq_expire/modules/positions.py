@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .pieces import Piece, Scratch
+from .soft_mask import Sight
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Reach:
     Args:
         position_range: P.
         memories: how many of the youngest memories may.
-        columns: [n, 1, 1, memories] int64, the column of each of those memories.
+        columns: [n, 1, 1 or Q, memories] int64, the column of each of those memories.
         own: the first of the block's tokens that does.
         own_column: its column; the tokens after it have the next ones.
     """
@@ -36,16 +37,29 @@ class Reach:
     own_column: int
 
 
-def reach_of(piece: Piece, age: Tensor, position_range: int) -> Reach:
-    """``age``: [n, S] of the piece's rows and candidates, oldest first; the last are the block's up to ``piece.last``."""
-    memories = min(piece.memory, max(0, position_range - piece.first))
-    end = age.size(1) - piece.last
-    # Column P - n of the first query's row holds distance n.
-    columns = (position_range - piece.first) - age[:, end - memories : end]
-    zeros = position_range + piece.last - piece.first
-    columns = columns.masked_fill(columns < 0, zeros)
+def reach_of(piece: Piece, sight: Sight, position_range: int) -> Reach:
+    """``sight``: of the piece's rows and candidates; the last are the block's up to ``piece.last``, in their order."""
+    queries = piece.last - piece.first
+    end = sight.age.size(1) - piece.last
+    if sight.summaries is None:
+        # The youngest stand last.
+        memories = min(piece.memory, max(0, position_range - piece.first))
+        # Column P - n of the first query's row holds distance n.
+        columns = (position_range - piece.first) - sight.age[:, None, end - memories : end]  # [n, 1, memories]
+    else:
+        memories = piece.memory
+        within = sight.of(slice(None), slice(end - memories, end))
+        distance = within.distance(piece.first, piece.last)  # [n, Q, memories]
+        summary = within.summaries.slots.unsqueeze(1)
+        back = torch.where(summary, within.summaries.positions(distance), distance)
+        # A summary follows on the last state, and none of them is where it is not seen: no two share a position.
+        unseen = (summary == (distance <= within.summaries.after)) | (back > position_range)
+        # A summary does not move with each query along a diagonal: it has a column for each.
+        diagonal = torch.arange(queries, device=back.device).unsqueeze(1)
+        columns = (position_range - back).add_(diagonal).masked_fill_(unseen, -1)
+    columns = columns.masked_fill(columns < 0, position_range + queries)
     own = max(0, piece.first - position_range)
-    return Reach(position_range, memories, columns[:, None, None], own, position_range - piece.first + own)
+    return Reach(position_range, memories, columns.unsqueeze(1), own, position_range - piece.first + own)
 
 
 def padded_positions(position: Tensor, block: int) -> Tensor:

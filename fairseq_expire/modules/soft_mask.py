@@ -1,4 +1,4 @@
-"""The soft mask of a block over its candidates, from spans and ages (section 4.1).
+"""What a block sees of its candidates, and how much: the soft mask, from spans and ages (section 4.1).
 
 Size legend: B rows, H heads of a span (1 if the heads share it), T queries of a block, S candidates.
 
@@ -6,9 +6,13 @@ Query t of a block sees candidate i through m = clamp(1 + (e_i - distance) / R, 
 age that the first query sees. So one number for each candidate says all, the steps that are *left* to it as the first query
 sees it, left_i = e_i - age_i + R: m = clamp((left_i - t) / R, 0, 1). It never rises with t: a candidate is seen in full while
 more than R steps are left, then on its ramp, and never again from left_i on.
+
+Two policies hide more than that, at once: Adaptive-Span what is older than L, the Compressive Transformer its
+summaries until the states they stand for are gone (see :class:`Sight`).
 """
 
 import math
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import torch
@@ -62,16 +66,88 @@ def _seen_from(age: Tensor) -> Tensor:
     return (1 - age).clamp(min=0)
 
 
-def memory_sizes(left: Tensor, age: Tensor, block: int) -> Tensor:
-    """[B, T] int64, |C_t|: how many candidates each query sees, with any head.
+@dataclass(frozen=True)
+class Summaries:
+    """Which candidates stand for several states each, and from how far they are seen.
 
     Args:
-        left: [B, H, S].
-        age: [B, S].
+        slots: [B, S] bool.
+        after: a summary is seen from more than this many steps after the oldest of its states (its age), by when that state
+            itself is gone.
+        rate: how many states each stands for: ``rate`` steps further back, a summary is one position further back.
     """
-    until = _queries_before(left.amax(dim=1), block)
-    since = torch.minimum(_seen_from(age), until)
-    change = age.new_zeros(age.size(0), block + 1)
+
+    slots: Tensor
+    after: int
+    rate: int
+
+    def positions(self, distance: Tensor) -> Tensor:
+        """The position, in slots back from the query, of a summary at these distances: they continue those of the states."""
+        return self.after + 1 + torch.div(distance - (self.after + 1), self.rate, rounding_mode="floor")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the queries of a block see of candidates.
+
+    Args:
+        left: [B, H, S], see :func:`steps_left`.
+        age: [B, S] int64, steps back from the first query; 0, -1, ... for the block.
+        ramp: R, in steps.
+        longest: nothing is seen from further than this, whatever is left to it; None for no limit.
+        summaries: which candidates stand for several; None if none does.
+    """
+
+    left: Tensor
+    age: Tensor
+    ramp: float
+    longest: Optional[int] = None
+    summaries: Optional[Summaries] = None
+
+    def of(self, rows: slice, slots: slice) -> "Sight":
+        """Of some rows and candidates only."""
+        summaries = self.summaries
+        if summaries is not None:
+            summaries = replace(summaries, slots=summaries.slots[rows, slots])
+        return replace(self, left=self.left[rows, :, slots], age=self.age[rows, slots], summaries=summaries)
+
+    def only(self, slots: Tensor) -> "Sight":
+        """Of the candidates with these indices, [number] int64, where there are no summaries."""
+        return replace(self, left=self.left[:, :, slots], age=self.age[:, slots])
+
+    def distance(self, first: int, last: int) -> Tensor:
+        """[B, last - first, S] int64, in steps."""
+        return self.age.unsqueeze(1) + torch.arange(first, last, device=self.age.device).unsqueeze(1)
+
+    def bias(self, first: int, last: int) -> Tensor:
+        """[B, H, last - first, S]: log m, -inf for what is not seen (but the future is)."""
+        bias = soft_mask_bias(self.left, first, last, ramp=self.ramp)
+        if self.longest is not None:
+            bias.masked_fill_((self.distance(first, last) > self.longest).unsqueeze(1), float("-inf"))
+        if self.summaries is not None:
+            early = self.summaries.slots.unsqueeze(1) & (self.distance(first, last) <= self.summaries.after)
+            bias.masked_fill_(early.unsqueeze(1), float("-inf"))
+        return bias
+
+    def slope(self, first: int, last: int) -> Tensor:
+        """[B, H, last - first, S]: the derivative of :meth:`bias` by the span, where it is finite."""
+        return soft_mask_slope(self.left, first, last, ramp=self.ramp)
+
+    def sizes(self, block: int) -> Tensor:
+        """[B, T] int64, |C_t|: how many candidates each query of the block sees, with any head."""
+        since, until = _seen_from(self.age), _queries_before(self.left.amax(dim=1), block)
+        if self.longest is not None:
+            until = torch.minimum(until, (self.longest + 1 - self.age).clamp(min=0))
+        if self.summaries is not None:
+            late = (self.summaries.after + 1 - self.age).clamp(min=0)
+            since = torch.where(self.summaries.slots, torch.maximum(since, late), since)
+        return _sizes(since, until, block)
+
+
+def _sizes(since: Tensor, until: Tensor, block: int) -> Tensor:
+    """[B, T] int64: how many of the candidates, each seen by the queries ``since`` ... ``until`` - 1 ([B, S]), a query sees."""
+    since = torch.minimum(since, until)
+    change = since.new_zeros(since.size(0), block + 1)
     change.scatter_add_(1, since, torch.ones_like(since)).scatter_add_(1, until, torch.full_like(until, -1))
     return change.cumsum(dim=1)[:, :block]
 

@@ -19,6 +19,8 @@ from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
 from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream, find_parts
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 
+from .bounds import keep_bounds_of
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,12 +77,17 @@ class MemoryCachingLMTask(FairseqTask):
         if not isinstance(model, MemoryLanguageModel):
             raise ValueError(
                 f"--task memory_caching_lm reads with a memory, which {type(model).__name__} does not have: expected "
-                "one of --arch expire_span_lm, transformer_xl_lm (or a checkpoint of one)"
+                "one of --arch expire_span_lm, transformer_xl_lm, adaptive_span_lm, compressive_transformer_lm (or a "
+                "checkpoint of one)"
             )
         # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with.
         with open_dict(cfg):
             cfg.position_range = model.decoder.stack.position_range
         return model
+
+    def optimizer_step(self, optimizer, model, update_num):
+        super().optimizer_step(optimizer, model, update_num)
+        keep_bounds_of(optimizer, model)
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Opens a split. Raises FileNotFoundError or ValueError, naming the file, if it is missing or damaged."""

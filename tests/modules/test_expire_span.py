@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairseq_expire.modules import ExpireSpan, LayerMemory, naive
-from fairseq_expire.modules.soft_mask import memory_sizes, soft_mask_bias, steps_left
+from fairseq_expire.modules.soft_mask import Sight, soft_mask_bias, steps_left
 
 D = 6
 
@@ -57,7 +57,7 @@ def test_mask_sizes_and_penalty_equal_the_loops(shortening):
     left = steps_left(charged.transpose(1, 2), age, ramp=7)
     past = soft_mask_bias(left, 0, 5, ramp=7).masked_fill(distance.unsqueeze(1) < 1, float("-inf"))
     torch.testing.assert_close(past.squeeze(1).exp() / 7, mask)
-    assert torch.equal(memory_sizes(left, age, 5), (mask > 0).sum(dim=-1))
+    assert torch.equal(Sight(left, age, 7).sizes(5), (mask > 0).sum(dim=-1))
     torch.testing.assert_close(penalty_of(module, states, age, 5, shortening), penalty)
 
 

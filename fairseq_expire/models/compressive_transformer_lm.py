@@ -1,0 +1,42 @@
+"""``--arch compressive_transformer_lm``: the same model in which old states are squeezed, several into one."""
+
+from dataclasses import dataclass, field
+from typing import Callable
+
+from fairseq.dataclass import ChoiceEnum
+from fairseq.models import register_model
+
+from fairseq_expire.modules import Compressive
+from fairseq_expire.modules.compressive import POOLINGS
+
+from .memory_lm import MemoryLanguageModel, MemoryLMConfig
+
+
+@dataclass
+class CompressiveTransformerLMConfig(MemoryLMConfig):
+    compressed_size: int = field(default=512, metadata={"help": "how many compressed memories are kept (C)"})
+    compression_rate: int = field(default=4, metadata={"help": "how many states a compressed memory stands for (c)"})
+    compression: ChoiceEnum(POOLINGS) = field(
+        default="mean", metadata={"help": "how it is made of them: mean or max pooling, or a learned strided convolution"}
+    )
+
+
+@register_model("compressive_transformer_lm", dataclass=CompressiveTransformerLMConfig)
+class CompressiveTransformerLanguageModel(MemoryLanguageModel):
+    """Remembers the last ``--max-span`` states, then ``--compressed-size`` summaries of older ones (Compressive Transformer)."""
+
+    @classmethod
+    def make_policy(cls, cfg: CompressiveTransformerLMConfig) -> Callable[[], Compressive]:
+        return lambda: Compressive(
+            embed_dim=cfg.decoder_embed_dim,
+            max_span=cfg.max_span,
+            compressed_size=cfg.compressed_size,
+            rate=cfg.compression_rate,
+            pooling=str(cfg.compression),
+            span_limit=cfg.span_limit,
+        )
+
+    @classmethod
+    def default_position_range(cls, cfg: CompressiveTransformerLMConfig) -> int:
+        """Positions continue across states and compressed memories."""
+        return cfg.max_span + cfg.compressed_size

@@ -1,0 +1,244 @@
+"""A layer that reads text block by block and remembers, the same for every policy.
+
+Size legend: B rows, T tokens of a block, M memories, S = M + T, D width, K heads, H heads of a span, P reach of positions.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import attend
+from .memory import LayerMemory
+from .policy import ContentAttention, Made, MemoryPolicy
+from .soft_mask import Sight, steps_left
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened in one layer while a block was read.
+
+    Args:
+        memory_size: [B, T] int64, |C_t|: how many states each query saw.
+        span: [B, T, H], how long the block's own states will stay, in steps, before any random shortening.
+        penalty: [B], the policy's penalty summed over the block, before its weight, or None.
+        reconstruction: [B], the loss that what makes summaries learns from, summed over the block; or None.
+    """
+
+    memory_size: Tensor
+    span: Tensor
+    penalty: Optional[Tensor]
+    reconstruction: Optional[Tensor] = None
+
+
+class _Candidates(NamedTuple):
+    """What a block may attend to: ``key`` and ``value`` [B, S, D], ``spans`` [B, S, H], it all as a memory [B, S, W], and
+    the summaries made for this block."""
+
+    key: Tensor
+    value: Tensor
+    spans: Tensor
+    memory: LayerMemory
+    made: Optional[Made]
+
+
+class MemoryLayer(nn.Module):
+    """Attention over the memory and the block, then a feed-forward network; post-norm or pre-norm.
+
+    Its arguments are those of :class:`MemoryTransformer`, which checks them.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        policy: MemoryPolicy,
+        pre_norm: bool,
+        dropout: float,
+        attention_dropout: float,
+        activation_dropout: float,
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.pre_norm = pre_norm
+        self.attention_dropout = attention_dropout
+        self.policy = policy
+        self.query_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.key_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.value_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.fc1 = nn.Linear(embed_dim, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, embed_dim)
+        self.attention_norm = nn.LayerNorm(embed_dim)
+        self.ffn_norm = nn.LayerNorm(embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.activation_dropout = nn.Dropout(activation_dropout)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        memory: LayerMemory,
+        position: Tensor,
+        *,
+        padding: Optional[Tensor],
+        shortening: Optional[float],
+    ) -> Tuple[Tensor, LayerMemory, Tensor, LayerReport]:
+        """
+        Args:
+            hidden: [B, T, D], the block.
+            memory: what the layer remembers.
+            position: [P, D / K] embeddings of the distances 1..P.
+            padding, shortening: as in :meth:`MemoryTransformer.forward`.
+        Returns:
+            the block's output [B, T, D]; memory and block as one, for the next block; [B, S] bool, what to keep of it; and
+            a report.
+        """
+        block = hidden.size(1)
+        states = self.attention_norm(hidden) if self.pre_norm else hidden
+        if self.training or torch.is_grad_enabled():
+            candidates = self._from_hidden(hidden, states, memory, padding)
+        else:
+            candidates = self._from_keys(hidden, states, memory, padding)
+        age, ramp, longest = candidates.memory.age, self.policy.ramp, self.policy.longest
+        summaries = None
+        if candidates.memory.summary is not None:
+            summaries = self.policy.summaries(candidates.memory.summary)
+        spans = self.policy.shortened(candidates.spans, shortening).transpose(1, 2)  # [B, H, S]
+        attended = attend(
+            self._heads(self.query_proj(states)),
+            self._heads(candidates.key),
+            self._heads(candidates.value),
+            age=age,
+            span=spans,
+            ramp=ramp,
+            position=position,
+            longest=longest,
+            summaries=summaries,
+            held=[count - block for count in candidates.memory.held],
+            dropout=self.attention_dropout if self.training else 0.0,
+        )
+        left = steps_left(spans.detach(), age, ramp=ramp)
+        report = LayerReport(
+            memory_size=Sight(left, age, ramp, longest, summaries).sizes(block),
+            span=candidates.spans[:, -block:].detach(),
+            penalty=self.policy.penalty(spans, left, age, block=block, padding=padding),
+            reconstruction=self._reconstruction(candidates.made, states),
+        )
+        kept = self.policy.retain(candidates.memory.detach().aged(block), candidates.spans.detach())
+
+        attended = self.dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))  # [B, K, T, d] -> [B, T, D]
+        if self.pre_norm:
+            middle = hidden + attended
+            return (middle + self._feed_forward(self.ffn_norm(middle)), *kept, report)
+        middle = self.attention_norm(hidden + attended)
+        return (self.ffn_norm(middle + self._feed_forward(middle)), *kept, report)
+
+    def _from_hidden(
+        self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Optional[Tensor]
+    ) -> _Candidates:
+        """With weights that change: keys, values and spans of the memory are those that today's weights give."""
+        if memory.spans is not None:
+            raise ValueError(
+                "this memory was made while scoring and holds keys and values of fixed weights; training needs the states "
+                "themselves: start from None, or from a memory made in training mode"
+            )
+        made = None
+        if self.policy.makes_summaries:
+            made = self.policy.make_summaries(memory, hidden, padding)
+            memory = memory.with_summaries(made.states.detach(), made.age, None)
+        # Only what the rows hold, and without the gradient that the memory's own states would get.
+        held = memory.packed()
+        if self.pre_norm:
+            held = self.attention_norm(held)
+        key, value, spans = (
+            _joined(of(held), of(states), memory) for of in (self.key_proj, self.value_proj, self.policy.spans)
+        )
+        memory = memory.extended(hidden, None, padding)
+        if memory.summary is not None:
+            spans = spans.masked_fill(memory.summary.unsqueeze(-1), self.policy.summary_span)
+        return _Candidates(key, value, spans, memory, made)
+
+    def _from_keys(
+        self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Optional[Tensor]
+    ) -> _Candidates:
+        """With weights that stand still: keys, values and spans are computed once, when a token is read."""
+        if memory.spans is None:
+            # Made in training, or at the start.
+            inputs = memory.packed()
+            held = self.attention_norm(inputs) if self.pre_norm else inputs
+            stored = self._stored(inputs, held)
+            spans = _joined(self.policy.spans(held), self.policy.spans(states[:, :0]), memory)
+            if memory.summary is not None:
+                spans = spans.masked_fill(memory.summary.unsqueeze(-1), self.policy.summary_span)
+            memory = LayerMemory(
+                states=_joined(stored, stored.new_empty(len(states), 0, stored.size(-1)), memory),
+                age=memory.age,
+                spans=spans,
+                summary=memory.summary,
+                held=memory.held,
+            )
+        read = self._stored(hidden, states)
+        if memory.states.dtype != read.dtype:
+            # Under autocast, or just out of it.
+            memory = memory.to(dtype=read.dtype)
+        made, spans = None, self.policy.spans(states)
+        if self.policy.makes_summaries:
+            made = self.policy.make_summaries(memory, hidden, padding)
+            normed = self.attention_norm(made.states) if self.pre_norm else made.states
+            of_summaries = spans.new_full((*made.age.shape, spans.size(-1)), self.policy.summary_span)
+            memory = memory.with_summaries(self._stored(made.states, normed), made.age, of_summaries)
+        memory = memory.extended(read, spans, padding)
+        width = hidden.size(-1)
+        key, value = memory.states[..., :width], memory.states[..., width : 2 * width]
+        return _Candidates(key, value, memory.spans, memory, made)
+
+    def _stored(self, hidden: Tensor, states: Tensor) -> Tensor:
+        """What is stored while weights stand still: [..., 2 D] keys and values, or with the layer's input [..., 3 D]."""
+        parts = [self.key_proj(states), self.value_proj(states)]
+        if self.policy.makes_summaries:
+            parts.append(hidden.to(parts[0].dtype))
+        return torch.cat(parts, dim=-1)
+
+    def _reconstruction(self, made: Optional[Made], states: Tensor) -> Optional[Tensor]:
+        """[B], see :meth:`MemoryPolicy.reconstruction`; None where nothing learns."""
+        if made is None or not torch.is_grad_enabled():
+            return None
+        return self.policy.reconstruction(made, self._content_attention(states))
+
+    def _content_attention(self, states: Tensor) -> ContentAttention:
+        """What the block's queries read by content alone, with weights and queries that get no gradient."""
+        query = self._heads(F.linear(states.detach(), self.query_proj.weight.detach()))
+
+        def read(memories: Tensor, counted: Tensor) -> Tensor:
+            if self.pre_norm:
+                norm = self.attention_norm
+                memories = F.layer_norm(memories, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)
+            key, value = (
+                self._heads(F.linear(memories, of.weight.detach())) for of in (self.key_proj, self.value_proj)
+            )
+            nothing = ~counted.any(dim=1, keepdim=True)
+            # A row in which nothing counts reads all, for a softmax needs something, and then forgets it.
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=(counted | nothing)[:, None, None])
+            return out.transpose(1, 2).flatten(2).masked_fill(nothing.unsqueeze(-1), 0)
+
+        return read
+
+    def _heads(self, states: Tensor) -> Tensor:
+        """[B, N, D] -> [B, K, N, D / K]."""
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _feed_forward(self, states: Tensor) -> Tensor:
+        return self.dropout(self.fc2(self.activation_dropout(F.relu(self.fc1(states)))))
+
+
+def _joined(held: Tensor, block: Tensor, memory: LayerMemory) -> Tensor:
+    """[sum of held, W] of the memory's rows and [B, T, W] of the block -> [B, M + T, W], zeros in the empty slots."""
+    slots = memory.age.size(1)
+    parts = []
+    for old, new in zip(held.split(memory.held), block):
+        parts += [old.new_zeros(slots - len(old), old.size(-1)), old, new]
+    return torch.cat(parts).view(block.size(0), slots + block.size(1), block.size(-1))
