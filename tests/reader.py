@@ -20,14 +20,15 @@ def layer_norm(x, weight, bias):
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * weight + bias
 
 
-def read(state, hidden, *, heads, pre_norm, mask_of):
+def read(state, hidden, *, heads, pre_norm, mask_of, summaries_of=None):
     """One row through the stack.
 
     Args:
         state: the stack's weights by name, as float64 arrays.
         hidden: [N, D], the embedded row.
         heads: K.
-        mask_of: (layer name, states [N, D], distance [N, N]) -> soft mask [N, N].
+        mask_of: (layer's weights, states [N, D], distance [N, N]) -> soft mask [N, N], or [K, N, N] for each head.
+        summaries_of: (layer's weights, inputs [N, D]) -> summaries [G, D], their mask [N, G] and positions [N, G].
     Returns:
         [N, D].
     """
@@ -37,7 +38,7 @@ def read(state, hidden, *, heads, pre_norm, mask_of):
     layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
 
     def split(states):
-        return states.reshape(length, heads, -1).transpose(1, 0, 2)
+        return states.reshape(len(states), heads, -1).transpose(1, 0, 2)
 
     for number in range(layers):
         weights = {k.split(".", 2)[2]: v for k, v in state.items() if k.startswith(f"layers.{number}.")}
@@ -50,13 +51,20 @@ def read(state, hidden, *, heads, pre_norm, mask_of):
             return inner @ weights["fc2.weight"].T + weights["fc2.bias"]
 
         states = norm("attention_norm", hidden) if pre_norm else hidden
-        query, key, value = (split(states @ weights[f"{n}_proj.weight"].T) for n in ("query", "key", "value"))
+        mask = np.broadcast_to(np.where(distance >= 1, mask_of(weights, states, distance), 0.0), (heads, length, length))
+        memories, back = states, distance
+        if summaries_of is not None:
+            made, seen, place = summaries_of(weights, hidden)
+            memories = np.concatenate([states, norm("attention_norm", made) if pre_norm else made])
+            mask = np.concatenate([mask, np.broadcast_to(seen, (heads, *seen.shape))], axis=-1)
+            back = np.concatenate([distance, place], axis=-1)
+        query = split(states @ weights["query_proj.weight"].T)
+        key, value = (split(memories @ weights[f"{n}_proj.weight"].T) for n in ("key", "value"))
         by_distance = query @ position.T  # [K, N, P]
-        index = np.clip(distance - 1, 0, len(position) - 1)
-        scored = np.take_along_axis(by_distance, np.broadcast_to(index, (heads, length, length)), axis=-1)
-        scored = np.where((distance >= 1) & (distance <= len(position)), scored, 0.0)
+        index = np.clip(back - 1, 0, len(position) - 1)
+        scored = np.take_along_axis(by_distance, np.broadcast_to(index, (heads, *index.shape)), axis=-1)
+        scored = np.where((back >= 1) & (back <= len(position)), scored, 0.0)
         scores = (query @ key.transpose(0, 2, 1) + scored) / np.sqrt(width // heads)
-        mask = np.where(distance >= 1, mask_of(weights, states, distance), 0.0)
         mixed = softmax_masked(scores, mask) @ value
         attended = mixed.transpose(1, 0, 2).reshape(length, width) @ weights["out_proj.weight"].T
         if pre_norm:
@@ -86,3 +94,40 @@ def expire_span_mask(*, max_span, ramp, input_scale=1.0, limit=None):
 def fixed_span_mask(*, max_span):
     """The last ``max_span`` states, for :func:`read`."""
     return lambda weights, states, distance: (distance <= max_span).astype(float)
+
+
+def adaptive_span_mask(*, max_span, ramp):
+    """Equation 5 of Adaptive-Span, the youngest at 0, for :func:`read`."""
+
+    def mask_of(weights, states, distance):
+        span = weights["policy.ratio"][:, None, None] * max_span
+        return np.clip((ramp + span - (distance - 1)) / ramp, 0, 1) * (distance <= max_span)
+
+    return mask_of
+
+
+def compressed(*, max_span, size, rate, pooling):
+    """The memory of the Compressive Transformer, token by token, for :func:`read`.
+
+    Before each query, what is beyond the last ``max_span`` tokens has gone into groups of ``rate`` consecutive ones, of which
+    the last ``size`` are remembered; the youngest stands in the place behind the tokens.
+    """
+
+    def summaries_of(weights, hidden):
+        length, width = hidden.shape
+        groups = -(-length // rate)
+        filled = np.concatenate([hidden, np.zeros((groups * rate - length, width))]).reshape(groups, rate, width)
+        if pooling == "conv":
+            made = np.einsum("gcd,edc->ge", filled, weights["policy.conv.weight"]) + weights["policy.conv.bias"]
+        else:
+            made = filled.mean(axis=1) if pooling == "mean" else filled.max(axis=1)
+        seen, place = np.zeros((length, groups)), np.zeros((length, groups), dtype=int)
+        for t in range(length):
+            gone = max(0, t - max_span)
+            newest = -(-gone // rate) - 1
+            for slot in range(min(size, newest + 1)):
+                seen[t, newest - slot] = 1
+                place[t, newest - slot] = max_span + 1 + slot
+        return made, seen, place
+
+    return summaries_of

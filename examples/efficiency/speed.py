@@ -91,7 +91,7 @@ def show(result: Dict[str, object]) -> None:
     subjects = result["subjects"]
     ours = subjects["expire_span"]
     print(f"\n{result['case']}: {MODES[result['mode']]}")
-    print(f"{'':<24}{'tokens/s':>10}{'x limit':>9}{'ours is':>9}{'peak MB':>9}  alive memories by layer (slots)")
+    print(f"{'':<24}{'tokens/s':>10}{'x limit':>9}{'/ ours':>9}{'peak MB':>9}  alive memories by layer (slots)")
     for name, one in subjects.items():
         ratio = one["seconds"] / ours["seconds"]
         peak = f"{one['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in one else "-"

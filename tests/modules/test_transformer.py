@@ -5,9 +5,19 @@ import pytest
 import torch
 
 import reader
-from fairseq_expire.modules import ExpireSpan, FixedSpan, LayerMemory, Memory, MemoryTransformer
+from fairseq_expire.modules import (
+    AdaptiveSpan,
+    Compressive,
+    ExpireSpan,
+    FixedSpan,
+    LayerMemory,
+    Memory,
+    MemoryTransformer,
+)
+from fairseq_expire.modules.compressive import POOLINGS
 
 D, K, SPAN, RAMP, LENGTH = 16, 2, 40, 6, 130
+SHORT, SUMMARIES, RATE = 17, 9, 3
 
 
 class KeepEverything(ExpireSpan):
@@ -24,13 +34,29 @@ def make(kind="expire", pre_norm=False, span=SPAN, **changes):
         "keep": lambda: KeepEverything(embed_dim=D, max_span=SPAN, ramp=RAMP, span_init=12.0),
         "shortened": lambda: ExpireSpan(embed_dim=D, max_span=SPAN, ramp=RAMP, span_init=12.0, shortening=True),
         "fixed": lambda: FixedSpan(max_span=span),
+        "adaptive": lambda: AdaptiveSpan(num_heads=K, max_span=span, ramp=RAMP),
+        # Two of three queries see a summary that begins in the middle of a block, whatever the block.
+        **{
+            f"compressive-{pooling}": lambda pooling=pooling: Compressive(
+                embed_dim=D, max_span=SHORT, compressed_size=SUMMARIES, rate=RATE, pooling=pooling
+            )
+            for pooling in POOLINGS
+        },
     }
+    if kind.startswith("compressive"):
+        # Every state and a few of the summaries have a position.
+        changes = {"position_range": SHORT + 3, **changes}
     settings = dict(embed_dim=D, num_heads=K, ffn_dim=24, num_layers=3, position_range=9, policy=policies[kind])
     stack = MemoryTransformer(**{**settings, **changes}, pre_norm=pre_norm).double()
     for layer in stack.layers:
         if isinstance(layer.policy, ExpireSpan):
             # Spans that differ from token to token.
             torch.nn.init.normal_(layer.policy.predictor.weight, std=0.5)
+        if isinstance(layer.policy, AdaptiveSpan):
+            # One head looks almost nowhere, the other one up to the end, where its ramp is cut off.
+            layer.policy.ratio.data = torch.tensor([0.1, 0.95], dtype=torch.float64)
+        if isinstance(layer.policy, Compressive) and layer.policy.conv is not None:
+            torch.nn.init.normal_(layer.policy.conv.weight, std=0.2)
     return stack
 
 
@@ -49,17 +75,21 @@ def run(stack, hidden, block):
     return torch.cat(outputs, dim=1), memories
 
 
-def alive(memory):
+def alive(memory, stack):
     """[layer][row]: how many memories the next query sees or could see, dead ones that still take a slot left out."""
-    return [
-        (layer.age < layer.spans.amax(dim=-1) + RAMP if layer.spans is not None else layer.occupied).sum(dim=1).tolist()
-        for layer in memory.layers
-    ]
+    counts = []
+    for held, layer in zip(memory.layers, stack.layers):
+        seen = held.occupied
+        if held.spans is not None:
+            seen = (held.age < held.spans.amax(dim=-1) + layer.policy.ramp) & (held.age <= (layer.policy.longest or 10 * LENGTH))
+        counts.append(seen.sum(dim=1).tolist())
+    return counts
 
 
 # Hidden states are remembered while weights change, keys and values while they stand still.
 MODES = pytest.mark.parametrize("training", [True, False], ids=["hidden-states", "keys-and-values"])
-KINDS = pytest.mark.parametrize("kind", ["expire", "fixed"])
+KIND_NAMES = ["expire", "fixed", "adaptive", *(f"compressive-{pooling}" for pooling in POOLINGS)]
+KINDS = pytest.mark.parametrize("kind", KIND_NAMES)
 NORMS = pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm", "pre-norm"])
 
 
@@ -70,10 +100,21 @@ NORMS = pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm", "pr
 def test_equals_a_reader_that_keeps_everything(kind, pre_norm, training):
     stack, hidden = make(kind, pre_norm).train(training), text()
     state = {name: tensor.numpy() for name, tensor in stack.state_dict().items()}
-    mask = reader.expire_span_mask(max_span=SPAN, ramp=RAMP) if kind == "expire" else reader.fixed_span_mask(max_span=SPAN)
+    name, _, pooling = kind.partition("-")
+    mask = {
+        "expire": reader.expire_span_mask(max_span=SPAN, ramp=RAMP),
+        "fixed": reader.fixed_span_mask(max_span=SPAN),
+        "adaptive": reader.adaptive_span_mask(max_span=SPAN, ramp=RAMP),
+        "compressive": reader.fixed_span_mask(max_span=SHORT),
+    }[name]
+    summaries = None
+    if pooling:
+        summaries = reader.compressed(max_span=SHORT, size=SUMMARIES, rate=RATE, pooling=pooling)
     actual, _ = run(stack, hidden, 7)
     for row in range(len(hidden)):
-        expected = reader.read(state, hidden[row].numpy(), heads=K, pre_norm=pre_norm, mask_of=mask)
+        expected = reader.read(
+            state, hidden[row].numpy(), heads=K, pre_norm=pre_norm, mask_of=mask, summaries_of=summaries
+        )
         np.testing.assert_allclose(actual[row], expected, atol=1e-10)
 
 
@@ -118,8 +159,8 @@ def test_another_row_changes_nothing_however_long_its_memory(training):
     both, memories = run(stack, loud, 16)
     alone, own = run(stack, loud[:1], 16)
     torch.testing.assert_close(both[:1], alone)
-    assert alive(memories[-1])[0][1] > alive(own[-1])[0][0]
-    assert alive(memories[-1])[0][0] == alive(own[-1])[0][0]
+    assert alive(memories[-1], stack)[0][1] > alive(own[-1], stack)[0][0]
+    assert alive(memories[-1], stack)[0][0] == alive(own[-1], stack)[0][0]
 
 
 @KINDS
@@ -145,7 +186,7 @@ def test_storage_of_keys_and_values_is_bounded(kind, block):
     memory = None
     for part in text(length=300).split(block, dim=1):
         memory = stack(part, memory).memory
-        for layer, counts in zip(memory.layers, alive(memory)):
+        for layer, counts in zip(memory.layers, alive(memory, stack)):
             bound = -(-max(counts) // 64) * 64 + block
             assert layer.age.size(1) <= layer.room.data.size(1) <= bound
 
