@@ -14,7 +14,11 @@ MODEL = [
     "--decoder-layers", "2", "--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "64",
     "--decoder-attention-heads", "2", "--dropout", "0",
 ]  # fmt: skip
-SPANS = ["--max-span", "256", "--span-ramp", "16", "--span-init", "48", "--expire-loss-weight", "1e-4"]
+SPANS = {
+    "expire_span_lm": ["--max-span", "256", "--span-ramp", "16", "--span-init", "48", "--expire-loss-weight", "1e-4"],
+    "adaptive_span_lm": ["--max-span", "64", "--span-ramp", "16", "--span-init", "20", "--expire-loss-weight", "1e-4"],
+    "compressive_transformer_lm": ["--max-span", "48", "--compressed-size", "12"],
+}
 
 
 def run(*command, code=0, cwd=None):
@@ -33,7 +37,7 @@ def tool(name):
 
 def train(data, save_dir, *options, arch="expire_span_lm", updates=20, code=0):
     """``fairseq-train`` with a small model; options given last win."""
-    spans = SPANS if arch.startswith("expire_span_lm") else ["--max-span", "64"]
+    spans = next((options for name, options in SPANS.items() if arch.startswith(name)), ["--max-span", "64"])
     return run(
         tool("fairseq-train"), data, "--user-dir", USER_DIR, "--task", "memory_caching_lm", "--arch", arch, *MODEL,
         *spans, "--criterion", "expire_span_loss", "--tokens-per-sample", "32", "--batch-size", "8",

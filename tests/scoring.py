@@ -42,17 +42,28 @@ def exact_loss(data, path, *options):
     return float(re.search(r"^exact (\S+)$", output, re.MULTILINE).group(1))
 
 
-def reader_loss(data, path, rows, limit=None):
+def view(arch, settings, limit=None):
+    """What the memories of a model show of a row, as arguments of the independent reader."""
+    span = {"max_span": settings["max_span"]}
+    if arch.startswith("expire_span_lm"):
+        return {"mask_of": reader.expire_span_mask(**span, ramp=settings["span_ramp"], limit=limit)}
+    if arch == "adaptive_span_lm":
+        return {"mask_of": reader.adaptive_span_mask(**span, ramp=settings["span_ramp"])}
+    fixed = {"mask_of": reader.fixed_span_mask(**span)}
+    if arch == "compressive_transformer_lm":
+        size, rate, pooling = (settings[name] for name in ("compressed_size", "compression_rate", "compression"))
+        fixed["summaries_of"] = reader.compressed(**span, size=size, rate=rate, pooling=str(pooling))
+    return fixed
+
+
+def reader_loss(data, path, rows, limit=None, mask_of=None):
     """Mean bits per token of the test split, each of ``rows`` contiguous rows read at once by the independent reader."""
     state = torch.load(path, weights_only=True)
     weights = {k[len("decoder.") :]: v.double().numpy() for k, v in state["model"].items()}
     stack = {k[len("stack.") :]: v for k, v in weights.items() if k.startswith("stack.")}
     settings = state["cfg"]["model"]
     settings = settings if isinstance(settings, dict) else vars(settings)
-    if "span_ramp" in settings:
-        mask = reader.expire_span_mask(max_span=settings["max_span"], ramp=settings["span_ramp"], limit=limit)
-    else:
-        mask = reader.fixed_span_mask(max_span=settings["max_span"])
+    seen = {"mask_of": mask_of} if mask_of else view(settings["_name"], settings, limit)
     items = MMapIndexedDataset(str(data / "test"))
     tokens = np.concatenate([items[n].numpy() for n in range(len(items))])
     eos = Dictionary.load(str(data / "dict.txt")).eos()
@@ -61,7 +72,7 @@ def reader_loss(data, path, rows, limit=None):
     for row in range(rows):
         part = slice(len(tokens) * row // rows, len(tokens) * (row + 1) // rows)
         hidden = weights["embed_tokens.weight"][previous[part]] * math.sqrt(settings["decoder_embed_dim"])
-        features = reader.read(stack, hidden, heads=settings["decoder_attention_heads"], pre_norm=False, mask_of=mask)
+        features = reader.read(stack, hidden, heads=settings["decoder_attention_heads"], pre_norm=False, **seen)
         scores = features @ weights["output_projection.weight"].T
         scores -= scores.max(-1, keepdims=True)
         logprobs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))

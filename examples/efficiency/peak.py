@@ -2,7 +2,7 @@
 import ctypes
 import multiprocessing
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 import torch
 
@@ -28,21 +28,33 @@ def _forget_the_past() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def peak_of(step: Callable[[], object], *, before: int, restart: Callable[[], object] = lambda: None) -> int:
+    """Bytes that this process holds at most while a step is made, above what it holds when only the model is there.
+
+    Args:
+        before: steps after which memories are in their steady state.
+        restart: empties the memories.
+    """
+    # Then kernels are loaded, and the gradients, which are the model's, are there.
+    step()
+    restart()
+    _forget_the_past()
+    model = _kilobytes("VmRSS")
+    for _ in range(before):
+        step()
+    _forget_the_past()
+    step()
+    return (_kilobytes("VmHWM") - model) * 1024
+
+
 def _measure(name: str, shape: Shape, mode: str, checkout: Optional[str], threads: int) -> int:
     torch.set_num_threads(threads)
     subject = SUBJECTS[name](shape, checkout)
-    step = getattr(subject, mode)
-    *before, block = blocks(shape, shape.blocks_to_fill + 1)
-    # Then kernels are loaded, and the gradients, which are the model's, are there.
-    step(block)
-    subject.restart()
-    _forget_the_past()
-    model = _kilobytes("VmRSS")
-    for earlier in before:
-        step(earlier)
-    _forget_the_past()
-    step(block)
-    return (_kilobytes("VmHWM") - model) * 1024
+    first, *stream = blocks(shape, shape.blocks_to_fill + 1)
+    following = iter([first, first, *stream])
+    return peak_of(
+        lambda: getattr(subject, mode)(next(following)), before=shape.blocks_to_fill, restart=subject.restart
+    )
 
 
 def peak_memory(name: str, shape: Shape, mode: str, checkout: Optional[str]) -> int:

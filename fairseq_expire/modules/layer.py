@@ -104,6 +104,11 @@ class MemoryLayer(nn.Module):
         else:
             candidates = self._from_keys(hidden, states, memory, padding)
         age, ramp, longest = candidates.memory.age, self.policy.ramp, self.policy.longest
+        # Of what cannot be seen, nothing is computed.
+        furthest = memory.oldest + block
+        position = position[:furthest]
+        if longest is not None and furthest <= longest:
+            longest = None
         summaries = None
         if candidates.memory.summary is not None:
             summaries = self.policy.summaries(candidates.memory.summary)
@@ -180,6 +185,7 @@ class MemoryLayer(nn.Module):
                 spans=spans,
                 summary=memory.summary,
                 held=memory.held,
+                oldest=memory.oldest,
             )
         read = self._stored(hidden, states)
         if memory.states.dtype != read.dtype:

@@ -38,6 +38,7 @@ class LayerMemory:
         spans: [B, M, H] in steps, of keys and values; None for the layer's inputs.
         summary: [B, M] bool, which slots stand for several states (their age is that of the oldest); None if none does.
         held: how many of the slots of each row are in use, the youngest; found by looking at ``age`` if not given.
+        oldest: no memory that a query will see is older than this; found by looking at ``age`` if not given.
         room: where ``states`` can grow.
     Raises:
         ValueError: if the shapes or the type of ``age`` do not fit.
@@ -48,6 +49,7 @@ class LayerMemory:
     spans: Optional[Tensor] = None
     summary: Optional[Tensor] = None
     held: Optional[Tuple[int, ...]] = None
+    oldest: Optional[int] = None
     room: Optional[Room] = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
@@ -71,12 +73,15 @@ class LayerMemory:
             # From the oldest in use on.
             empty = (~self.occupied).to(torch.int64).cumprod(dim=1).sum(dim=1)
             object.__setattr__(self, "held", tuple((self.age.size(1) - empty).tolist()))
+        if self.oldest is None:
+            oldest = self.age.masked_fill(~self.occupied, 0).max().item() if self.age.numel() else 0
+            object.__setattr__(self, "oldest", oldest)
 
     @classmethod
     def empty(cls, batch: int, width: int, like: Tensor) -> "LayerMemory":
         """A memory that holds nothing, of the type and on the device of ``like``."""
         age = torch.zeros(batch, 0, dtype=torch.int64, device=like.device)
-        return cls(like.new_zeros(batch, 0, width), age, held=(0,) * batch)
+        return cls(like.new_zeros(batch, 0, width), age, held=(0,) * batch, oldest=0)
 
     @property
     def occupied(self) -> Tensor:
@@ -134,6 +139,7 @@ class LayerMemory:
             spans=None if self.spans is None or spans is None else torch.cat([self.spans, spans], dim=1),
             summary=None if summary is None else torch.cat([self.summary, summary], dim=1),
             held=tuple(count + states.size(1) for count in self.held),
+            oldest=self.oldest,
             room=None if grown is None else self.room,
         )
 
@@ -157,14 +163,17 @@ class LayerMemory:
 
     def aged(self, steps: int) -> "LayerMemory":
         """The same memories, ``steps`` tokens later."""
-        return replace(self, age=self.age + steps)
+        return replace(self, age=self.age + steps, oldest=self.oldest + steps)
 
-    def kept(self, keep: Tensor, counts: Tuple[int, ...], *, room: int = 0) -> "LayerMemory":
+    def kept(
+        self, keep: Tensor, counts: Tuple[int, ...], *, oldest: Optional[int] = None, room: int = 0
+    ) -> "LayerMemory":
         """Only the memories marked, packed to the right in their order, without gradient.
 
         Args:
             keep: [B, M] bool.
             counts: how many are marked in each row.
+            oldest: the age of the oldest of them; looked up if not given.
             room: slots to leave free for what is read next.
         """
         slots, size = keep.size(1), max(counts)
@@ -183,6 +192,7 @@ class LayerMemory:
             spans=None if self.spans is None else self.spans.gather(1, order.unsqueeze(-1).expand(-1, -1, self.spans.size(-1))),
             summary=None if self.summary is None else self.summary.gather(1, order),
             held=counts,
+            oldest=oldest,
             room=Room(data, size) if room else None,
         )
 
@@ -203,6 +213,7 @@ class LayerMemory:
             spans=None if self.spans is None else self.spans.index_select(0, rows),
             summary=None if self.summary is None else self.summary.index_select(0, rows),
             held=tuple(self.held[row] for row in numbers),
+            oldest=self.oldest,
         )
 
     def to(self, device: Optional[torch.device] = None, dtype: Optional[torch.dtype] = None) -> "LayerMemory":
@@ -213,6 +224,7 @@ class LayerMemory:
             spans=None if self.spans is None else self.spans.to(device=device),
             summary=None if self.summary is None else self.summary.to(device=device),
             held=self.held,
+            oldest=self.oldest,
         )
 
 

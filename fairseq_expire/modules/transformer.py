@@ -3,7 +3,7 @@
 Size legend: B rows, T tokens of a block, D width, K heads, P reach of positions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, List, Optional, Tuple
 
 import torch
@@ -145,17 +145,22 @@ class MemoryTransformer(nn.Module):
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
 
-        # The one point where the device is waited for: how many memories each row of each layer keeps.
-        counts = torch.stack([keep.sum(dim=1) for _, keep in candidates]).tolist()
-        kept = tuple(_kept(*layer, tuple(rows), block=block) for layer, rows in zip(candidates, counts))
+        # The one point where the device is waited for: how many memories each row of each layer keeps, and the oldest.
+        found = [torch.stack([keep.sum(dim=1), old.age.masked_fill(~keep, 0).amax(dim=1)]) for old, keep in candidates]
+        kept = tuple(
+            _kept(*layer, tuple(counts), oldest=max(oldest), block=block)
+            for layer, (counts, oldest) in zip(candidates, torch.stack(found).tolist())
+        )
         return StackOutput(hidden=hidden, memory=Memory(kept), reports=tuple(reports))
 
 
-def _kept(candidates: LayerMemory, keep: Tensor, counts: Tuple[int, ...], *, block: int) -> LayerMemory:
+def _kept(
+    candidates: LayerMemory, keep: Tensor, counts: Tuple[int, ...], *, oldest: int, block: int
+) -> LayerMemory:
     """What is left of the candidates; keys and values only move when more would be stored than is to be (design, section 6)."""
     if candidates.spans is None:
-        return candidates.kept(keep, counts)
+        return candidates.kept(keep, counts, oldest=oldest)
     enough = -(-max(counts) // SLACK) * SLACK + block
     if candidates.age.size(1) <= enough and candidates.room is not None:
-        return candidates
-    return candidates.kept(keep, counts, room=enough - max(counts))
+        return replace(candidates, oldest=oldest)
+    return candidates.kept(keep, counts, oldest=oldest, room=enough - max(counts))

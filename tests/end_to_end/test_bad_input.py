@@ -17,7 +17,7 @@ def train(data_bin, tmp_path, monkeypatch):
     """``fairseq-train`` in this process: starting one for each wrong option would take minutes."""
 
     def call(*options, data=data_bin, arch="expire_span_lm", model=commands.MODEL):
-        spans = commands.SPANS if arch.startswith("expire") else ["--max-span", "64"]
+        spans = commands.SPANS["expire_span_lm"] if arch.startswith("expire") else ["--max-span", "64"]
         arguments = [
             "fairseq-train", data, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--arch", arch, *model,
             *spans, "--criterion", "expire_span_loss", "--tokens-per-sample", "32", "--batch-size", "8", "--optimizer",

@@ -72,7 +72,7 @@ def test_plain_tensors_and_back():
         (lambda: Memory.from_state_dict({"0.states": torch.zeros(1, 1, 1)}), "not the state of a memory"),
         (lambda: Memory((layer(),)).check_fits(batch=2, num_layers=2, embed_dim=4), "1 layers, the model 2"),
         (lambda: Memory((layer(),)).check_fits(batch=8, num_layers=1, embed_dim=4), "2 rows, the block 8"),
-        (lambda: Memory((layer(),)).check_fits(batch=2, num_layers=1, embed_dim=16), "width 4, the model 16"),
+        (lambda: Memory((layer(),)).check_fits(batch=2, num_layers=1, embed_dim=16), "width 4, the model needs 16"),
     ],
 )
 def test_what_does_not_fit(make, words):
