@@ -51,6 +51,11 @@ def _preset(args, **values) -> None:
         setattr(args, name, safe_getattr(args, name, value))
 
 
+def _published_span_init(args) -> None:
+    """Every span starts at a tenth of L, as in the published scripts."""
+    _preset(args, span_init=args.max_span / 10)
+
+
 @register_model_architecture("expire_span_lm", "expire_span_lm_tiny")
 def expire_span_lm_tiny(args):
     """For two CPU cores: what ``make demo`` trains."""
@@ -80,12 +85,15 @@ def expire_span_lm_enwik8(args):
         decoder_embed_dim=512,
         decoder_ffn_embed_dim=2048,
         decoder_attention_heads=8,
-        dropout=0.3,
+        dropout=0.0,
         attention_dropout=0.3,
+        activation_dropout=0.3,
+        position_range=512,
         max_span=16384,
         span_ramp=128,
         span_shortening=True,
     )
+    _published_span_init(args)
 
 
 @register_model_architecture("expire_span_lm", "expire_span_lm_enwik8_small")
@@ -97,11 +105,13 @@ def expire_span_lm_enwik8_small(args):
         decoder_embed_dim=256,
         decoder_ffn_embed_dim=1024,
         decoder_attention_heads=4,
+        dropout=0.0,
+        position_range=256,
         max_span=4096,
         span_ramp=64,
-        span_init=256.0,
         span_input_scale=64.0,
     )
+    _published_span_init(args)
 
 
 @register_model_architecture("expire_span_lm", "expire_span_lm_pg19")
@@ -115,9 +125,11 @@ def expire_span_lm_pg19(args):
         decoder_attention_heads=8,
         dropout=0.2,
         attention_dropout=0.2,
+        position_range=512,
         max_span=16384,
         span_ramp=128,
     )
+    _published_span_init(args)
 
 
 @register_model_architecture("expire_span_lm", "expire_span_lm_wikitext103")
@@ -129,14 +141,18 @@ def expire_span_lm_wikitext103(args):
         decoder_embed_dim=1024,
         decoder_ffn_embed_dim=4096,
         decoder_attention_heads=8,
-        dropout=0.2,
+        dropout=0.0,
+        decoder_dropout_in=0.2,
+        decoder_dropout_out=0.2,
         attention_dropout=0.3,
         activation_dropout=0.3,
+        position_range=256,
         max_span=8192,
         span_ramp=128,
         adaptive_input=True,
-        adaptive_input_cutoff="20000,60000",
-        adaptive_softmax_cutoff="20000,60000",
+        adaptive_input_cutoff="20000,40000,200000",
+        adaptive_softmax_cutoff="20000,40000,200000",
         tie_adaptive_weights=True,
         tie_adaptive_proj=True,
     )
+    _published_span_init(args)

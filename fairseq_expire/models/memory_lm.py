@@ -33,6 +33,10 @@ class MemoryLMConfig(FairseqDataclass):
         default=False, metadata=_help("layer norm before each sublayer (and after the last) instead of after it")
     )
     dropout: float = field(default=0.1, metadata=_help("dropout on the embedding and on each sublayer's output"))
+    decoder_dropout_in: Optional[float] = field(
+        default=None, metadata=_help("dropout on the embedding; default: --dropout")
+    )
+    decoder_dropout_out: float = field(default=0.0, metadata=_help("dropout on the output of the last layer"))
     attention_dropout: float = field(default=0.0, metadata=_help("dropout on attention probabilities"))
     activation_dropout: float = field(default=0.0, metadata=_help("dropout after the activation in the FFN"))
     max_span: int = field(default=16384, metadata=_help("longest span of a memory, in steps (L)"))
@@ -80,9 +84,12 @@ class MemoryLMDecoder(FairseqDecoder):
         embed_tokens: [B, T] int64 -> [B, T, D].
         embed_scale: multiplies the embedding.
         stack: the layers.
-        dropout: on the embedding.
+        dropout_in: dropout on the embedding.
+        dropout_out: dropout on the output of the last layer.
         output_projection: D -> vocabulary, or None if there is an adaptive softmax.
         adaptive_softmax: for large vocabularies.
+    Raises:
+        ValueError: if a dropout is outside [0, 1).
     """
 
     def __init__(
@@ -92,15 +99,20 @@ class MemoryLMDecoder(FairseqDecoder):
         embed_tokens: nn.Module,
         embed_scale: float,
         stack: MemoryTransformer,
-        dropout: float,
+        dropout_in: float,
+        dropout_out: float,
         output_projection: Optional[nn.Module],
         adaptive_softmax: Optional[AdaptiveSoftmax],
     ):
         super().__init__(dictionary)
+        for name, value in dict(decoder_dropout_in=dropout_in, decoder_dropout_out=dropout_out).items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is a share: expected 0 <= {name} < 1, got {value}")
         self.embed_tokens = embed_tokens
         self.embed_scale = embed_scale
         self.stack = stack
-        self.embed_dropout = nn.Dropout(dropout)
+        self.dropout_in = nn.Dropout(dropout_in)
+        self.dropout_out = nn.Dropout(dropout_out)
         self.output_projection = output_projection
         self.adaptive_softmax = adaptive_softmax
         # Saved with the weights, so that a checkpoint is never read with another dictionary of the same size.
@@ -132,11 +144,11 @@ class MemoryLMDecoder(FairseqDecoder):
     ) -> Tuple[Tensor, Dict]:
         """As :meth:`forward`, before the output layer: [B, T, D]."""
         held = memory.load(self) if isinstance(memory, MemoryHandle) else memory
-        hidden = self.embed_dropout(self.embed_scale * self.embed_tokens(src_tokens))
+        hidden = self.dropout_in(self.embed_scale * self.embed_tokens(src_tokens))
         out = self.stack(hidden, held, padding=src_tokens.eq(self.dictionary.pad()))
         if isinstance(memory, MemoryHandle):
             memory.store(self, held, out.memory)
-        return out.hidden, {"memory": out.memory, "reports": out.reports}
+        return self.dropout_out(out.hidden), {"memory": out.memory, "reports": out.reports}
 
     def output_layer(self, features: Tensor) -> Tensor:
         return features if self.output_projection is None else self.output_projection(features)
@@ -212,7 +224,8 @@ class MemoryLanguageModel(FairseqLanguageModel):
                 embed_tokens=embed_tokens,
                 embed_scale=1.0 if cfg.no_scale_embedding else cfg.decoder_embed_dim**0.5,
                 stack=stack,
-                dropout=cfg.dropout,
+                dropout_in=cfg.dropout if cfg.decoder_dropout_in is None else cfg.decoder_dropout_in,
+                dropout_out=cfg.decoder_dropout_out,
                 output_projection=output_projection,
                 adaptive_softmax=adaptive_softmax,
             )

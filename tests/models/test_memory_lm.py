@@ -55,6 +55,24 @@ def test_options_reach_the_modules():
     assert stack.layers[0].attention_dropout == 0.2 and stack.layers[0].activation_dropout.p == 0.3
 
 
+def test_dropout_of_embedding_and_last_layer():
+    """Of its own for each; the embedding's is that of the sublayers unless it is given."""
+    decoder = build(*SMALL, "--dropout", "0.4").decoder
+    assert (decoder.dropout_in.p, decoder.dropout_out.p, decoder.stack.layers[0].dropout.p) == (0.4, 0, 0.4)
+    torch.manual_seed(0)
+    model = build(*SMALL, "--decoder-dropout-in", "0.2", "--decoder-dropout-out", "0.3")
+    decoder = model.decoder
+    assert (decoder.dropout_in.p, decoder.dropout_out.p, decoder.stack.layers[0].dropout.p) == (0.2, 0.3, 0)
+    tokens = torch.randint(4, 100, (20, 50))
+    seen = []
+    decoder.stack.register_forward_pre_hook(lambda stack, given: seen.append(given[0]))
+    features, _ = decoder.extract_features(tokens)
+    assert (seen[0] == 0).float().mean().item() == pytest.approx(0.2, abs=0.02)
+    assert (features == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
+    features, _ = model.eval().decoder.extract_features(tokens)
+    assert (features != 0).all() and (seen[1] != 0).all()
+
+
 def test_positions_default_to_the_block_and_with_a_fixed_span_to_the_span():
     assert build(*SMALL, "--tokens-per-sample", "40").decoder.stack.position_range == 40
     fixed = build(*FIXED, "--tokens-per-sample", "40", arch="transformer_xl_lm").decoder.stack
@@ -111,7 +129,7 @@ PRESETS = sorted(arch for arch, name in ARCH_MODEL_NAME_REGISTRY.items() if name
 @pytest.mark.parametrize("arch", PRESETS)
 def test_presets_build(arch):
     with torch.device("meta"):
-        model = build(arch=arch, symbols=70000 if "wikitext" in arch else 300)
+        model = build(arch=arch, symbols=201_000 if "wikitext" in arch else 300)
     assert isinstance(model, MemoryLanguageModel)
 
 
@@ -148,6 +166,8 @@ def test_checkpoint_with_another_position_range():
         (["--span-init", "-1"], "span_init"),
         (["--span-limit", "0"], "span_limit"),
         (["--position-range", "0"], "position_range"),
+        (["--decoder-dropout-in", "1"], "decoder_dropout_in"),
+        (["--decoder-dropout-out", "-0.1"], "decoder_dropout_out"),
         (["--adaptive-softmax-cutoff", "50,20"], "--adaptive-softmax-cutoff"),
         (["--adaptive-softmax-cutoff", "50,200"], "100 symbols"),
         (["--adaptive-input"], "--adaptive-input-cutoff"),

@@ -1,0 +1,319 @@
+"""The recipes of the paper's experiments: script and YAML mean the same, the models have the published sizes, all of them run."""
+
+import argparse
+import copy
+import functools
+import inspect
+import math
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Optional
+
+import commands
+import pytest
+import scripts
+import torch
+from fairseq import optim, options
+from fairseq.data import Dictionary
+from fairseq.dataclass.initialize import add_defaults, hydra_init
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf, omegaconf_no_object_check
+from fairseq.models import build_model
+from fairseq.optim import lr_scheduler
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+EXAMPLES = commands.ROOT / "examples"
+CORPORA = ("enwik8", "pg19", "wikitext103")
+NAMES = sorted(f"{corpus}/{path.stem}" for corpus in CORPORA for path in (EXAMPLES / corpus).glob("*.sh"))
+BASE, FINETUNE = "enwik8/expire_span", "enwik8/expire_span_finetune"
+
+
+class Size(NamedTuple):
+    """Lines of the real corpus's dict.txt, our parameters; the paper's, and what it has that we have not."""
+
+    symbols: int
+    ours: int
+    paper: Optional[float] = None
+    missing: int = 0
+
+
+SIZES = {
+    "enwik8/expire_span": Size(204, 38_055_948, 38e6),
+    FINETUNE: Size(204, 38_055_948, 38e6),
+    # Transformer-XL projects its position encoding in each layer, where we have one table.
+    "enwik8/transformer_xl": Size(204, 38_148_096, 41e6, missing=12 * 512**2),
+    "enwik8/adaptive_span": Size(204, 38_541_408, 39e6),
+    "enwik8/compressive_transformer": Size(204, 47_583_232),
+    "enwik8/expire_span_small": Size(204, 6_434_824),
+    "pg19/expire_span_8k": Size(3506, 41_437_196),
+    "pg19/expire_span_16k": Size(3506, 41_437_196),
+    "pg19/expire_span_32k": Size(3506, 41_437_196),
+    "wikitext103/expire_span": Size(267_740, 139_097_608, 140e6),
+}
+
+PRESETS = {
+    "enwik8/expire_span": "expire_span_lm_enwik8",
+    "enwik8/expire_span_small": "expire_span_lm_enwik8_small",
+    "pg19/expire_span_16k": "expire_span_lm_pg19",
+    "wikitext103/expire_span": "expire_span_lm_wikitext103",
+}
+
+
+def arguments(name):
+    """What stands before fairseq's options."""
+    return ["DATA", "SAVE", *(["CHECKPOINT"] if name == FINETUNE else [])]
+
+
+def script(name):
+    return EXAMPLES / f"{name}.sh"
+
+
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory):
+    """Stand-ins for fairseq's commands that print what they are given."""
+    folder = tmp_path_factory.mktemp("stubs")
+    for tool in ("fairseq-train", "fairseq-eval-lm"):
+        (folder / tool).write_text('#!/bin/sh\nprintf "%s\\n" "--- ${0##*/}" "$@"\n')
+        (folder / tool).chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def called(stubs):
+    """The commands, each a list of words, that a script runs."""
+
+    def called(name, *given, variables=(), code=0):
+        output = commands.run(
+            "env", f"PATH={stubs}{os.pathsep}{os.environ['PATH']}", *variables, "bash", script(name), *given, code=code
+        )
+        return [part.splitlines() for part in output.split("--- ")[1:]]
+
+    return called
+
+
+def config(words):
+    """The configuration that ``fairseq-train`` makes of its words."""
+    args = options.parse_args_and_arch(options.get_training_parser(), words)
+    return convert_namespace_to_omegaconf(args)
+
+
+@pytest.fixture(scope="module")
+def train_config(called):
+    """The configuration that a script's training has."""
+    made = functools.cache(lambda name: config(called(name, *arguments(name))[0][1:]))
+    # fairseq writes into its configurations.
+    return lambda name: copy.deepcopy(made(name))
+
+
+def yaml_config(name):
+    """The configuration that ``fairseq-hydra-train`` makes of the YAML."""
+    path = EXAMPLES / os.path.dirname(name) / "hydra"
+    # The command, too, gives fairseq's schema the name of the file.
+    hydra_init(os.path.basename(name))
+    overrides = ["task.data=DATA", "checkpoint.save_dir=SAVE"]
+    overrides += ["checkpoint.continue_once=CHECKPOINT"] if name == FINETUNE else []
+    with initialize_config_dir(str(path), version_base="1.1"):
+        cfg = compose(os.path.basename(name), overrides=overrides)
+    with omegaconf_no_object_check():
+        add_defaults(cfg)
+    return cfg
+
+
+def plain(cfg):
+    return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+
+
+def build(cfg, symbols):
+    """The model on no device, for a dictionary of so many symbols."""
+    dictionary = Dictionary()
+    for number in range(symbols):
+        dictionary.add_symbol(str(number))
+    task = argparse.Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    with torch.device("meta"):
+        return build_model(cfg.model, task)
+
+
+def row(name):
+    """The cells of a recipe's row in the table of its README."""
+    readme = (script(name).parent / "README.md").read_text()
+    [line] = [line for line in readme.splitlines() if f"]({os.path.basename(name)}.sh)" in line]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_all_are_known():
+    assert NAMES == sorted(SIZES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_script_and_yaml_mean_the_same(name, train_config):
+    script_says, yaml_says = plain(train_config(name)), plain(yaml_config(name))
+    for group in ("task", "model", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset", "checkpoint", "common"):
+        assert script_says[group] == yaml_says[group], group
+    backend = "ddp_backend"
+    assert script_says["distributed_training"][backend] == yaml_says["distributed_training"][backend]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters(name, train_config):
+    size = SIZES[name]
+    model = build(train_config(name), size.symbols)
+    ours = sum(parameter.numel() for parameter in model.parameters())
+    assert ours == size.ours
+    if size.paper:
+        assert ours + size.missing == pytest.approx(size.paper, rel=0.03)
+    cells = row(name)
+    assert f"{ours / 1e6:.1f}M" in cells
+    assert (f"{size.paper / 1e6:.0f}M" if size.paper else "") in cells
+    assert f"[yaml](hydra/{os.path.basename(name)}.yaml)" in " ".join(cells)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_preset_is_the_recipe(name, train_config):
+    recipe = train_config(name)
+    preset = config(
+        ["DATA", "--task", "memory_caching_lm", "--arch", PRESETS[name], "--tokens-per-sample", str(recipe.task.tokens_per_sample)]
+    )
+    assert plain(preset.model) == {**plain(recipe.model), "_name": plain(preset.model)["_name"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learning_rate(name, train_config):
+    cfg = train_config(name)
+    optimizer = optim.build_optimizer(cfg.optimizer, [torch.nn.Parameter(torch.zeros(1))])
+    schedule = lr_scheduler.build_lr_scheduler(cfg.lr_scheduler, optimizer)
+    schedule.step_begin_epoch(1)
+    peak, last = cfg.optimization.lr[0], cfg.optimization.max_update
+    if name == FINETUNE:
+        assert {schedule.step_update(update) for update in (100_000, 100_001, last)} == {peak}
+        return
+    assert schedule.step_update(4000) == pytest.approx(peak / 2, rel=1e-3)
+    assert schedule.step_update(8000) == pytest.approx(peak)
+    middle = (8000 + last) // 2
+    if cfg.lr_scheduler._name == "cosine":
+        assert schedule.step_update(middle) == pytest.approx(peak / 2)
+        assert schedule.step_update(last - 1) == pytest.approx(0, abs=1e-6 * peak)
+    else:
+        assert {schedule.step_update(update) for update in (8000, middle, last)} == {peak}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_do_not_depend_on_the_number_of_gpus(name, called):
+    for gpus in (1, 4):
+        train = config(called(name, *arguments(name), variables=[f"GPUS={gpus}"])[0][1:])
+        expected = 512 if train.model.decoder_embed_dim == 512 else 64
+        assert train.dataset.batch_size * train.optimization.update_freq[0] * gpus == expected
+
+
+@pytest.mark.parametrize("gpus", [0, 3, 16])
+def test_a_number_of_gpus_that_does_not_divide_the_rows(gpus, called):
+    called("enwik8/expire_span", "DATA", "SAVE", variables=[f"GPUS={gpus}"], code=2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_win_and_both_splits_are_scored(name, called):
+    train, *scores = called(name, *arguments(name), "--lr", "7", "--cpu")
+    cfg = config(train[1:])
+    assert cfg.optimization.lr == [7] and cfg.common.cpu and cfg.checkpoint.save_dir == "SAVE"
+    assert [words[words.index("--gen-subset") + 1] for words in scores] == ["valid", "test"]
+    for words in scores:
+        args = options.parse_args_and_arch(options.get_eval_lm_parser(), words[1:])
+        assert (args.data, args.path) == ("DATA", "SAVE/checkpoint_best.pt")
+
+
+UPDATES = 2
+TRIAL = [
+    "--cpu", "--max-update", UPDATES, "--batch-size", "1", "--update-freq", "1", "--batch-size-valid", "1",
+    "--max-valid-steps", "2", "--tokens-per-sample", "64", "--log-interval", "1", "--num-workers", "0",
+]  # fmt: skip
+# Of code, whose words are many.
+LENGTHS = {"train": 20_000, "valid": 200, "test": 300}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data-bin for each corpus, of the source of the standard library, in the symbols of that corpus."""
+    folder = tmp_path_factory.mktemp("recipes")
+    source, start = inspect.getsource(argparse), 0
+    files = []
+    for split, length in LENGTHS.items():
+        (folder / split).write_text(source[start : start + length])
+        start += length
+        files += [f"--{split}", str(folder / split)]
+    # As many words as WikiText-103 has; those of the text stand in all bands of the adaptive softmax.
+    symbols = [f"other{number}" for number in range(SIZES["wikitext103/expire_span"].symbols)]
+    words = sorted(set(source[:start].split()))
+    step = len(symbols) // len(words)
+    symbols[: step * len(words) : step] = words
+    (folder / "words.txt").write_text("".join(f"{symbol} 1\n" for symbol in symbols))
+
+    text = scripts.load("text")
+    text.main(["--level", "bytes", "--dest", str(folder / "enwik8"), *files])
+    text.main(["--level", "chars", "--dest", str(folder / "pg19"), *files])
+    text.main(["--level", "words", "--dict", str(folder / "words.txt"), "--dest", str(folder / "wikitext103"), *files])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    """Every script on its data, two at a time, as futures of what they print."""
+    folder = tmp_path_factory.mktemp("runs")
+    path = f"PATH={commands.tool('fairseq-train').parent}{os.pathsep}{os.environ['PATH']}"
+
+    def run(name):
+        given = [data / os.path.dirname(name), folder / name]
+        if name == FINETUNE:
+            started[BASE].result()
+            given += [folder / BASE / "checkpoint_last.pt", *TRIAL, "--max-update", UPDATES + 1]
+        else:
+            given += TRIAL
+        # Fine-tuning goes on with the optimizer's state; that of the others would only fill the disk.
+        if name != BASE:
+            given += ["--no-save-optimizer-state"]
+        return commands.run("env", path, "OMP_NUM_THREADS=1", "bash", script(name), *given, cwd=folder)
+
+    started = {}
+    with ThreadPoolExecutor(2) as executor:
+        # The one that another one waits for comes first.
+        for name in sorted(NAMES, key=lambda name: name != BASE):
+            started[name] = executor.submit(run, name)
+        yield started
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_at_its_width_and_depth(name, runs, data, train_config):
+    output = runs[name].result()
+    cfg = train_config(name)
+    steps = commands.logged(output, "train_inner")
+    assert [step["num_updates"] for step in steps] == ([UPDATES + 1] if name == FINETUNE else [1, 2])
+    assert all(math.isfinite(step["loss"]) for step in steps)
+    # In the last layer, too, the second block sees what the first one left.
+    sizes = [step[f"memory_size_{cfg.model.decoder_layers - 1}"] for step in steps]
+    assert name == FINETUNE or sizes[1] > sizes[0]
+    # At the start of the warm-up, or, fine-tuning, past it.
+    share = steps[-1]["lr"] / cfg.optimization.lr[0]
+    assert share == 1 if name == FINETUNE else 0 < share < 0.001
+
+    symbols = len((data / os.path.dirname(name) / "dict.txt").read_text().splitlines())
+    parameters = sum(parameter.numel() for parameter in build(cfg, symbols).parameters())
+    assert re.findall(r"num\. model params: ([\d,]+)", output) == [f"{parameters:,}"] * 2
+    scored = [int(number.replace(",", "")) for number in re.findall(r"Evaluated ([\d,]+) tokens", output)]
+    if name.startswith("wikitext103"):
+        lengths = [len(line.split()) + 1 for split in ("valid", "test") for line in (data / split).read_text().splitlines()]
+        assert sum(scored) == sum(lengths)
+    else:
+        assert scored == [LENGTHS["valid"], LENGTHS["test"]]
+    assert all(math.isfinite(float(bits)) for bits in re.findall(r"Loss \(base 2\): (\S+),", output))
+
+
+def test_a_yaml_runs(data, tmp_path):
+    output = commands.run(
+        commands.tool("fairseq-hydra-train"), "--config-dir", EXAMPLES / "enwik8" / "hydra", "--config-name", "expire_span_small",
+        f"common.user_dir={commands.USER_DIR}", "common.cpu=true", f"task.data={data / 'enwik8'}", "task.tokens_per_sample=64",
+        f"checkpoint.save_dir={tmp_path}/ck", "checkpoint.no_save_optimizer_state=true", f"optimization.max_update={UPDATES}",
+        "dataset.batch_size=1", "dataset.max_valid_steps=2", f"hydra.run.dir={tmp_path}", cwd=tmp_path,
+    )  # fmt: skip
+    log = output + "".join(path.read_text() for path in tmp_path.rglob("*.log"))
+    assert commands.logged(log, "valid")[-1]["valid_num_updates"] == UPDATES
