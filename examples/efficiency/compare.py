@@ -32,34 +32,36 @@ BLOCK, ROWS = 64, 16
 SCORING_ROWS = 8
 
 TRAINING = f"""
---cpu --optimizer adam --adam-betas (0.9,0.98) --lr 0.002 --lr-scheduler cosine --warmup-updates 50 --clip-norm 0.3
+--cpu --optimizer adam --adam-betas (0.9,0.98) --lr 0.004 --lr-scheduler cosine --warmup-updates 50 --clip-norm 0.3
 --tokens-per-sample {BLOCK} --batch-size {ROWS} --num-workers 0 --disable-validation --no-epoch-checkpoints
 --log-format json --log-interval 50
 """.split()
 OURS = f"""
 --user-dir fairseq_expire --task memory_caching_lm --criterion expire_span_loss
---decoder-layers 2 --decoder-embed-dim 128 --decoder-ffn-embed-dim 512 --decoder-attention-heads 4 --dropout 0
+--decoder-layers 2 --decoder-embed-dim 64 --decoder-ffn-embed-dim 256 --decoder-attention-heads 2 --dropout 0
+--decoder-normalize-before --position-range {BLOCK}
 """.split()
 THEIRS = f"""
 --user-dir {PEER} --task truncated_bptt_lm --criterion adaptive_span_loss
---n-layer 2 --d-model 128 --d-inner 512 --n-head 4 --dropout 0
+--n-layer 2 --d-model 64 --d-inner 256 --n-head 2 --dropout 0
 """.split()
 
 # Three sizes of each, small to large. What has a fixed size is given it, what learns its size is given a price.
+PRICES = ("1e-3", "1e-4", "1e-5")
 CONFIGURATIONS: Dict[str, List[str]] = {
-    "transformer_xl_lm": [f"--max-span {size}" for size in (64, 192, 512)],
+    "transformer_xl_lm": [f"--max-span {size}" for size in (32, 96, 288)],
     # As many memories as the fixed span has, half of them for four states each.
-    "compressive_transformer_lm": [f"--max-span {size} --compressed-size {size}" for size in (32, 96, 256)],
+    "compressive_transformer_lm": [f"--max-span {size} --compressed-size {size}" for size in (16, 48, 144)],
     "adaptive_span_lm": [
-        f"--max-span 512 --span-ramp 32 --span-init 128 --expire-loss-weight {price}" for price in (3e-4, 3e-5, 0)
+        f"--max-span 512 --span-ramp 16 --span-init 128 --expire-loss-weight {price}" for price in PRICES
     ],
     "expire_span_lm": [
-        f"--max-span 2048 --span-ramp 32 --span-init 128 --span-input-scale 8 --expire-loss-weight {price}"
-        for price in (1e-4, 1e-5, 1e-6)
+        f"--max-span 1024 --span-ramp 16 --span-init 128 --span-input-scale 2 --expire-loss-weight {price}"
+        for price in PRICES
     ],
     # fairseq's own example of Adaptive-Span.
     "adaptive_span": [
-        f"--attn-span 512 --adapt-span-ramp 32 --adapt-span-init 0.25 --aux-loss-scaler {price}" for price in (3e-4, 3e-5, 0)
+        f"--attn-span 512 --adapt-span-ramp 16 --adapt-span-init 0.25 --aux-loss-scaler {price}" for price in PRICES
     ],
 }
 
@@ -222,7 +224,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     parser.add_argument("--archs", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS), help="default: all")
     parser.add_argument("--sizes", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="default: 1 2")
-    parser.add_argument("--updates", type=int, default=600, help="of every run (default: 600)")
+    parser.add_argument("--updates", type=int, default=1200, help="of every run (default: 1200)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, a thread each (default: one a core)")
     parser.add_argument("--rounds", type=int, default=15, help="steps on the clock; 0: measure no cost (default: 15)")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each run instead of a table")
