@@ -6,7 +6,8 @@ from .compressive import Compressive
 from .expire_span import ExpireSpan
 from .fixed_span import FixedSpan
 from .layer import LayerReport, MemoryLayer
-from .memory import LayerMemory, Memory
+from .layer_memory import LayerMemory
+from .memory import Memory
 from .policy import MemoryPolicy, keep_bounds
 from .transformer import MemoryTransformer, StackOutput
 

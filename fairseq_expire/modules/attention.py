@@ -9,22 +9,17 @@ without the kernel, piece by piece. Of [T, S] only the logarithm of each query's
 again. Spans, masks and softmax are in float32 or better.
 """
 
-from dataclasses import dataclass
-from typing import Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .fused import Far, FarGradients, attend_fused, has_fused_kernel
-from .pieces import Piece, Scratch, pieces
-from .positions import Reach, add_position_scores, padded_positions, position_gradients, reach_of
-from .soft_mask import Sight, Summaries, steps_left
-
-# Scores (floats) and queries of a piece. On a CPU a piece fits a cache, and fewer queries would make the matrix products
-# inefficient, more compute scores of the block's own future.
-SCORES_ON_CPU, QUERIES_ON_CPU = 1 << 20, 128
-SCORES_ELSEWHERE = 1 << 26
+from .attention_inputs import Inputs, Settings, Work
+from .fused import FarGradients, attend_fused
+from .pieces import Scratch
+from .positions import add_position_scores, position_gradients
+from .soft_mask import Summaries
 
 
 def attend(
@@ -67,104 +62,11 @@ def attend(
         held = [key.size(2) - block] * batch
     # Drawn where no device needs to be waited for; backward draws the same probabilities to drop again.
     seed = int(torch.randint(1 << 62, ()).item()) if dropout else 0
-    settings = _Settings(float(ramp), longest, summaries, tuple(held), dropout, seed)
+    settings = Settings(float(ramp), longest, summaries, tuple(held), dropout, seed)
     span = span.to(torch.promote_types(query.dtype, torch.float32))
     # Fused kernels take for granted that the numbers of a vector lie side by side.
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query * width**-0.5, key, value))
     return _Attention.apply(query, key, value, span, position, age, settings)
-
-
-class _Settings(NamedTuple):
-    ramp: float
-    longest: Optional[int]
-    summaries: Optional[Summaries]
-    held: Tuple[int, ...]
-    dropout: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What attention is computed of; ``query`` is scaled, ``positions`` padded."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    sight: Sight
-    positions: Tensor
-    settings: _Settings
-    fused: bool
-
-    @classmethod
-    def of(
-        cls, query: Tensor, key: Tensor, value: Tensor, span: Tensor, position: Tensor, age: Tensor, settings: _Settings
-    ) -> "_Inputs":
-        return cls(
-            query=query,
-            key=key,
-            value=value,
-            sight=Sight(
-                steps_left(span, age, ramp=settings.ramp), age, settings.ramp, settings.longest, settings.summaries
-            ),
-            positions=padded_positions(position.to(query.dtype), query.size(2)),
-            settings=settings,
-            fused=has_fused_kernel(query, settings.dropout),
-        )
-
-    @property
-    def position_range(self) -> int:
-        return self.positions.size(0) - self.query.size(2) - 1
-
-    @property
-    def border(self) -> int:
-        """The slots before this one are far."""
-        # A summary stands behind others that are not seen yet: its place says little about its position.
-        if not self.fused or self.settings.summaries is not None:
-            return 0
-        return max(0, self.key.size(2) - self.query.size(2) - self.position_range)
-
-    def far(self) -> Far:
-        slots = slice(self.border)
-        near = self.key.size(2) - self.query.size(2) - self.border
-        held = [max(0, count - near) for count in self.settings.held]
-        key, value = self.key[:, :, slots], self.value[:, :, slots]
-        return Far(self.query, key, value, self.sight.of(slice(None), slots), held)
-
-    def near(self) -> Iterator["_Work"]:
-        """The near candidates, in pieces."""
-        heads, block = self.query.shape[1:3]
-        on_cpu = self.query.device.type == "cpu"
-        scores, queries = (SCORES_ON_CPU, QUERIES_ON_CPU) if on_cpu else (SCORES_ELSEWHERE, block)
-        own = self.key.size(2) - block
-        held = [min(count, own - self.border) for count in self.settings.held]
-        for piece in pieces(held, block=block, heads=heads, scores=scores, queries=queries):
-            seen = slice(own - piece.memory, own + piece.last)
-            sight = self.sight.of(piece.rows, seen)
-            yield _Work(
-                piece=piece,
-                queries=(piece.rows, slice(None), slice(piece.first, piece.last)),
-                candidates=(piece.rows, slice(None), seen),
-                query=self.query[piece.rows, :, piece.first : piece.last],
-                key=self.key[piece.rows, :, seen],
-                value=self.value[piece.rows, :, seen],
-                sight=sight,
-                reach=reach_of(piece, sight, self.position_range),
-            )
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A piece with its inputs: ``query`` [n, K, Q, d], ``key`` and ``value`` [n, K, S, d]; and where in the whole its queries and
-    candidates are."""
-
-    piece: Piece
-    queries: Tuple[slice, slice, slice]
-    candidates: Tuple[slice, slice, slice]
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    sight: Sight
-    reach: Reach
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
@@ -186,7 +88,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total[row].baddbmm_(left[row].to(total.dtype), right[row].to(total.dtype))
 
 
-def _bias(work: _Work, inputs: _Inputs, scratch: Scratch) -> Tensor:
+def _bias(work: Work, inputs: Inputs, scratch: Scratch) -> Tensor:
     """[n, K, Q, S] in float32 or better: the soft mask's logarithm, with the scores of positions, and -inf for the future."""
     piece = work.piece
     shared = work.sight.bias(piece.first, piece.last)  # [n, H, Q, S]
@@ -199,7 +101,7 @@ def _bias(work: _Work, inputs: _Inputs, scratch: Scratch) -> Tensor:
     return bias
 
 
-def _scores(work: _Work, inputs: _Inputs, scratch: Scratch) -> Tensor:
+def _scores(work: Work, inputs: Inputs, scratch: Scratch) -> Tensor:
     """[n, K, Q, S] in float32 or better."""
     scores = _bias(work, inputs, scratch)
     _add_product(scores, work.query, work.key.transpose(-1, -2))
@@ -216,11 +118,11 @@ def _keep(probabilities: Tensor, share: float, generator: torch.Generator) -> Te
     return torch.empty_like(probabilities).bernoulli_(1 - share, generator=generator).div_(1 - share)
 
 
-def _generator(settings: _Settings, device: torch.device) -> Optional[torch.Generator]:
+def _generator(settings: Settings, device: torch.device) -> Optional[torch.Generator]:
     return torch.Generator(device).manual_seed(settings.seed) if settings.dropout else None
 
 
-def _fused_forward(inputs: _Inputs) -> Tuple[Tensor, Tensor]:
+def _fused_forward(inputs: Inputs) -> Tuple[Tensor, Tensor]:
     """[B, K, T, d] and [B, K, T]: what attention gives, and the logarithm of each query's sum (see :func:`_unseen`)."""
     out, total = inputs.far().attend()
     scratch = Scratch(inputs.query)
@@ -236,7 +138,7 @@ def _fused_forward(inputs: _Inputs) -> Tuple[Tensor, Tensor]:
     return out, total
 
 
-def _forward_step_by_step(inputs: _Inputs) -> Tuple[Tensor, Tensor]:
+def _forward_step_by_step(inputs: Inputs) -> Tuple[Tensor, Tensor]:
     """As :func:`_fused_forward`."""
     query, settings = inputs.query, inputs.settings
     out = torch.empty_like(query)
@@ -260,7 +162,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, span, position, age, settings):
         with torch.autocast(query.device.type, enabled=False):
-            inputs = _Inputs.of(query, key, value, span, position, age, settings)
+            inputs = Inputs.of(query, key, value, span, position, age, settings)
             out, total = (_fused_forward if inputs.fused else _forward_step_by_step)(inputs)
         ctx.settings = settings
         ctx.save_for_backward(query, key, value, span, position, age, out, total)
@@ -276,7 +178,7 @@ class _Attention(torch.autograd.Function):
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
         scratch = Scratch(query)
         with torch.autocast(query.device.type, enabled=False):
-            inputs = _Inputs.of(query, key, value, span, position, age, settings)
+            inputs = Inputs.of(query, key, value, span, position, age, settings)
             grad_left = torch.zeros_like(inputs.sight.left)
             grad_positions = torch.zeros_like(inputs.positions, dtype=span.dtype)
             for work in inputs.near():

@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-from .memory import EMPTY_AGE, LayerMemory
+from .layer_memory import EMPTY_AGE, LayerMemory
 from .policy import ContentAttention, Made, MemoryPolicy, check_span_limit
 from .soft_mask import Summaries
 

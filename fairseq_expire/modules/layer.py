@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attend
-from .memory import LayerMemory
+from .layer_memory import LayerMemory
 from .policy import ContentAttention, Made, MemoryPolicy
 from .soft_mask import Sight, steps_left
 

@@ -10,7 +10,7 @@ from typing import Callable, Iterator, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from .memory import LayerMemory
+from .layer_memory import LayerMemory
 from .soft_mask import Summaries
 
 # Given states [B, N, D] and which of them count [B, N] bool: what the block's queries read from them by content alone, [B, T, D].

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .layer import LayerReport, MemoryLayer
-from .memory import SLACK, LayerMemory, Memory
+from .layer_memory import SLACK, LayerMemory
+from .memory import Memory
 from .policy import MemoryPolicy
 
 

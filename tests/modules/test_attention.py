@@ -5,7 +5,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from fairseq_expire.modules import attend, attention, fused, naive, pieces
+from fairseq_expire.modules import attend, attention_inputs, fused, naive, pieces
+from fairseq_expire.modules.soft_mask import Summaries
 
 
 class Size(NamedTuple):
@@ -34,6 +35,7 @@ SIZES = [
     Size(2, 2, 1, 9, 5, 4, 6, 1),
     Size(3, 2, 1, 17, 23, 3, 8, 9),
 ]
+KERNELS = pytest.mark.parametrize("kernel", [True, False], ids=["fused", "step-by-step"])
 LEAVES = ["query", "key", "value", "span", "position"]
 
 
@@ -68,14 +70,23 @@ def slow(inputs):
     for head in range(heads):
         span = inputs["span"][:, head if inputs["span"].size(1) > 1 else 0]
         mask, _ = naive.expire_span_view(span, distance, ramp=inputs["ramp"])
+        back = distance
+        if "longest" in inputs:
+            mask = mask * (distance <= inputs["longest"])
+        if "summaries" in inputs:
+            slots, after, rate = (getattr(inputs["summaries"], name) for name in ("slots", "after", "rate"))
+            slots = slots.unsqueeze(1)
+            mask = mask * ~(slots & (distance <= after))
+            # The first of them stands at after + 1 for as long as it takes the next one to come.
+            back = torch.where(slots, after + 1 + (distance - after - 1) // rate, distance)
         states = {name: inputs[name][:, head : head + 1] for name in ("query", "key", "value")}
-        outs.append(naive.attend(**states, mask=mask, distance=distance, position=inputs["position"]))
+        outs.append(naive.attend(**states, mask=mask, distance=back, position=inputs["position"]))
     return torch.cat(outs, dim=1)
 
 
 def small_pieces(monkeypatch, scores, queries):
-    monkeypatch.setattr(attention, "SCORES_ON_CPU", scores)
-    monkeypatch.setattr(attention, "QUERIES_ON_CPU", queries)
+    monkeypatch.setattr(attention_inputs, "SCORES_ON_CPU", scores)
+    monkeypatch.setattr(attention_inputs, "QUERIES_ON_CPU", queries)
     monkeypatch.setattr(pieces, "FEWEST_QUERIES", 1)
     monkeypatch.setattr(fused, "BIAS_SIZE", scores)
     monkeypatch.setattr(fused, "FEWEST_QUERIES", 1)
@@ -86,15 +97,8 @@ def without_fused_kernel(monkeypatch):
     monkeypatch.setattr(fused, "_kernel_works", lambda dtype: False)
 
 
-# All at once; a few queries of all rows; three queries of one row.
-@pytest.mark.parametrize("cut", [(1 << 20, 128), (400, 4), (1, 3)], ids=lambda c: f"pieces-of-{c[0]}-scores-{c[1]}-queries")
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("kernel", [True, False], ids=["fused", "step-by-step"])
-def test_values_and_gradients_equal_the_loops(size, cut, kernel, monkeypatch):
-    small_pieces(monkeypatch, *cut)
-    if not kernel:
-        without_fused_kernel(monkeypatch)
-    inputs = problem(size)
+def check(inputs):
+    """Values and every gradient against the loops."""
     expected, actual = slow(inputs), attend(**inputs)
     torch.testing.assert_close(actual, expected)
     weights = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -103,6 +107,51 @@ def test_values_and_gradients_equal_the_loops(size, cut, kernel, monkeypatch):
     fast_grads = torch.autograd.grad((actual * weights).sum(), leaves)
     for name, by_loops, quick in zip(LEAVES, slow_grads, fast_grads):
         torch.testing.assert_close(quick, by_loops, msg=lambda text: f"{name}: {text}")
+
+
+# All at once; a few queries of all rows; three queries of one row.
+@pytest.mark.parametrize("cut", [(1 << 20, 128), (400, 4), (1, 3)], ids=lambda c: f"pieces-of-{c[0]}-scores-{c[1]}-queries")
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@KERNELS
+def test_values_and_gradients_equal_the_loops(size, cut, kernel, monkeypatch):
+    small_pieces(monkeypatch, *cut)
+    if not kernel:
+        without_fused_kernel(monkeypatch)
+    check(problem(size))
+
+
+@KERNELS
+@pytest.mark.parametrize("size", [Size(2, 3, 3, 5, 17, 3, 4, 3), Size(2, 2, 1, 9, 25, 4, 40, 6)], ids=str)
+@pytest.mark.parametrize("longest", [3, 20])
+def test_nothing_is_seen_from_further_than_the_longest_distance(size, longest, kernel, monkeypatch):
+    small_pieces(monkeypatch, 400, 4)
+    if not kernel:
+        without_fused_kernel(monkeypatch)
+    inputs = problem(size)
+    free = slow(inputs)
+    check({**inputs, "longest": longest})
+    assert not torch.allclose(attend(**inputs, longest=longest), free)
+
+
+@KERNELS
+@pytest.mark.parametrize("position_range", [3, 8, 40])
+@pytest.mark.parametrize("rate", [2, 3])
+def test_summaries_are_seen_late_and_stand_behind_the_states(rate, position_range, kernel, monkeypatch):
+    """Some not yet seen, one of this block's own tokens among them, and not in the order of time."""
+    small_pieces(monkeypatch, 400, 4)
+    if not kernel:
+        without_fused_kernel(monkeypatch)
+    after, block, states, summaries = 6, 7, 6, 10
+    inputs = problem(Size(2, 2, 1, block, states + summaries, 3, position_range, 2))
+    begins = after + block - rate * torch.arange(summaries) + 3
+    age = torch.cat([torch.arange(states, 0, -1), begins, -torch.arange(block)]).expand(2, -1)
+    slots = torch.zeros_like(age, dtype=torch.bool)
+    slots[:, states : states + summaries] = True
+    assert (begins <= 0).any() and (begins + block - 1 <= after).any()
+    with torch.no_grad():
+        # The states are gone when the summaries come.
+        inputs["span"].copy_(torch.where(slots, 15.0, after - 1.0).unsqueeze(1))
+    check({**inputs, "age": age, "summaries": Summaries(slots, after, rate)})
 
 
 def test_memories_that_are_all_old_are_all_that_counts():

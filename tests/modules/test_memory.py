@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairseq_expire.modules import LayerMemory, Memory
-from fairseq_expire.modules.memory import EMPTY_AGE
+from fairseq_expire.modules.layer_memory import EMPTY_AGE
 from fairseq_expire.modules.storage import Room
 
 
