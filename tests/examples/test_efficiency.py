@@ -86,3 +86,40 @@ def test_growth_and_its_picture(tmp_path):
     (tmp_path / "growth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     commands.run(sys.executable, FOLDER / "curves.py", tmp_path / "growth.jsonl", "--dest", tmp_path / "growth.svg")
     assert "<svg" in (tmp_path / "growth.svg").read_text()
+
+
+def test_comparison_of_memories_on_one_text(data_bin, tmp_path):
+    """One of ours and fairseq's own example, trained, scored and timed; a second call finds what is there."""
+    command = [sys.executable, FOLDER / "compare.py", data_bin, "--dest", tmp_path, "--archs", "compressive_transformer_lm",
+               "adaptive_span", "--sizes", "1", "--seeds", "3", "--updates", "2", "--json"]  # fmt: skip
+    rows = results(commands.run(*command, "--rounds", "0"))
+    assert [(row["arch"], row["size"], row["seed"]) for row in rows] == [
+        ("compressive_transformer_lm", 1, 3), ("adaptive_span", 1, 3)
+    ]  # fmt: skip
+    for row in rows:
+        # 60,000 bytes of text are far from learnt in two updates.
+        assert 4 < row["bits"] < 9
+    # 16 states and 16 summaries, in the mean over a text that starts with nothing; the longest span that is learnt.
+    assert 24 < rows[0]["memory_size"] <= 32 and 100 < rows[1]["memory_size"] < 200
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        return
+    again = results(commands.run(*command, "--rounds", "1"))
+    assert [{name: row[name] for name in rows[0]} for row in again] == rows
+    assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in again)
+
+
+def test_trade_off_is_drawn(tmp_path):
+    rows = [
+        {"arch": arch, "size": size, "seed": seed, "bits": 3 - size / 10 + seed / 100, "memory_size": 10.0**size}
+        for arch in ("expire_span_lm", "transformer_xl_lm")
+        for size in (1, 2)
+        for seed in (1, 2)
+    ]
+    (tmp_path / "rows").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw = [sys.executable, FOLDER / "tradeoff.py", f"a text={tmp_path / 'rows'}", "--dest", tmp_path / "drawn.svg"]
+    commands.run(*draw)
+    picture = (tmp_path / "drawn.svg").read_text()
+    # Four dots, and a line through two points, for each of them; titles are drawn as paths with a comment.
+    assert picture.count("<!-- a text -->") == 1 and picture.count("<!-- expire_span_lm -->") == 1
+    (tmp_path / "rows").write_text('{"arch": "x"}\n')
+    assert "line 1: not a line of compare.py --json" in commands.run(*draw, code=2)
