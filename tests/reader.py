@@ -20,7 +20,7 @@ def layer_norm(x, weight, bias):
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * weight + bias
 
 
-def read(state, hidden, *, heads, pre_norm, mask_of, summaries_of=None):
+def read(state, hidden, *, heads, pre_norm, mask_of, compressed_of=None):
     """One row through the stack.
 
     Args:
@@ -28,7 +28,7 @@ def read(state, hidden, *, heads, pre_norm, mask_of, summaries_of=None):
         hidden: [N, D], the embedded row.
         heads: K.
         mask_of: (layer's weights, states [N, D], distance [N, N]) -> soft mask [N, N], or [K, N, N] for each head.
-        summaries_of: (layer's weights, inputs [N, D]) -> summaries [G, D], their mask [N, G] and positions [N, G].
+        compressed memories_of: (layer's weights, inputs [N, D]) -> compressed memories [G, D], their mask [N, G] and positions [N, G].
     Returns:
         [N, D].
     """
@@ -53,8 +53,8 @@ def read(state, hidden, *, heads, pre_norm, mask_of, summaries_of=None):
         states = norm("attention_norm", hidden) if pre_norm else hidden
         mask = np.broadcast_to(np.where(distance >= 1, mask_of(weights, states, distance), 0.0), (heads, length, length))
         memories, back = states, distance
-        if summaries_of is not None:
-            made, seen, place = summaries_of(weights, hidden)
+        if compressed_of is not None:
+            made, seen, place = compressed_of(weights, hidden)
             memories = np.concatenate([states, norm("attention_norm", made) if pre_norm else made])
             mask = np.concatenate([mask, np.broadcast_to(seen, (heads, *seen.shape))], axis=-1)
             back = np.concatenate([distance, place], axis=-1)
@@ -113,7 +113,7 @@ def compressed(*, max_span, size, rate, pooling):
     the last ``size`` are remembered; the youngest stands in the place behind the tokens.
     """
 
-    def summaries_of(weights, hidden):
+    def compressed_of(weights, hidden):
         length, width = hidden.shape
         groups = -(-length // rate)
         filled = np.concatenate([hidden, np.zeros((groups * rate - length, width))]).reshape(groups, rate, width)
@@ -130,4 +130,4 @@ def compressed(*, max_span, size, rate, pooling):
                 place[t, newest - slot] = max_span + 1 + slot
         return made, seen, place
 
-    return summaries_of
+    return compressed_of

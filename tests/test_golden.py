@@ -37,7 +37,7 @@ LAYER_NAMES = {
 
 def policy_of(config, data):
     if config.compress:
-        pytest.skip("the published compressive memory shifts summaries by whole groups of queries; see reader.compressed")
+        pytest.skip("the published compressive memory shifts compressed memories by whole groups of queries; see reader.compressed")
     if config.adapt_span:
         ratio = data["param/layers.0.attn.attn.adaptive_span.mask.size_ratio"]
         return lambda: AdaptiveSpan(

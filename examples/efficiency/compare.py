@@ -3,8 +3,10 @@ what a batch costs with how well the test text is predicted (the paper's table 4
 
     python examples/efficiency/compare.py DATA --dest DIR
 
-Each run is the real fairseq-train and fairseq-validate, in a folder of DIR; what is there is not done again. Time and memory are
-measured at the end, all models in turns in one process, when nothing else runs.
+Each run is the real fairseq-train and fairseq-validate, in a folder of DIR; what is there is not done again. Time (forward and
+backward) and memory are measured at the end, all models in turns in one process, when nothing else runs.
+
+The base is the same for ours, positions included: a distance is known up to the length of a block, whatever is remembered.
 """
 import argparse
 import json
@@ -106,13 +108,21 @@ def last_line(text: str, tag: str) -> Dict[str, str]:
 
 
 def train_and_score(run: Run, data: Path, dest: Path, updates: int) -> Dict[str, object]:
-    """What the run gave: bits per token of the test text, and how many memories a query saw in the mean."""
+    """What the run gave: bits per token of the test text, and how many memories a query saw in the mean over layers.
+
+    Raises:
+        SystemExit: if the folder holds another run, or a command fails.
+    """
     folder = dest / run.name
     result = folder / "result.json"
+    settings = {"data": str(data), "updates": updates, "options": " ".join([*run.options, *TRAINING])}
     if result.exists():
-        return json.loads(result.read_text())
+        found = json.loads(result.read_text())
+        if found.pop("settings") != settings:
+            raise SystemExit(f"{folder} holds a run with other data, updates or options: give another --dest, or remove it")
+        return found
     folder.mkdir(parents=True, exist_ok=True)
-    log = command(
+    command(
         "fairseq-train", data, *run.options, *TRAINING, "--max-update", updates, "--seed", run.seed, "--save-dir", folder,
         log=folder / "train.log",
     )  # fmt: skip
@@ -132,13 +142,20 @@ def train_and_score(run: Run, data: Path, dest: Path, updates: int) -> Dict[str,
             log=folder / "test.log",
         )  # fmt: skip
         bits = float(re.search(r"Loss \(base 2\): ([\d.]+)", text)[1])
-        # Of its longest head and layer, which is what it stores and computes for the layer.
-        memory = float(last_line(log, "train")["train_max_span"])
+        memory = seen_by_the_peer(checkpoint)
     found = {"arch": run.arch, "size": run.size, "seed": run.seed, "bits": bits, "memory_size": memory}
     part = result.with_suffix(".part")
-    part.write_text(json.dumps(found))
+    part.write_text(json.dumps({**found, "settings": settings}))
     part.replace(result)
     return found
+
+
+def seen_by_the_peer(checkpoint: Path) -> float:
+    """As many states as the longest head of a layer sees of fairseq's example, in the mean over layers."""
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
+    cfg = state["cfg"].model
+    ratios = [value.max().item() for name, value in state["model"].items() if name.endswith("_mask.current_val")]
+    return statistics.mean(min(cfg.attn_span, cfg.attn_span * ratio + cfg.adapt_span_ramp) for ratio in ratios)
 
 
 class Trained:

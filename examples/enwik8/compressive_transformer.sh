@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compressive Transformer on enwik8: the model of expire_span.sh with the last 768 states as its memory, and 1,152
-# summaries of three older ones each.
+# compressed ones of three older states each.
 #     bash examples/enwik8/compressive_transformer.sh DATA_BIN SAVE_DIR [OPTIONS OF fairseq-train]
 set -euo pipefail
 
@@ -12,7 +12,6 @@ shift 2
 gpus=${GPUS:-8}
 ((8 % gpus == 0)) || { echo "GPUS: expected 1, 2, 4 or 8, got $gpus" >&2; exit 2; }
 
-# The convolution learns only from blocks that make summaries; PyTorch's own wrapper wants a gradient from all.
 fairseq-train "$data" --user-dir fairseq_expire \
     --task memory_caching_lm --tokens-per-sample 512 --batch-size 64 --update-freq $((8 / gpus)) --batch-size-valid 16 \
     --arch compressive_transformer_lm --decoder-layers 12 --decoder-embed-dim 512 --decoder-ffn-embed-dim 2048 \
@@ -20,7 +19,7 @@ fairseq-train "$data" --user-dir fairseq_expire \
     --max-span 768 --compressed-size 1152 --compression-rate 3 --compression conv \
     --criterion expire_span_loss \
     --optimizer adam --lr 0.0007 --lr-scheduler fixed --warmup-updates 8000 --clip-norm 0.3 \
-    --max-update 100000 --ddp-backend legacy_ddp \
+    --max-update 100000 \
     --save-dir "$save_dir" --no-epoch-checkpoints --log-format json --log-interval 100 "$@"
 
 for split in valid test; do

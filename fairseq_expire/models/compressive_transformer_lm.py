@@ -1,4 +1,4 @@
-"""``--arch compressive_transformer_lm``: the same model in which old states are squeezed, several into one."""
+"""``--arch compressive_transformer_lm``: the same model in which old states are compressed, several into one."""
 
 from dataclasses import dataclass, field
 from typing import Callable
@@ -17,13 +17,13 @@ class CompressiveTransformerLMConfig(MemoryLMConfig):
     compressed_size: int = field(default=512, metadata={"help": "how many compressed memories are kept (C)"})
     compression_rate: int = field(default=4, metadata={"help": "how many states a compressed memory stands for (c)"})
     compression: ChoiceEnum(POOLINGS) = field(
-        default="mean", metadata={"help": "how it is made of them: mean or max pooling, or a learned strided convolution"}
+        default="mean", metadata={"help": "how: mean or max pooling, or a learned strided convolution (needs expire_span_loss)"}
     )
 
 
 @register_model("compressive_transformer_lm", dataclass=CompressiveTransformerLMConfig)
 class CompressiveTransformerLanguageModel(MemoryLanguageModel):
-    """Remembers the last ``--max-span`` states, then ``--compressed-size`` summaries of older ones (Compressive Transformer)."""
+    """Remembers the last ``--max-span`` states, then ``--compressed-size`` compressed ones (Compressive Transformer)."""
 
     @classmethod
     def make_policy(cls, cfg: CompressiveTransformerLMConfig) -> Callable[[], Compressive]:

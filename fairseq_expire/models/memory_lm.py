@@ -168,8 +168,8 @@ class MemoryLMDecoder(FairseqDecoder):
         position = state_dict.get(f"{name}.stack.position")
         if position is not None and position.size(0) != self.stack.position_range:
             raise ValueError(
-                f"the checkpoint has positions for {position.size(0)} steps, --position-range (by default the block, "
-                f"--tokens-per-sample) asks for {self.stack.position_range}: the range is part of the trained model; "
+                f"the checkpoint has positions for {position.size(0)} steps, --position-range (or its default, see --help) "
+                f"asks for {self.stack.position_range}: the range is part of the trained model; "
                 f"give --position-range {position.size(0)}"
             )
         return state_dict

@@ -19,7 +19,7 @@ from .attention_inputs import Inputs, Settings, Work
 from .fused import FarGradients, attend_fused
 from .pieces import Scratch
 from .positions import add_position_scores, position_gradients
-from .soft_mask import Summaries
+from .soft_mask import Compressed
 
 
 def attend(
@@ -32,7 +32,7 @@ def attend(
     ramp: float,
     position: Tensor,
     longest: Optional[int] = None,
-    summaries: Optional[Summaries] = None,
+    compressed: Optional[Compressed] = None,
     held: Optional[Sequence[int]] = None,
     dropout: float = 0.0,
 ) -> Tensor:
@@ -50,7 +50,7 @@ def attend(
         ramp: R, in steps; 1 is a hard edge.
         position: [P, d], row n - 1 is p(n), the embedding of distance n; older candidates are scored without one.
         longest: candidates further back than this many steps are not seen, whatever their span.
-        summaries: which memories stand for several states each, and what follows from that.
+        compressed: which memories stand for several states each, and what follows from that.
         held: how many of the S - T memories each row holds, its youngest slots; all of them if None. The rest has to be finite,
             does not count, and costs nothing where all rows lack it.
         dropout: share of attention probabilities dropped.
@@ -62,7 +62,7 @@ def attend(
         held = [key.size(2) - block] * batch
     # Drawn where no device needs to be waited for; backward draws the same probabilities to drop again.
     seed = int(torch.randint(1 << 62, ()).item()) if dropout else 0
-    settings = Settings(float(ramp), longest, summaries, tuple(held), dropout, seed)
+    settings = Settings(float(ramp), longest, compressed, tuple(held), dropout, seed)
     span = span.to(torch.promote_types(query.dtype, torch.float32))
     # Fused kernels take for granted that the numbers of a vector lie side by side.
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query * width**-0.5, key, value))

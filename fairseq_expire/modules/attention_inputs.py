@@ -12,7 +12,7 @@ from torch import Tensor
 from .fused import Far, has_fused_kernel
 from .pieces import Piece, pieces
 from .positions import Reach, padded_positions, reach_of
-from .soft_mask import Sight, Summaries, steps_left
+from .soft_mask import Compressed, Sight, steps_left
 
 # Scores (floats) and queries of a piece. On a CPU a piece fits a cache, and fewer queries would make the matrix products
 # inefficient, more compute scores of the block's own future.
@@ -23,7 +23,7 @@ SCORES_ELSEWHERE = 1 << 26
 class Settings(NamedTuple):
     ramp: float
     longest: Optional[int]
-    summaries: Optional[Summaries]
+    compressed: Optional[Compressed]
     held: Tuple[int, ...]
     dropout: float
     seed: int
@@ -50,7 +50,7 @@ class Inputs:
             key=key,
             value=value,
             sight=Sight(
-                steps_left(span, age, ramp=settings.ramp), age, settings.ramp, settings.longest, settings.summaries
+                steps_left(span, age, ramp=settings.ramp), age, settings.ramp, settings.longest, settings.compressed
             ),
             positions=padded_positions(position.to(query.dtype), query.size(2)),
             settings=settings,
@@ -64,8 +64,8 @@ class Inputs:
     @property
     def border(self) -> int:
         """The slots before this one are far."""
-        # A summary stands behind others that are not seen yet: its place says little about its position.
-        if not self.fused or self.settings.summaries is not None:
+        # A compressed memory stands behind others that are not seen yet: its place says little about its position.
+        if not self.fused or self.settings.compressed is not None:
             return 0
         return max(0, self.key.size(2) - self.query.size(2) - self.position_range)
 

@@ -1,37 +1,38 @@
-"""Compressive memory: states that get old are squeezed, several into one ("Compressive Transformers", Rae et al. 2020)."""
+"""Compressive memory: states that get old are compressed, several into one ("Compressive Transformers", Rae et al. 2020)."""
 
 from typing import Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layer_memory import EMPTY_AGE, LayerMemory
-from .policy import ContentAttention, Made, MemoryPolicy, check_span_limit
-from .soft_mask import Summaries
+from .policy import ContentAttention, MemoryPolicy, NewlyCompressed, check_span_limit
+from .soft_mask import Compressed
 
 POOLINGS = ("mean", "max", "conv")
 
 
 class Compressive(MemoryPolicy):
-    """Remembers the last L states, and behind them C summaries of c consecutive older states each, first in, first out.
+    """Remembers the last L states, and behind them C compressed memories, each of c consecutive older states, first in, first out.
 
-    A summary is made when the oldest of its states is about to go, and seen from when that one is gone: between states and
-    summaries there is no gap, and what a query sees does not depend on blocks. Positions are counted in slots across
-    both: the youngest summary stands at L + 1. Nothing flows back through a summary: mean and max have no parameters, and
-    the convolution learns from :meth:`reconstruction` alone (section 3.2 there).
+    States are compressed when the oldest of the c is about to go, and what they become is seen from when that one is gone:
+    there is no gap between the two, and what a query sees does not depend on blocks. Positions are counted in slots across
+    both, so that the youngest compressed memory stands at L + 1. Nothing flows back through one: mean and max have no
+    parameters, and the convolution learns from :meth:`reconstruction` alone (section 3.2 there).
 
     Args:
         embed_dim: D, width of the states.
         max_span: L, how many states are remembered as they are.
-        compressed_size: C, how many summaries are remembered.
-        rate: c, how many states a summary stands for.
+        compressed_size: C, how many compressed memories are remembered.
+        rate: c, how many states a compressed memory stands for.
         pooling: how it is made of them: "mean", "max", or "conv", a learned convolution that starts as the mean.
         span_limit: while scoring, nothing older than this many steps is seen; None for no limit.
     Raises:
         ValueError: if an argument is out of its range.
     """
 
-    makes_summaries = True
+    compresses = True
 
     def __init__(
         self,
@@ -45,13 +46,13 @@ class Compressive(MemoryPolicy):
     ):
         super().__init__(ramp=1)
         if compressed_size < 1:
-            raise ValueError(f"compressed_size is the number of summaries remembered: expected at least 1, got {compressed_size}")
+            raise ValueError(f"compressed_size is the number of compressed memories: expected at least 1, got {compressed_size}")
         if rate < 2:
-            raise ValueError(f"rate is how many states a summary stands for: expected at least 2, got {rate}")
+            raise ValueError(f"rate is how many states a compressed memory stands for: expected at least 2, got {rate}")
         if max_span < rate:
             raise ValueError(
-                f"max_span is the number of states remembered as they are: expected at least the {rate} that a summary is "
-                f"made of, got {max_span}"
+                f"max_span is the number of states remembered as they are: expected at least the {rate} that are compressed "
+                f"into one, got {max_span}"
             )
         if pooling not in POOLINGS:
             raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling}")
@@ -73,41 +74,38 @@ class Compressive(MemoryPolicy):
         return None if self.training else self.span_limit
 
     @property
-    def summary_span(self) -> float:
-        """Steps from the oldest state of a summary on, as all ages of summaries are counted."""
+    def compressed_span(self) -> float:
+        """Steps from the oldest state of a compressed memory on, as all ages of compressed memories are counted."""
         return float(self.max_span + self.compressed_size * self.rate)
 
     def spans(self, states: Tensor) -> Tensor:
         dtype = torch.promote_types(states.dtype, torch.float32)
         return torch.full((*states.shape[:-1], 1), float(self.max_span), dtype=dtype, device=states.device)
 
-    def summaries(self, slots: Tensor) -> Summaries:
-        return Summaries(slots, after=self.max_span, rate=self.rate)
+    def compressed(self, slots: Tensor) -> Compressed:
+        return Compressed(slots, after=self.max_span, rate=self.rate)
 
-    def make_summaries(self, memory: LayerMemory, states: Tensor, padding: Optional[Tensor]) -> Made:
-        """Those that a query of this block, or the first of the next, is the first to see."""
-        block, rate = states.size(1), self.rate
-        whole = memory.age_with(block, padding)  # [B, M + T]
-        is_state = (whole < EMPTY_AGE) & ~memory.summary_slots(block)
-        # The oldest slot of all begins a group: it is the first token of the stream, or a summary.
-        oldest = whole.masked_fill(whole >= EMPTY_AGE, 0).amax(dim=1, keepdim=True)  # [B, 1]
-        too_old = (oldest - self.max_span).clamp(min=0)
-        first = oldest - (too_old + rate - 1) // rate * rate  # [B, 1], age of the first group that is not yet a summary
-        groups = -(-block // rate)
-        begins = first - rate * torch.arange(groups, device=whole.device)  # [B, G]
-        due = begins + block > self.max_span
+    def compress(self, memory: LayerMemory, states: Tensor, padding: Optional[Tensor]) -> NewlyCompressed:
+        """What a query of this block, or the first of the next, is the first to see."""
+        block, rate, device = states.size(1), self.rate, states.device
+        # Groups are counted from the first token of the stream. The oldest state still there begins the first one that is left.
+        done = -(-max(0, memory.read - self.max_span) // rate)
+        first = memory.read - rate * done
+        groups = max(0, (first + block - self.max_span - 1) // rate + 1)
+        begins = first - rate * torch.arange(groups, device=device)  # [G], steps from the first query
 
         # Where each of their states is; the last column takes what belongs to none of them.
-        place = torch.where(is_state, first - whole, groups * rate)
-        place = torch.where((place >= 0) & (place < groups * rate), place, groups * rate)
-        where = torch.full((whole.size(0), groups * rate + 1), -1, device=whole.device)
-        where.scatter_(1, place, torch.arange(whole.size(1), device=whole.device).expand_as(place))
-        where = where[:, :-1]  # [B, G c]
+        whole = memory.age_with(block, padding)  # [B, M + T]
+        place = first - whole
+        mine = (place >= 0) & (place < groups * rate) & ~memory.compressed_slots(block)
+        where = torch.full((len(states), groups * rate + 1), -1, device=device)
+        slots = torch.arange(whole.size(1), device=device).expand_as(place)
+        where = where.scatter_(1, place.masked_fill(~mine, groups * rate), slots)[:, :-1]  # [B, G c]
+        present = (where >= 0).unflatten(1, (groups, rate))  # [B, G, c]
         sources = self._gather(memory, states.detach(), where)
-        present = (where >= 0).unflatten(1, (groups, rate)) & due.unsqueeze(-1)  # [B, G, c]
-        made = self._squeeze(sources.unflatten(1, (groups, rate)), present)
-        age = begins.masked_fill(~present.any(dim=-1), EMPTY_AGE)
-        return Made(states=made, age=age, sources=sources, present=present)
+        pooled = self._pool(sources.unflatten(1, (groups, rate)), present)
+        age = begins.expand(len(states), groups).masked_fill(~present.any(dim=-1), EMPTY_AGE)
+        return NewlyCompressed(states=pooled, age=age, sources=sources, present=present)
 
     @staticmethod
     def _gather(memory: LayerMemory, states: Tensor, where: Tensor) -> Tensor:
@@ -119,7 +117,7 @@ class Compressive(MemoryPolicy):
         own = states.gather(1, (index - slots).clamp(min=0))
         return torch.where(index < slots, held.gather(1, index.clamp(0, slots - 1)), own) if slots else own
 
-    def _squeeze(self, sources: Tensor, present: Tensor) -> Tensor:
+    def _pool(self, sources: Tensor, present: Tensor) -> Tensor:
         """[B, G, c, D] and [B, G, c] -> [B, G, D]."""
         present = present.unsqueeze(-1)
         if self.pooling == "max":
@@ -127,14 +125,18 @@ class Compressive(MemoryPolicy):
         sources = sources.masked_fill(~present, 0)
         if self.conv is None:
             return sources.sum(dim=2) / present.sum(dim=2).clamp(min=1)
-        return self.conv(sources.flatten(1, 2).transpose(1, 2)).transpose(1, 2)
+        # Each group by itself, so that there may be none.
+        return F.linear(sources.flatten(2), self.conv.weight.transpose(1, 2).flatten(1), self.conv.bias)
 
-    def reconstruction(self, made: Made, attention: ContentAttention) -> Optional[Tensor]:
-        """[B], what the summaries lose of what attention reads from their states, squared, summed over the block: the paper's
-        attention-reconstruction loss (algorithm 2), a mean over the width so that its size does not depend on it.
+    def reconstruction(self, made: NewlyCompressed, attention: ContentAttention) -> Optional[Tensor]:
+        """[B], how much attention to the compressed memories misses of attention to their states, squared and summed over the
+        block: the attention-reconstruction loss (algorithm 2), but a mean over the width, so that its size does not depend on it.
         """
         if self.conv is None:
             return None
+        if not made.states.size(1):
+            # Zero, but with a gradient for every parameter, as distributed training wants it.
+            return made.states.sum(dim=(1, 2))
         seen = made.present.any(dim=-1)
         with torch.no_grad():
             expected = attention(made.sources, made.present.flatten(1))

@@ -107,7 +107,7 @@ class Far:
     Args:
         query: [B, K, T, d], scaled.
         key, value: [B, K, S, d].
-        sight: what the queries see of them; there are no summaries among them.
+        sight: what the queries see of them; there are no compressed memories among them.
         held: how many memories each row holds, its youngest slots.
     """
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .attention import attend
 from .layer_memory import LayerMemory
-from .policy import ContentAttention, Made, MemoryPolicy
+from .policy import ContentAttention, MemoryPolicy, NewlyCompressed
 from .soft_mask import Sight, steps_left
 
 
@@ -24,7 +24,7 @@ class LayerReport:
         memory_size: [B, T] int64, |C_t|: how many states each query saw.
         span: [B, T, H], how long the block's own states will stay, in steps, before any random shortening.
         penalty: [B], the policy's penalty summed over the block, before its weight, or None.
-        reconstruction: [B], the loss that what makes summaries learns from, summed over the block; or None.
+        reconstruction: [B], the loss that a learned compression learns from, summed over the block; or None.
     """
 
     memory_size: Tensor
@@ -35,13 +35,13 @@ class LayerReport:
 
 class _Candidates(NamedTuple):
     """What a block may attend to: ``key`` and ``value`` [B, S, D], ``spans`` [B, S, H], it all as a memory [B, S, W], and
-    the summaries made for this block."""
+    what was compressed for this block."""
 
     key: Tensor
     value: Tensor
     spans: Tensor
     memory: LayerMemory
-    made: Optional[Made]
+    made: Optional[NewlyCompressed]
 
 
 class MemoryLayer(nn.Module):
@@ -109,9 +109,9 @@ class MemoryLayer(nn.Module):
         position = position[:furthest]
         if longest is not None and furthest <= longest:
             longest = None
-        summaries = None
-        if candidates.memory.summary is not None:
-            summaries = self.policy.summaries(candidates.memory.summary)
+        compressed = None
+        if candidates.memory.compressed is not None:
+            compressed = self.policy.compressed(candidates.memory.compressed)
         spans = self.policy.shortened(candidates.spans, shortening).transpose(1, 2)  # [B, H, S]
         attended = attend(
             self._heads(self.query_proj(states)),
@@ -122,13 +122,13 @@ class MemoryLayer(nn.Module):
             ramp=ramp,
             position=position,
             longest=longest,
-            summaries=summaries,
+            compressed=compressed,
             held=[count - block for count in candidates.memory.held],
             dropout=self.attention_dropout if self.training else 0.0,
         )
         left = steps_left(spans.detach(), age, ramp=ramp)
         report = LayerReport(
-            memory_size=Sight(left, age, ramp, longest, summaries).sizes(block),
+            memory_size=Sight(left, age, ramp, longest, compressed).sizes(block),
             span=candidates.spans[:, -block:].detach(),
             penalty=self.policy.penalty(spans, left, age, block=block, padding=padding),
             reconstruction=self._reconstruction(candidates.made, states),
@@ -152,9 +152,9 @@ class MemoryLayer(nn.Module):
                 "themselves: start from None, or from a memory made in training mode"
             )
         made = None
-        if self.policy.makes_summaries:
-            made = self.policy.make_summaries(memory, hidden, padding)
-            memory = memory.with_summaries(made.states.detach(), made.age, None)
+        if self.policy.compresses:
+            made = self.policy.compress(memory, hidden, padding)
+            memory = memory.with_compressed(made.states.detach(), made.age, None)
         # Only what the rows hold, and without the gradient that the memory's own states would get.
         held = memory.packed()
         if self.pre_norm:
@@ -163,8 +163,8 @@ class MemoryLayer(nn.Module):
             _joined(of(held), of(states), memory) for of in (self.key_proj, self.value_proj, self.policy.spans)
         )
         memory = memory.extended(hidden, None, padding)
-        if memory.summary is not None:
-            spans = spans.masked_fill(memory.summary.unsqueeze(-1), self.policy.summary_span)
+        if memory.compressed is not None:
+            spans = spans.masked_fill(memory.compressed.unsqueeze(-1), self.policy.compressed_span)
         return _Candidates(key, value, spans, memory, made)
 
     def _from_keys(
@@ -177,26 +177,27 @@ class MemoryLayer(nn.Module):
             held = self.attention_norm(inputs) if self.pre_norm else inputs
             stored = self._stored(inputs, held)
             spans = _joined(self.policy.spans(held), self.policy.spans(states[:, :0]), memory)
-            if memory.summary is not None:
-                spans = spans.masked_fill(memory.summary.unsqueeze(-1), self.policy.summary_span)
+            if memory.compressed is not None:
+                spans = spans.masked_fill(memory.compressed.unsqueeze(-1), self.policy.compressed_span)
             memory = LayerMemory(
                 states=_joined(stored, stored.new_empty(len(states), 0, stored.size(-1)), memory),
                 age=memory.age,
                 spans=spans,
-                summary=memory.summary,
+                compressed=memory.compressed,
                 held=memory.held,
                 oldest=memory.oldest,
+                read=memory.read,
             )
         read = self._stored(hidden, states)
         if memory.states.dtype != read.dtype:
             # Under autocast, or just out of it.
             memory = memory.to(dtype=read.dtype)
         made, spans = None, self.policy.spans(states)
-        if self.policy.makes_summaries:
-            made = self.policy.make_summaries(memory, hidden, padding)
+        if self.policy.compresses:
+            made = self.policy.compress(memory, hidden, padding)
             normed = self.attention_norm(made.states) if self.pre_norm else made.states
-            of_summaries = spans.new_full((*made.age.shape, spans.size(-1)), self.policy.summary_span)
-            memory = memory.with_summaries(self._stored(made.states, normed), made.age, of_summaries)
+            compressed_spans = spans.new_full((*made.age.shape, spans.size(-1)), self.policy.compressed_span)
+            memory = memory.with_compressed(self._stored(made.states, normed), made.age, compressed_spans)
         memory = memory.extended(read, spans, padding)
         width = hidden.size(-1)
         key, value = memory.states[..., :width], memory.states[..., width : 2 * width]
@@ -205,11 +206,11 @@ class MemoryLayer(nn.Module):
     def _stored(self, hidden: Tensor, states: Tensor) -> Tensor:
         """What is stored while weights stand still: [..., 2 D] keys and values, or with the layer's input [..., 3 D]."""
         parts = [self.key_proj(states), self.value_proj(states)]
-        if self.policy.makes_summaries:
+        if self.policy.compresses:
             parts.append(hidden.to(parts[0].dtype))
         return torch.cat(parts, dim=-1)
 
-    def _reconstruction(self, made: Optional[Made], states: Tensor) -> Optional[Tensor]:
+    def _reconstruction(self, made: Optional[NewlyCompressed], states: Tensor) -> Optional[Tensor]:
         """[B], see :meth:`MemoryPolicy.reconstruction`; None where nothing learns."""
         if made is None or not torch.is_grad_enabled():
             return None

@@ -19,7 +19,7 @@ EMPTY_AGE = 1 << 40
 # A memory may take as many slots as it holds rounded up to this, so that reading token by token need not copy it each time.
 SLACK = 64
 # What only some memories have.
-OPTIONAL = ("spans", "summary")
+OPTIONAL = ("spans", "compressed")
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,15 @@ class LayerMemory:
     as well, if old states are to be summed up).
 
     Args:
-        states: [B, M, W], oldest first, but summaries where they were made: the layer's inputs (W = D), or keys and values
-            side by side (W = 2 D, with the inputs 3 D).
+        states: [B, M, W], oldest first, but compressed ones where they were made: the layer's inputs (W = D), or keys and
+            values side by side (W = 2 D, with the inputs 3 D).
         age: [B, M] int64, steps back from the next token to be read (the youngest possible is 1);
             ``EMPTY_AGE`` or more where a slot holds nothing.
         spans: [B, M, H] in steps, of keys and values; None for the layer's inputs.
-        summary: [B, M] bool, which slots stand for several states (their age is that of the oldest); None if none does.
+        compressed: [B, M] bool, which slots stand for several states (their age is that of the oldest); None if none does.
         held: how many of the slots of each row are in use, the youngest; found by looking at ``age`` if not given.
         oldest: no memory that a query will see is older than this; found by looking at ``age`` if not given.
+        read: how many tokens of the stream came before.
         room: where ``states`` can grow.
     Raises:
         ValueError: if the shapes or the type of ``age`` do not fit.
@@ -47,9 +48,10 @@ class LayerMemory:
     states: Tensor
     age: Tensor
     spans: Optional[Tensor] = None
-    summary: Optional[Tensor] = None
+    compressed: Optional[Tensor] = None
     held: Optional[Tuple[int, ...]] = None
     oldest: Optional[int] = None
+    read: int = 0
     room: Optional[Room] = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
@@ -65,9 +67,10 @@ class LayerMemory:
                 f"keys and values need a span each, [B, M, H]: got age {list(self.age.shape)} and "
                 f"spans {list(self.spans.shape)}"
             )
-        if self.summary is not None and self.summary.shape != self.age.shape:
+        if self.compressed is not None and self.compressed.shape != self.age.shape:
             raise ValueError(
-                f"every slot is a summary or not: got age {list(self.age.shape)} and summary {list(self.summary.shape)}"
+                f"a slot holds a compressed memory or does not: got age {list(self.age.shape)} and "
+                f"compressed {list(self.compressed.shape)}"
             )
         if self.held is None:
             # From the oldest in use on.
@@ -92,7 +95,7 @@ class LayerMemory:
     def nbytes(self) -> int:
         """Bytes held, empty slots and room to grow included."""
         states = self.states if self.room is None else self.room.data
-        tensors = (states, self.age, self.spans, self.summary)
+        tensors = (states, self.age, self.spans, self.compressed)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
     def packed(self) -> Tensor:
@@ -115,31 +118,32 @@ class LayerMemory:
             states,
             age=self.age_with(block, padding)[:, self.age.size(1) :],
             spans=spans,
-            summary=None if self.summary is None else self.summary.new_zeros(len(states), block),
+            compressed=None if self.compressed is None else self.compressed.new_zeros(len(states), block),
         )
 
-    def with_summaries(self, states: Tensor, age: Tensor, spans: Optional[Tensor]) -> "LayerMemory":
-        """This memory followed by summaries.
+    def with_compressed(self, states: Tensor, age: Tensor, spans: Optional[Tensor]) -> "LayerMemory":
+        """This memory followed by compressed ones.
 
         Args:
             states: [B, G, W].
             age: [B, G] int64; ``EMPTY_AGE`` or more where there is none.
             spans: [B, G, H] where they are keys and values.
         """
-        marked = replace(self, summary=self.summary_slots())
-        return marked._appended(states, age=age, spans=spans, summary=torch.ones_like(age, dtype=torch.bool))
+        marked = replace(self, compressed=self.compressed_slots())
+        return marked._appended(states, age=age, spans=spans, compressed=torch.ones_like(age, dtype=torch.bool))
 
     def _appended(
-        self, states: Tensor, *, age: Tensor, spans: Optional[Tensor], summary: Optional[Tensor]
+        self, states: Tensor, *, age: Tensor, spans: Optional[Tensor], compressed: Optional[Tensor]
     ) -> "LayerMemory":
         grown = None if self.room is None else self.room.append(self.age.size(1), states)
         return LayerMemory(
             states=torch.cat([self.states, states], dim=1) if grown is None else grown,
             age=torch.cat([self.age, age], dim=1),
             spans=None if self.spans is None or spans is None else torch.cat([self.spans, spans], dim=1),
-            summary=None if summary is None else torch.cat([self.summary, summary], dim=1),
+            compressed=None if compressed is None else torch.cat([self.compressed, compressed], dim=1),
             held=tuple(count + states.size(1) for count in self.held),
             oldest=self.oldest,
+            read=self.read,
             room=None if grown is None else self.room,
         )
 
@@ -155,15 +159,15 @@ class LayerMemory:
             age = age.masked_fill(padding, EMPTY_AGE)
         return torch.cat([self.age, age], dim=1)
 
-    def summary_slots(self, block: int = 0) -> Tensor:
-        """[B, M + T] bool, which slots are summaries, with those of a block behind them (which aren't)."""
+    def compressed_slots(self, block: int = 0) -> Tensor:
+        """[B, M + T] bool, which slots are compressed memories, with those of a block behind them (which aren't)."""
         own = torch.zeros(len(self.age), block, dtype=torch.bool, device=self.age.device)
-        held = torch.zeros_like(self.age, dtype=torch.bool) if self.summary is None else self.summary
+        held = torch.zeros_like(self.age, dtype=torch.bool) if self.compressed is None else self.compressed
         return torch.cat([held, own], dim=1)
 
     def aged(self, steps: int) -> "LayerMemory":
         """The same memories, ``steps`` tokens later."""
-        return replace(self, age=self.age + steps, oldest=self.oldest + steps)
+        return replace(self, age=self.age + steps, oldest=self.oldest + steps, read=self.read + steps)
 
     def kept(
         self, keep: Tensor, counts: Tuple[int, ...], *, oldest: Optional[int] = None, room: int = 0
@@ -190,9 +194,10 @@ class LayerMemory:
             states=data[:, :size],
             age=self.age.masked_fill(~keep, EMPTY_AGE).gather(1, order),
             spans=None if self.spans is None else self.spans.gather(1, order.unsqueeze(-1).expand(-1, -1, self.spans.size(-1))),
-            summary=None if self.summary is None else self.summary.gather(1, order),
+            compressed=None if self.compressed is None else self.compressed.gather(1, order),
             held=counts,
             oldest=oldest,
+            read=self.read,
             room=Room(data, size) if room else None,
         )
 
@@ -211,9 +216,10 @@ class LayerMemory:
             states=self.states.index_select(0, rows),
             age=self.age.index_select(0, rows),
             spans=None if self.spans is None else self.spans.index_select(0, rows),
-            summary=None if self.summary is None else self.summary.index_select(0, rows),
+            compressed=None if self.compressed is None else self.compressed.index_select(0, rows),
             held=tuple(self.held[row] for row in numbers),
             oldest=self.oldest,
+            read=self.read,
         )
 
     def to(self, device: Optional[torch.device] = None, dtype: Optional[torch.dtype] = None) -> "LayerMemory":
@@ -222,7 +228,8 @@ class LayerMemory:
             states=self.states.to(device=device, dtype=dtype),
             age=self.age.to(device=device),
             spans=None if self.spans is None else self.spans.to(device=device),
-            summary=None if self.summary is None else self.summary.to(device=device),
+            compressed=None if self.compressed is None else self.compressed.to(device=device),
             held=self.held,
             oldest=self.oldest,
+            read=self.read,
         )

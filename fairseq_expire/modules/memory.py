@@ -51,6 +51,7 @@ class Memory:
             # Without the room to grow in.
             state[f"{number}.states"] = layer.states.clone()
             state[f"{number}.age"] = layer.age
+            state[f"{number}.read"] = torch.tensor(layer.read)
             for part in OPTIONAL:
                 if getattr(layer, part) is not None:
                     state[f"{number}.{part}"] = getattr(layer, part)
@@ -60,13 +61,18 @@ class Memory:
     def from_state_dict(cls, state: Dict[str, Tensor]) -> "Memory":
         """Raises ValueError if ``state`` isn't what :meth:`state_dict` gives."""
         count = sum(name.endswith(".states") for name in state)
-        required = {f"{number}.{part}" for number in range(count) for part in ("states", "age")}
+        required = {f"{number}.{part}" for number in range(count) for part in ("states", "age", "read")}
         allowed = required | {f"{number}.{part}" for number in range(count) for part in OPTIONAL}
         if not count or not required <= set(state) <= allowed:
             raise ValueError(f"not the state of a memory: expected keys like '0.states' and '0.age', got {sorted(state)}")
         return cls(
             tuple(
-                LayerMemory(state[f"{n}.states"], state[f"{n}.age"], *(state.get(f"{n}.{part}") for part in OPTIONAL))
+                LayerMemory(
+                    state[f"{n}.states"],
+                    state[f"{n}.age"],
+                    *(state.get(f"{n}.{part}") for part in OPTIONAL),
+                    read=int(state[f"{n}.read"]),
+                )
                 for n in range(count)
             )
         )

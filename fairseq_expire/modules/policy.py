@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .layer_memory import LayerMemory
-from .soft_mask import Summaries
+from .soft_mask import Compressed
 
 # Given states [B, N, D] and which of them count [B, N] bool: what the block's queries read from them by content alone, [B, T, D].
 # Of all that it uses, only the given states get a gradient.
@@ -19,8 +19,8 @@ ContentAttention = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Made:
-    """Summaries made while a block is read: G of them, each of c states.
+class NewlyCompressed:
+    """Memories compressed while a block is read: G of them, each of c states.
 
     Args:
         states: [B, G, D], in the place of a layer's input.
@@ -41,7 +41,7 @@ class MemoryPolicy(nn.Module):
 
     After its span a state fades out over ``ramp`` steps, m = clamp(1 + (span - distance) / ramp, 0, 1), and is then deleted. A
     policy says what the spans are; attention, storage and reports follow from them and are the same for all. It may also
-    replace old states by summaries. Only :meth:`spans` has to be written; all else has a default.
+    compress old states, several into one. Only :meth:`spans` has to be written; all else has a default.
 
     Args:
         ramp: R, in steps; 1 is a hard edge, since distances are whole steps.
@@ -51,8 +51,8 @@ class MemoryPolicy(nn.Module):
 
     # Nothing is seen from further than this many steps, whatever its span; None for no limit.
     longest: Optional[int] = None
-    # Whether old states are replaced by summaries; then the four methods on summaries below are called.
-    makes_summaries = False
+    # Whether old states are compressed; then the four methods on that, below, are called.
+    compresses = False
 
     def __init__(self, *, ramp: float):
         super().__init__()
@@ -108,20 +108,20 @@ class MemoryPolicy(nn.Module):
         return iter(())
 
     @property
-    def summary_span(self) -> float:
-        """The span of every summary, in steps from the oldest state that it stands for."""
+    def compressed_span(self) -> float:
+        """The span of every compressed memory, in steps from the oldest state that it stands for."""
         raise NotImplementedError
 
-    def summaries(self, slots: Tensor) -> Summaries:
-        """How summaries are seen.
+    def compressed(self, slots: Tensor) -> Compressed:
+        """How compressed memories are seen.
 
         Args:
             slots: [B, S] bool, which candidates they are.
         """
         raise NotImplementedError
 
-    def make_summaries(self, memory: LayerMemory, states: Tensor, padding: Optional[Tensor]) -> Made:
-        """Summaries that are seen from this block on. Nothing flows back from where they are seen.
+    def compress(self, memory: LayerMemory, states: Tensor, padding: Optional[Tensor]) -> NewlyCompressed:
+        """What is seen compressed from this block on. Nothing flows back from where it is seen.
 
         Args:
             memory: before the block. Its last D columns hold the layer's inputs, also where keys and values are before them.
@@ -130,8 +130,8 @@ class MemoryPolicy(nn.Module):
         """
         raise NotImplementedError
 
-    def reconstruction(self, made: Made, attention: ContentAttention) -> Optional[Tensor]:
-        """[B], a loss of its own for what makes the summaries, or None. Nothing else gets a gradient of it."""
+    def reconstruction(self, made: NewlyCompressed, attention: ContentAttention) -> Optional[Tensor]:
+        """[B], a loss of its own for what compresses, or None. Nothing else gets a gradient of it."""
         return None
 
 

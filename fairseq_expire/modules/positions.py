@@ -41,7 +41,7 @@ def reach_of(piece: Piece, sight: Sight, position_range: int) -> Reach:
     """``sight``: of the piece's rows and candidates; the last are the block's up to ``piece.last``, in their order."""
     queries = piece.last - piece.first
     end = sight.age.size(1) - piece.last
-    if sight.summaries is None:
+    if sight.compressed is None:
         # The youngest stand last.
         memories = min(piece.memory, max(0, position_range - piece.first))
         # Column P - n of the first query's row holds distance n.
@@ -50,11 +50,11 @@ def reach_of(piece: Piece, sight: Sight, position_range: int) -> Reach:
         memories = piece.memory
         within = sight.of(slice(None), slice(end - memories, end))
         distance = within.distance(piece.first, piece.last)  # [n, Q, memories]
-        summary = within.summaries.slots.unsqueeze(1)
-        back = torch.where(summary, within.summaries.positions(distance), distance)
-        # A summary follows on the last state, and none of them is where it is not seen: no two share a position.
-        unseen = (summary == (distance <= within.summaries.after)) | (back > position_range)
-        # A summary does not move with each query along a diagonal: it has a column for each.
+        compressed = within.compressed.slots.unsqueeze(1)
+        back = torch.where(compressed, within.compressed.positions(distance), distance)
+        # A compressed memory follows on the last state, and none of them is where it is not seen: no two share a position.
+        unseen = (compressed == (distance <= within.compressed.after)) | (back > position_range)
+        # A compressed memory does not move with each query along a diagonal: it has a column for each.
         diagonal = torch.arange(queries, device=back.device).unsqueeze(1)
         columns = (position_range - back).add_(diagonal).masked_fill_(unseen, -1)
     columns = columns.masked_fill(columns < 0, position_range + queries)

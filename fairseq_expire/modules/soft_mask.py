@@ -8,7 +8,7 @@ sees it, left_i = e_i - age_i + R: m = clamp((left_i - t) / R, 0, 1). It never r
 more than R steps are left, then on its ramp, and never again from left_i on.
 
 Two policies hide more than that, at once: Adaptive-Span what is older than L, the Compressive Transformer its
-summaries until the states they stand for are gone (see :class:`Sight`).
+compressed memories until the states they stand for are gone (see :class:`Sight`).
 """
 
 import math
@@ -67,14 +67,13 @@ def _seen_from(age: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Summaries:
+class Compressed:
     """Which candidates stand for several states each, and from how far they are seen.
 
     Args:
         slots: [B, S] bool.
-        after: a summary is seen from more than this many steps after the oldest of its states (its age), by when that state
-            itself is gone.
-        rate: how many states each stands for: ``rate`` steps further back, a summary is one position further back.
+        after: one is seen from more than this many steps after the oldest of its states (its age), by when that is gone.
+        rate: how many states each stands for: ``rate`` steps further back, it is one position further back.
     """
 
     slots: Tensor
@@ -82,7 +81,7 @@ class Summaries:
     rate: int
 
     def positions(self, distance: Tensor) -> Tensor:
-        """The position, in slots back from the query, of a summary at these distances: they continue those of the states."""
+        """The position, in slots back from the query, of compressed memories at these distances: behind those of the states."""
         return self.after + 1 + torch.div(distance - (self.after + 1), self.rate, rounding_mode="floor")
 
 
@@ -95,24 +94,24 @@ class Sight:
         age: [B, S] int64, steps back from the first query; 0, -1, ... for the block.
         ramp: R, in steps.
         longest: nothing is seen from further than this, whatever is left to it; None for no limit.
-        summaries: which candidates stand for several; None if none does.
+        compressed: which candidates stand for several; None if none does.
     """
 
     left: Tensor
     age: Tensor
     ramp: float
     longest: Optional[int] = None
-    summaries: Optional[Summaries] = None
+    compressed: Optional[Compressed] = None
 
     def of(self, rows: slice, slots: slice) -> "Sight":
         """Of some rows and candidates only."""
-        summaries = self.summaries
-        if summaries is not None:
-            summaries = replace(summaries, slots=summaries.slots[rows, slots])
-        return replace(self, left=self.left[rows, :, slots], age=self.age[rows, slots], summaries=summaries)
+        compressed = self.compressed
+        if compressed is not None:
+            compressed = replace(compressed, slots=compressed.slots[rows, slots])
+        return replace(self, left=self.left[rows, :, slots], age=self.age[rows, slots], compressed=compressed)
 
     def only(self, slots: Tensor) -> "Sight":
-        """Of the candidates with these indices, [number] int64, where there are no summaries."""
+        """Of the candidates with these indices, [number] int64, where there are no compressed memories."""
         return replace(self, left=self.left[:, :, slots], age=self.age[:, slots])
 
     def distance(self, first: int, last: int) -> Tensor:
@@ -124,8 +123,8 @@ class Sight:
         bias = soft_mask_bias(self.left, first, last, ramp=self.ramp)
         if self.longest is not None:
             bias.masked_fill_((self.distance(first, last) > self.longest).unsqueeze(1), float("-inf"))
-        if self.summaries is not None:
-            early = self.summaries.slots.unsqueeze(1) & (self.distance(first, last) <= self.summaries.after)
+        if self.compressed is not None:
+            early = self.compressed.slots.unsqueeze(1) & (self.distance(first, last) <= self.compressed.after)
             bias.masked_fill_(early.unsqueeze(1), float("-inf"))
         return bias
 
@@ -138,9 +137,9 @@ class Sight:
         since, until = _seen_from(self.age), _queries_before(self.left.amax(dim=1), block)
         if self.longest is not None:
             until = torch.minimum(until, (self.longest + 1 - self.age).clamp(min=0))
-        if self.summaries is not None:
-            late = (self.summaries.after + 1 - self.age).clamp(min=0)
-            since = torch.where(self.summaries.slots, torch.maximum(since, late), since)
+        if self.compressed is not None:
+            late = (self.compressed.after + 1 - self.age).clamp(min=0)
+            since = torch.where(self.compressed.slots, torch.maximum(since, late), since)
         return _sizes(since, until, block)
 
 

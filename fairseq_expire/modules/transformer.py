@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .layer import LayerReport, MemoryLayer
-from .layer_memory import SLACK, LayerMemory
+from .layer_memory import EMPTY_AGE, SLACK, LayerMemory
 from .memory import Memory
 from .policy import MemoryPolicy
 
@@ -128,7 +128,7 @@ class MemoryTransformer(nn.Module):
         shape = dict(batch=batch, num_layers=len(self.layers), embed_dim=self.embed_dim)
         if memory is None:
             memory = Memory.empty(**shape, like=hidden)
-        memory.check_fits(**shape, parts=3 if self.layers[0].policy.makes_summaries else 2)
+        memory.check_fits(**shape, parts=3 if self.layers[0].policy.compresses else 2)
         if shortening is None and self.training:
             shortening = self.layers[0].policy.draw_shortening()
 
@@ -163,5 +163,6 @@ def _kept(
         return candidates.kept(keep, counts, oldest=oldest)
     enough = -(-max(counts) // SLACK) * SLACK + block
     if candidates.age.size(1) <= enough and candidates.room is not None:
-        return replace(candidates, oldest=oldest)
+        # What is gone stays where it is, out of sight.
+        return replace(candidates, age=candidates.age.masked_fill(~keep, EMPTY_AGE), oldest=oldest)
     return candidates.kept(keep, counts, oldest=oldest, room=enough - max(counts))

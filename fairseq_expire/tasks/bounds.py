@@ -4,6 +4,7 @@ from typing import Iterator, Tuple
 
 import torch
 from fairseq.optim import FairseqOptimizer
+from fairseq.optim.fp16_optimizer import FP16Optimizer
 from torch import Tensor, nn
 
 from fairseq_expire.modules import MemoryPolicy, keep_bounds
@@ -11,9 +12,9 @@ from fairseq_expire.modules import MemoryPolicy, keep_bounds
 
 def _copies(optimizer: FairseqOptimizer) -> Iterator[Tuple[nn.Parameter, Tensor]]:
     """The parameters of ``--fp16`` or ``--bf16``, each with the float32 copy (a view of it) that is what is really optimised."""
-    copies = getattr(optimizer, "fp32_params", None)
-    if copies is None:
+    if not isinstance(optimizer, FP16Optimizer):
         return
+    copies = optimizer.fp32_params
     if not isinstance(copies, dict):
         yield from zip(optimizer.fp16_params, copies)
         return

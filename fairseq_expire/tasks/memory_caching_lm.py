@@ -10,6 +10,7 @@ import torch
 from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
+from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING, open_dict
 
@@ -75,10 +76,10 @@ class MemoryCachingLMTask(FairseqTask):
     def build_model(self, cfg, from_checkpoint=False):
         model = super().build_model(cfg, from_checkpoint)
         if not isinstance(model, MemoryLanguageModel):
+            known = sorted(name for name, kind in MODEL_REGISTRY.items() if issubclass(kind, MemoryLanguageModel))
             raise ValueError(
                 f"--task memory_caching_lm reads with a memory, which {type(model).__name__} does not have: expected "
-                "one of --arch expire_span_lm, transformer_xl_lm, adaptive_span_lm, compressive_transformer_lm (or a "
-                "checkpoint of one)"
+                f"one of --arch {', '.join(known)} (or a checkpoint of one)"
             )
         # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with.
         with open_dict(cfg):

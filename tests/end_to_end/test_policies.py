@@ -43,7 +43,7 @@ def test_learns_and_logs_under_the_same_names(run, trained):
     assert set(steps[-1]) == set(theirs[-1]) | own
     assert all(math.isfinite(value) for value in steps[-1].values() if isinstance(value, float))
     if own:
-        # Zero before anything is old enough to be squeezed.
+        # Zero before anything is old enough to be compressed.
         assert max(step["reconstruction_loss"] for step in steps) > 0
         assert steps[-1]["loss"] == pytest.approx(steps[-1]["nll_loss"], abs=2e-3)
 

@@ -99,7 +99,7 @@ def test_comparison_of_memories_on_one_text(data_bin, tmp_path):
     for row in rows:
         # 60,000 bytes of text are far from learnt in two updates.
         assert 4 < row["bits"] < 9
-    # 16 states and 16 summaries, in the mean over a text that starts with nothing; the longest span that is learnt.
+    # 16 states and 16 compressed memories, in the mean over a text that starts with nothing; the longest span that is learnt.
     assert 24 < rows[0]["memory_size"] <= 32 and 100 < rows[1]["memory_size"] < 200
     if not os.access("/proc/self/clear_refs", os.W_OK):
         return

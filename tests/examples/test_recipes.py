@@ -27,6 +27,7 @@ from omegaconf import OmegaConf
 EXAMPLES = commands.ROOT / "examples"
 CORPORA = ("enwik8", "pg19", "wikitext103")
 NAMES = sorted(f"{corpus}/{path.stem}" for corpus in CORPORA for path in (EXAMPLES / corpus).glob("*.sh"))
+COMPRESSIVE = "enwik8/compressive_transformer"
 BASE, FINETUNE = "enwik8/expire_span", "enwik8/expire_span_finetune"
 
 
@@ -227,6 +228,8 @@ TRIAL = [
     "--cpu", "--max-update", UPDATES, "--batch-size", "1", "--update-freq", "1", "--batch-size-valid", "1",
     "--max-valid-steps", "2", "--tokens-per-sample", "64", "--log-interval", "1", "--num-workers", "0",
 ]  # fmt: skip
+# So that something is compressed in two blocks; positions as they are.
+OLD_SOON = ["--max-span", "48", "--position-range", 768 + 1152]
 # Of code, whose words are many.
 LENGTHS = {"train": 20_000, "valid": 200, "test": 300}
 
@@ -267,7 +270,7 @@ def runs(data, tmp_path_factory):
             started[BASE].result()
             given += [folder / BASE / "checkpoint_last.pt", *TRIAL, "--max-update", UPDATES + 1]
         else:
-            given += TRIAL
+            given += TRIAL + (OLD_SOON if name == COMPRESSIVE else [])
         # Fine-tuning goes on with the optimizer's state; that of the others would only fill the disk.
         if name != BASE:
             given += ["--no-save-optimizer-state"]
@@ -292,6 +295,8 @@ def test_runs_at_its_width_and_depth(name, runs, data, train_config):
     # In the last layer, too, the second block sees what the first one left.
     sizes = [step[f"memory_size_{cfg.model.decoder_layers - 1}"] for step in steps]
     assert name == FINETUNE or sizes[1] > sizes[0]
+    if name == COMPRESSIVE:
+        assert steps[1]["reconstruction_loss"] > 0
     # At the start of the warm-up, or, fine-tuning, past it.
     share = steps[-1]["lr"] / cfg.optimization.lr[0]
     assert share == 1 if name == FINETUNE else 0 < share < 0.001

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairseq_expire.modules import attend, attention_inputs, fused, naive, pieces
-from fairseq_expire.modules.soft_mask import Summaries
+from fairseq_expire.modules.soft_mask import Compressed
 
 
 class Size(NamedTuple):
@@ -73,8 +73,8 @@ def slow(inputs):
         back = distance
         if "longest" in inputs:
             mask = mask * (distance <= inputs["longest"])
-        if "summaries" in inputs:
-            slots, after, rate = (getattr(inputs["summaries"], name) for name in ("slots", "after", "rate"))
+        if "compressed" in inputs:
+            slots, after, rate = (getattr(inputs["compressed"], name) for name in ("slots", "after", "rate"))
             slots = slots.unsqueeze(1)
             mask = mask * ~(slots & (distance <= after))
             # The first of them stands at after + 1 for as long as it takes the next one to come.
@@ -136,22 +136,22 @@ def test_nothing_is_seen_from_further_than_the_longest_distance(size, longest, k
 @KERNELS
 @pytest.mark.parametrize("position_range", [3, 8, 40])
 @pytest.mark.parametrize("rate", [2, 3])
-def test_summaries_are_seen_late_and_stand_behind_the_states(rate, position_range, kernel, monkeypatch):
+def test_compressed_memories_are_seen_late_and_stand_behind_the_states(rate, position_range, kernel, monkeypatch):
     """Some not yet seen, one of this block's own tokens among them, and not in the order of time."""
     small_pieces(monkeypatch, 400, 4)
     if not kernel:
         without_fused_kernel(monkeypatch)
-    after, block, states, summaries = 6, 7, 6, 10
-    inputs = problem(Size(2, 2, 1, block, states + summaries, 3, position_range, 2))
-    begins = after + block - rate * torch.arange(summaries) + 3
+    after, block, states, compressed = 6, 7, 6, 10
+    inputs = problem(Size(2, 2, 1, block, states + compressed, 3, position_range, 2))
+    begins = after + block - rate * torch.arange(compressed) + 3
     age = torch.cat([torch.arange(states, 0, -1), begins, -torch.arange(block)]).expand(2, -1)
     slots = torch.zeros_like(age, dtype=torch.bool)
-    slots[:, states : states + summaries] = True
+    slots[:, states : states + compressed] = True
     assert (begins <= 0).any() and (begins + block - 1 <= after).any()
     with torch.no_grad():
-        # The states are gone when the summaries come.
+        # The states are gone when the compressed memories come.
         inputs["span"].copy_(torch.where(slots, 15.0, after - 1.0).unsqueeze(1))
-    check({**inputs, "age": age, "summaries": Summaries(slots, after, rate)})
+    check({**inputs, "age": age, "compressed": Compressed(slots, after, rate)})
 
 
 def test_memories_that_are_all_old_are_all_that_counts():

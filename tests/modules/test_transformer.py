@@ -17,7 +17,7 @@ from fairseq_expire.modules import (
 from fairseq_expire.modules.compressive import POOLINGS
 
 D, K, SPAN, RAMP, LENGTH = 16, 2, 40, 6, 130
-SHORT, SUMMARIES, RATE = 17, 9, 3
+SHORT, COMPRESSED, RATE = 17, 9, 3
 
 
 class KeepEverything(ExpireSpan):
@@ -35,16 +35,16 @@ def make(kind="expire", pre_norm=False, span=SPAN, **changes):
         "shortened": lambda: ExpireSpan(embed_dim=D, max_span=SPAN, ramp=RAMP, span_init=12.0, shortening=True),
         "fixed": lambda: FixedSpan(max_span=span),
         "adaptive": lambda: AdaptiveSpan(num_heads=K, max_span=span, ramp=RAMP),
-        # Two of three queries see a summary that begins in the middle of a block, whatever the block.
+        # Two of three queries see a compressed memory that begins in the middle of a block, whatever the block.
         **{
             f"compressive-{pooling}": lambda pooling=pooling: Compressive(
-                embed_dim=D, max_span=SHORT, compressed_size=SUMMARIES, rate=RATE, pooling=pooling
+                embed_dim=D, max_span=SHORT, compressed_size=COMPRESSED, rate=RATE, pooling=pooling
             )
             for pooling in POOLINGS
         },
     }
     if kind.startswith("compressive"):
-        # Every state and a few of the summaries have a position.
+        # Every state and a few of the compressed memories have a position.
         changes = {"position_range": SHORT + 3, **changes}
     settings = dict(embed_dim=D, num_heads=K, ffn_dim=24, num_layers=3, position_range=9, policy=policies[kind])
     stack = MemoryTransformer(**{**settings, **changes}, pre_norm=pre_norm).double()
@@ -107,13 +107,13 @@ def test_equals_a_reader_that_keeps_everything(kind, pre_norm, training):
         "adaptive": reader.adaptive_span_mask(max_span=SPAN, ramp=RAMP),
         "compressive": reader.fixed_span_mask(max_span=SHORT),
     }[name]
-    summaries = None
+    compressed = None
     if pooling:
-        summaries = reader.compressed(max_span=SHORT, size=SUMMARIES, rate=RATE, pooling=pooling)
+        compressed = reader.compressed(max_span=SHORT, size=COMPRESSED, rate=RATE, pooling=pooling)
     actual, _ = run(stack, hidden, 7)
     for row in range(len(hidden)):
         expected = reader.read(
-            state, hidden[row].numpy(), heads=K, pre_norm=pre_norm, mask_of=mask, summaries_of=summaries
+            state, hidden[row].numpy(), heads=K, pre_norm=pre_norm, mask_of=mask, compressed_of=compressed
         )
         np.testing.assert_allclose(actual[row], expected, atol=1e-10)
 
@@ -127,6 +127,40 @@ def test_block_length_changes_nothing(kind, pre_norm, block, training):
     stack, hidden = make(kind, pre_norm).train(training), text()
     whole, _ = run(stack, hidden, LENGTH)
     torch.testing.assert_close(run(stack, hidden, block)[0], whole)
+
+
+@KINDS
+@pytest.mark.parametrize("block", [1, 3, 40])
+@pytest.mark.parametrize("limit", [5, SHORT + 1, SHORT + RATE, 35])
+@torch.no_grad()
+def test_block_length_changes_nothing_under_a_limit(kind, limit, block):
+    """Below L, among the compressed, beyond: where deletion and what is seen follow from different things."""
+    stack, hidden = make(kind).eval(), text(rows=1)
+    for layer in stack.layers:
+        layer.policy.span_limit = limit
+    whole, _ = run(stack, hidden, LENGTH)
+    torch.testing.assert_close(run(stack, hidden, block)[0], whole)
+    with torch.enable_grad():
+        torch.testing.assert_close(run(stack, hidden, block)[0], whole)
+    assert not torch.allclose(run(make(kind).eval(), hidden, LENGTH)[0], whole)
+
+
+@KINDS
+@MODES
+@pytest.mark.parametrize("gap", [1, 4, 50])
+@torch.no_grad()
+def test_block_length_changes_nothing_after_a_gap(kind, training, gap):
+    """Text that was skipped makes what is remembered older."""
+    stack, hidden = make(kind).train(training), text(rows=2)
+    memory = run(stack, hidden[:, :30], 30)[1][-1].aged(gap)
+    whole = stack(hidden[:, 30:], memory).hidden
+    for block in (1, 7):
+        after, outputs = memory, []
+        for part in hidden[:, 30:].split(block, dim=1):
+            out = stack(part, after)
+            after = out.memory
+            outputs.append(out.hidden)
+        torch.testing.assert_close(torch.cat(outputs, dim=1), whole)
 
 
 @MODES
@@ -305,7 +339,7 @@ def test_padding_is_neither_seen_nor_remembered(kind, training):
     torch.testing.assert_close(padded.hidden[1:, :20], short.hidden)
     if short.reports[0].penalty is not None:
         torch.testing.assert_close(padded.reports[0].penalty[1:], short.reports[0].penalty)
-    # Of 20 tokens with at most a few summaries in front.
+    # Of 20 tokens with at most a few compressed memories in front.
     assert padded.memory.layers[0].occupied[1].sum() <= 20
 
 

@@ -1,9 +1,8 @@
 """Parameters with bounds under fairseq's optimizers, whose float32 copies are made here as fairseq makes them on a GPU."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from fairseq.optim.fp16_optimizer import FP16Optimizer
 
 from fairseq_expire.modules import AdaptiveSpan, ExpireSpan
 from fairseq_expire.tasks.bounds import keep_bounds_of
@@ -21,6 +20,14 @@ def model():
     return made
 
 
+def optimizer(**attributes):
+    """One with these attributes: its constructor wants a GPU."""
+    made = object.__new__(FP16Optimizer)
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
 def check(made):
     assert made[1].ratio.tolist() == pytest.approx([0.0, 0.12345], abs=1e-4)
     assert made[3].ratio.tolist() == [1.0]
@@ -35,7 +42,7 @@ def test_copies_are_held_to_the_bounds_and_stay_exact(flat):
     parameters = list(made.parameters())
     # One flat copy for each device index, which a CPU does not have.
     copies = {None: torch.nn.Parameter(torch.cat([x.flatten() for x in exact]))} if flat else exact
-    keep_bounds_of(SimpleNamespace(fp16_params=parameters, fp32_params=copies), made)
+    keep_bounds_of(optimizer(fp16_params=parameters, fp32_params=copies), made)
     check(made)
     parts = copies[None].split([x.numel() for x in exact]) if flat else copies
     # Not rounded to half precision on the way.
@@ -47,12 +54,12 @@ def test_copies_are_held_to_the_bounds_and_stay_exact(flat):
 
 def test_an_optimizer_without_copies():
     made = model()
-    keep_bounds_of(SimpleNamespace(), made)
+    keep_bounds_of(None, made)
     check(made)
 
 
 def test_a_policy_without_bounds_is_left_alone():
     made = ExpireSpan(embed_dim=3, max_span=9, ramp=2, span_init=4)
     torch.nn.init.constant_(made.predictor.weight, 7)
-    keep_bounds_of(SimpleNamespace(), made)
+    keep_bounds_of(None, made)
     assert made.predictor.weight.tolist() == [[7, 7, 7]]
