@@ -9,6 +9,7 @@ backward) and memory are measured at the end, all models in turns in one process
 The base is the same for ours, positions included: a distance is known up to the length of a block, whatever is remembered.
 """
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -159,9 +160,9 @@ def seen_by_the_peer(checkpoint: Path) -> float:
 
 
 class Trained:
-    """A trained model with the text, for steps of training on the clock."""
+    """A trained model with the text, for so many steps of training on the clock."""
 
-    def __init__(self, run: Run, data: Path, dest: Path):
+    def __init__(self, run: Run, data: Path, dest: Path, steps: int):
         if not run.is_ours:
             utils.import_user_module(argparse.Namespace(user_dir=str(PEER)))
         # fairseq's loader of models hands its example's task an argument that this does not take.
@@ -174,7 +175,8 @@ class Trained:
         self.model.train()
         self.task.load_dataset("train")
         iterator = self.task.get_batch_iterator(self.task.dataset("train"), max_sentences=ROWS, epoch=1)
-        self.batches = iterator.next_epoch_itr(shuffle=False)
+        # Read before: what that costs says nothing about models.
+        self.batches = iter(list(itertools.islice(iterator.next_epoch_itr(shuffle=False), steps)))
 
     def step(self) -> float:
         """Seconds for forward and backward of the next batch."""
@@ -193,13 +195,13 @@ def warm_steps(longest: int = 1024) -> int:
 
 def _peak(run: Run, data: Path, dest: Path, threads: int) -> int:
     torch.set_num_threads(threads)
-    trained = Trained(run, data, dest)
+    trained = Trained(run, data, dest, warm_steps() + 2)
     return peak_of(trained.step, before=warm_steps())
 
 
 def measure_cost(runs: List[Run], data: Path, dest: Path, rounds: int) -> Dict[Run, Dict[str, float]]:
     """Median seconds of a training step, in turns, and the peak of memory above the model, each in a process of its own."""
-    models = {run: Trained(run, data, dest) for run in runs}
+    models = {run: Trained(run, data, dest, warm_steps() + rounds) for run in runs}
     times: Dict[Run, List[float]] = {run: [] for run in runs}
     for trained in models.values():
         for _ in range(warm_steps()):
