@@ -52,7 +52,7 @@ def view(arch, settings, limit=None):
     fixed = {"mask_of": reader.fixed_span_mask(**span)}
     if arch == "compressive_transformer_lm":
         size, rate, pooling = (settings[name] for name in ("compressed_size", "compression_rate", "compression"))
-        fixed["compressed memories_of"] = reader.compressed(**span, size=size, rate=rate, pooling=str(pooling))
+        fixed["compressed_of"] = reader.compressed(**span, size=size, rate=rate, pooling=str(pooling))
     return fixed
 
 
