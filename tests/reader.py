@@ -28,7 +28,7 @@ def read(state, hidden, *, heads, pre_norm, mask_of, compressed_of=None):
         hidden: [N, D], the embedded row.
         heads: K.
         mask_of: (layer's weights, states [N, D], distance [N, N]) -> soft mask [N, N], or [K, N, N] for each head.
-        compressed memories_of: (layer's weights, inputs [N, D]) -> compressed memories [G, D], their mask [N, G] and positions [N, G].
+        compressed_of: (layer's weights, inputs [N, D]) -> compressed memories [G, D], their mask and positions [N, G].
     Returns:
         [N, D].
     """
