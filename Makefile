@@ -1,10 +1,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help test demo bench clean
+.PHONY: help test test-long demo bench clean
 
 help:
 	@echo "make test              run the tests"
+	@echo "make test-long         the same, but what is random (kills, fuzzing) is tried many more times"
 	@echo "make demo              train a small model on the source of Python and score it (TEXT=a file or folder: your text)"
 	@echo "make bench             time blocks of Expire-Span against the arithmetic they take, in 3 minutes (PEER=a checkout of"
 	@echo "                       facebookresearch/transformer-sequential: beside it, which takes longer)"
@@ -13,6 +14,9 @@ help:
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest
+
+test-long: .venv/installed-test
+	$(BIN)/python -m pytest --long
 
 demo: .venv/installed
 	$(BIN)/python examples/quickstart/demo.py $(if $(TEXT),--text "$(TEXT)")

@@ -39,6 +39,7 @@ setup(
     install_requires=[
         "numpy",
         "requests",
+        "safetensors",
         "sentencepiece",
         "torch",
         "tqdm",
@@ -46,5 +47,5 @@ setup(
         # modules, which are plain PyTorch, still install.
         've-fairseq==0.12.3; sys_platform == "linux" and platform_machine == "x86_64"',
     ],
-    extras_require={"plot": ["matplotlib"], "test": ["matplotlib", "pytest", "tensorboard"]},
+    extras_require={"plot": ["matplotlib"], "test": ["hypothesis", "matplotlib", "pytest", "tensorboard"]},
 )

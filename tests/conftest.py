@@ -11,6 +11,16 @@ import pytest
 import commands
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="tests that repeat what is random do so many more times")
+
+
+@pytest.fixture(scope="session")
+def long(request):
+    """Whether the long mode was asked for."""
+    return request.config.getoption("--long")
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """Three files of real text: code and prose of the standard library."""
