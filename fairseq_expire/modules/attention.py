@@ -3,10 +3,10 @@
 Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates (memory and block), d width of a head,
 P reach of positions. A piece (see pieces.py) has n rows, Q queries and as many of the candidates as these can see.
 
-Candidates are *far*, memories too old for a position, or *near*. A fused kernel (fused.py) takes both in forward, and the far ones
-in backward; where there is none, all candidates are near. Near ones are computed step by step in backward, and in forward
-without the kernel, piece by piece. Of [T, S] only the logarithm of each query's sum is kept: backward computes scores
-again. Spans, masks and softmax are in float32 or better.
+Candidates are *far*, memories too old for a position, or *near*. Far ones that the whole block sees in full are left to a fused
+kernel (fused.py); those that fade within the block are put next to the near ones (arrangement.py), which are computed step by step, piece
+by piece. Where there is no kernel, all candidates are near. Of [T, S] only the logarithm of each query's sum is kept: backward
+computes scores again. Spans, masks and softmax are in float32 or better.
 """
 
 from typing import Optional, Sequence, Tuple
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .attention_inputs import Inputs, Settings, Work
-from .fused import FarGradients, attend_fused
+from .attention_inputs import FEWEST_ARRANGED, LOG2_E, Inputs, Settings, Work
+from .fused import add_steady_gradients, attend_steady, attend_with_bias
 from .pieces import Scratch
-from .positions import add_position_scores, position_gradients
+from .positions import position_gradients, put_position_scores
 from .soft_mask import Compressed
 
 
@@ -65,7 +65,7 @@ def attend(
     settings = Settings(float(ramp), longest, compressed, tuple(held), dropout, seed)
     span = span.to(torch.promote_types(query.dtype, torch.float32))
     # Fused kernels take for granted that the numbers of a vector lie side by side.
-    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query * width**-0.5, key, value))
+    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query * (LOG2_E * width**-0.5), key, value))
     return _Attention.apply(query, key, value, span, position, age, settings)
 
 
@@ -88,29 +88,19 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total[row].baddbmm_(left[row].to(total.dtype), right[row].to(total.dtype))
 
 
-def _bias(work: Work, inputs: Inputs, scratch: Scratch) -> Tensor:
-    """[n, K, Q, S] in float32 or better: the soft mask's logarithm, with the scores of positions, and -inf for the future."""
+def _scores(work: Work, inputs: Inputs, scratch: Scratch) -> Tensor:
+    """[n, K, Q, S] in float32 or better: log2 of what the softmax makes shares of, -inf for what is not seen."""
     piece = work.piece
-    shared = work.sight.bias(piece.first, piece.last)  # [n, H, Q, S]
+    shared = work.sight.bias(piece.first, piece.last).mul_(LOG2_E)  # [n, H, Q, S]
     queries, seen = shared.shape[2:]
     # Of the block, a query sees what comes before it.
     future = torch.ones(queries, queries, dtype=torch.bool, device=shared.device).triu_()
     shared[..., seen - queries :].masked_fill_(future, float("-inf"))
-    bias = scratch.take("bias", (*work.query.shape[:3], seen), shared.dtype).copy_(shared)
-    add_position_scores(bias, work.query, inputs.positions, piece, work.reach, scratch)
-    return bias
-
-
-def _scores(work: Work, inputs: Inputs, scratch: Scratch) -> Tensor:
-    """[n, K, Q, S] in float32 or better."""
-    scores = _bias(work, inputs, scratch)
+    scores = scratch.take("scores", (*work.query.shape[:3], seen), shared.dtype)
+    put_position_scores(scores, work.query, inputs.positions, piece, work.reach, scratch)
+    scores += shared
     _add_product(scores, work.query, work.key.transpose(-1, -2))
     return scores
-
-
-def _unseen(total: Tensor) -> Tensor:
-    """The logarithm of each query's sum, but inf for a query that sees nothing: its probabilities come out as 0."""
-    return total.masked_fill(total == float("-inf"), float("inf"))
 
 
 def _keep(probabilities: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -122,50 +112,53 @@ def _generator(settings: Settings, device: torch.device) -> Optional[torch.Gener
     return torch.Generator(device).manual_seed(settings.seed) if settings.dropout else None
 
 
-def _fused_forward(inputs: Inputs) -> Tuple[Tensor, Tensor]:
-    """[B, K, T, d] and [B, K, T]: what attention gives, and the logarithm of each query's sum (see :func:`_unseen`)."""
-    out, total = inputs.far().attend()
-    scratch = Scratch(inputs.query)
-    for work in inputs.near():
-        bias = _bias(work, inputs, scratch)
-        near, near_total = attend_fused(work.query, work.key, work.value, bias)
-        far, far_total = out[work.queries], total[work.queries]
-        both = _unseen(torch.logaddexp(far_total, near_total))
-        by_far, by_near = ((part - both).exp_().unsqueeze(-1) for part in (far_total, near_total))
-        # Rounded once in half precision: the weights are in float32.
-        out[work.queries] = torch.addcmul(far * by_far, near.to(both.dtype), by_near)
-        total[work.queries] = both
-    return out, total
+def _attend_far(inputs: Inputs) -> Tuple[Tensor, Tensor]:
+    """[B, K, T, d] and [B, K, T]: what attention to what is not near gives, and the logarithm of each query's sum."""
+    tensors = inputs.query, inputs.key, inputs.value
+    if inputs.arrangement is not None:
+        return attend_steady(*tensors, counts=inputs.steady)
+    far = slice(inputs.far)
+    query, key, value = inputs.query, inputs.key[:, :, far], inputs.value[:, :, far]
+    return attend_with_bias(query, key, value, sight=inputs.sight.of(slice(None), far), held=inputs.far_held)
 
 
-def _forward_step_by_step(inputs: Inputs) -> Tuple[Tensor, Tensor]:
-    """As :func:`_fused_forward`."""
-    query, settings = inputs.query, inputs.settings
-    out = torch.empty_like(query)
-    total = inputs.sight.left.new_empty(query.shape[:3])
-    generator = _generator(settings, query.device)
-    scratch = Scratch(query)
+def _attend(inputs: Inputs) -> Tuple[Tensor, Tensor]:
+    """[B, K, T, d] and [B, K, T]: what attention gives, and the logarithm of each query's sum; inf for a query that sees
+    nothing, so that its probabilities come out as 0."""
+    out, total = _attend_far(inputs)
+    generator = _generator(inputs.settings, out.device)
+    scratch = Scratch(out)
     for work in inputs.near():
         scores = _scores(work, inputs, scratch)
-        total[work.queries] = sums = _unseen(torch.logsumexp(scores, dim=-1))
-        probabilities = scores.sub_(sums.unsqueeze(-1)).exp_()
+        far, far_total = out[work.queries], total[work.queries].unsqueeze(-1) * LOG2_E
+        largest = torch.maximum(scores.amax(dim=-1, keepdim=True), far_total)
+        # Any number will do for a query that sees nothing, but -inf.
+        largest = largest.masked_fill_(largest == float("-inf"), 0)
+        probabilities = scores.sub_(largest).exp2_()
+        by_far = far_total.sub_(largest).exp2_()
+        sums = probabilities.sum(dim=-1, keepdim=True).add_(by_far)
         if generator is not None:
-            probabilities *= _keep(probabilities, settings.dropout, generator)
-        part = scratch.take("out", work.query.shape, query.dtype)
-        out[work.queries] = _product(probabilities.to(query.dtype), work.value, part)
+            probabilities *= _keep(probabilities, inputs.settings.dropout, generator)
+        near = _product(probabilities.to(out.dtype), work.value, scratch.take("out", work.query.shape, out.dtype))
+        nothing = sums == 0
+        # Rounded once in half precision: sums and weights are in float32.
+        out[work.queries] = torch.addcmul(near.to(sums.dtype), far.to(sums.dtype), by_far).div_(sums.masked_fill(nothing, 1))
+        total[work.queries] = sums.log2_().add_(largest).div_(LOG2_E).masked_fill_(nothing, float("inf")).squeeze(-1)
     return out, total
 
 
 class _Attention(torch.autograd.Function):
-    """See :func:`attend`; the query comes scaled."""
+    """See :func:`attend`; the query comes scaled, as in :class:`Inputs`."""
 
     @staticmethod
     def forward(ctx, query, key, value, span, position, age, settings):
         with torch.autocast(query.device.type, enabled=False):
             inputs = Inputs.of(query, key, value, span, position, age, settings)
-            out, total = (_fused_forward if inputs.fused else _forward_step_by_step)(inputs)
+            if any(ctx.needs_input_grad) or query.size(2) >= FEWEST_ARRANGED:
+                inputs = inputs.arranged()
+            out, total = _attend(inputs)
         ctx.settings = settings
-        ctx.save_for_backward(query, key, value, span, position, age, out, total)
+        ctx.save_for_backward(query, inputs.key, inputs.value, span, position, age, out, total)
         return out
 
     @staticmethod
@@ -174,17 +167,21 @@ class _Attention(torch.autograd.Function):
         query, key, value, span, position, age, out, total = ctx.saved_tensors
         settings, with_spans = ctx.settings, ctx.needs_input_grad[3]
         generator = _generator(settings, query.device)
-        grad_query = torch.empty_like(query)
-        grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
+        grad_query = torch.zeros_like(query)
+        grad_key, grad_value = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (key, value))
         scratch = Scratch(query)
         with torch.autocast(query.device.type, enabled=False):
-            inputs = Inputs.of(query, key, value, span, position, age, settings)
+            inputs = Inputs.of(query, key, value, span, position, age, settings).in_order()
+            if inputs.arrangement is not None:
+                into = grad_query, grad_key, grad_value
+                add_steady_gradients(into, grad_out, (query, key, value), (out, total), counts=inputs.steady)
             grad_left = torch.zeros_like(inputs.sight.left)
             grad_positions = torch.zeros_like(inputs.positions, dtype=span.dtype)
             for work in inputs.near():
                 piece, grad = work.piece, grad_out[work.queries]  # [n, K, Q, d]
+                natural_query = work.query / LOG2_E
                 scores = _scores(work, inputs, scratch)
-                probabilities = scores.sub_(total[work.queries].unsqueeze(-1)).exp_()
+                probabilities = scores.sub_(total[work.queries].unsqueeze(-1) * LOG2_E).exp2_()
                 # How much each query's output follows its own gradient: the softmax takes it off every score.
                 offset = (grad.to(span.dtype) * out[work.queries]).sum(dim=-1, keepdim=True)
                 products = scratch.take("products", probabilities.shape, query.dtype)
@@ -202,15 +199,15 @@ class _Attention(torch.autograd.Function):
                     shared = grad_scores.sum(dim=1, keepdim=True) if span.size(1) == 1 else grad_scores
                     grad_left[work.candidates] += (shared * slope).sum(dim=2)
                 grad_scores = grad_scores.to(query.dtype)
-                _add_product(grad_key[work.candidates], grad_scores.transpose(-1, -2), work.query)
+                _add_product(grad_key[work.candidates], grad_scores.transpose(-1, -2), natural_query)
                 by_position, of_position = position_gradients(
-                    grad_scores, work.query, inputs.positions, piece, work.reach, scratch
+                    grad_scores, natural_query, inputs.positions, piece, work.reach, scratch
                 )
                 by_near = _product(grad_scores, work.key, scratch.take("by_near", work.query.shape, query.dtype))
-                torch.add(by_near, by_position, out=grad_query[work.queries])
+                grad_query[work.queries] += by_near.add_(by_position).div_(LOG2_E)
                 grad_positions[: len(of_position)] += of_position
-            grads = (grad_key, grad_value, grad_left)
-            into = FarGradients(grad_query, *(tensor[:, :, : inputs.border] for tensor in grads))
-            inputs.far().add_gradients(into, grad_out, out=out, total=total, with_spans=with_spans)
+            if inputs.arrangement is not None:
+                grad_key, grad_value = (inputs.arrangement.restored(grad) for grad in (grad_key, grad_value))
+                grad_left = inputs.arrangement.restored_left(grad_left)
         grad_position = grad_positions[: position.size(0)].flip(0).to(position.dtype)
         return grad_query, grad_key, grad_value, grad_left, grad_position, None, None

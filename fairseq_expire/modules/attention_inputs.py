@@ -4,20 +4,26 @@ Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidate
 rows, Q queries and as many of the candidates as these can see.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Iterator, NamedTuple, Optional, Tuple
 
 from torch import Tensor
 
-from .fused import Far, has_fused_kernel
+from .arrangement import Arrangement
+from .fused import has_fused_kernel
 from .pieces import Piece, pieces
 from .positions import Reach, padded_positions, reach_of
 from .soft_mask import Compressed, Sight, steps_left
 
+# Exponents are to base 2: on a CPU, PyTorch's exp takes many times as long where there is a -inf, and exp2 does not.
+LOG2_E = math.log2(math.e)
 # Scores (floats) and queries of a piece. On a CPU a piece fits a cache, and fewer queries would make the matrix products
 # inefficient, more compute scores of the block's own future.
 SCORES_ON_CPU, QUERIES_ON_CPU = 1 << 20, 128
 SCORES_ELSEWHERE = 1 << 26
+# For fewer queries than this, putting far candidates in order takes longer than what it saves.
+FEWEST_ARRANGED = 32
 
 
 class Settings(NamedTuple):
@@ -31,7 +37,11 @@ class Settings(NamedTuple):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What attention is computed of; ``query`` is scaled, ``positions`` padded."""
+    """What attention is computed of; ``query`` is scaled so that its products are exponents to base 2, ``positions`` padded.
+
+    Without an arrangement, the first ``far`` candidates are far and the others near. With one, candidates are in its order; near
+    are then also those far ones that are not steady.
+    """
 
     query: Tensor
     key: Tensor
@@ -39,23 +49,42 @@ class Inputs:
     sight: Sight
     positions: Tensor
     settings: Settings
-    fused: bool
+    far: int
+    arrangement: Optional[Arrangement] = None
 
     @classmethod
     def of(
         cls, query: Tensor, key: Tensor, value: Tensor, span: Tensor, position: Tensor, age: Tensor, settings: Settings
     ) -> "Inputs":
+        """With the candidates where they are."""
+        block, slots = query.size(2), key.size(2)
+        fused = has_fused_kernel(query, settings.dropout)
+        # A compressed memory stands behind others that are not seen yet: its place says little about its position.
+        far = max(0, slots - block - position.size(0)) if fused and settings.compressed is None else 0
+        left = steps_left(span, age, ramp=settings.ramp)
         return cls(
             query=query,
             key=key,
             value=value,
-            sight=Sight(
-                steps_left(span, age, ramp=settings.ramp), age, settings.ramp, settings.longest, settings.compressed
-            ),
-            positions=padded_positions(position.to(query.dtype), query.size(2)),
+            sight=Sight(left, age, settings.ramp, settings.longest, settings.compressed),
+            positions=padded_positions(position.to(query.dtype), block),
             settings=settings,
-            fused=has_fused_kernel(query, settings.dropout),
+            far=far,
         )
+
+    def arranged(self) -> "Inputs":
+        """With the far candidates in order, if there are any."""
+        if not self.far:
+            return self
+        ordered = self.in_order()
+        return replace(ordered, **{name: ordered.arrangement.arranged(getattr(self, name)) for name in ("key", "value")})
+
+    def in_order(self) -> "Inputs":
+        """As :meth:`arranged`, of inputs whose keys and values are so already."""
+        if not self.far:
+            return self
+        arrangement = Arrangement.of(self.sight, self.far, self.query.size(2))
+        return replace(self, sight=arrangement.sight(self.sight), arrangement=arrangement)
 
     @property
     def position_range(self) -> int:
@@ -63,27 +92,35 @@ class Inputs:
 
     @property
     def border(self) -> int:
-        """The slots before this one are far."""
-        # A compressed memory stands behind others that are not seen yet: its place says little about its position.
-        if not self.fused or self.settings.compressed is not None:
-            return 0
-        return max(0, self.key.size(2) - self.query.size(2) - self.position_range)
+        """The slots before this one are not near."""
+        return self.far if self.arrangement is None else self.arrangement.border
 
-    def far(self) -> Far:
-        slots = slice(self.border)
-        near = self.key.size(2) - self.query.size(2) - self.border
-        held = [max(0, count - near) for count in self.settings.held]
-        key, value = self.key[:, :, slots], self.value[:, :, slots]
-        return Far(self.query, key, value, self.sight.of(slice(None), slots), held)
+    @property
+    def steady(self) -> Tuple[int, ...]:
+        """How many of the slots before the border, the first ones, are steady memories of each row."""
+        return tuple(min(count, self.border) for count in self.arrangement.steady)
+
+    @property
+    def far_held(self) -> Tuple[int, ...]:
+        """How many of the far slots, the last ones, each row holds where there is no arrangement."""
+        near = self.key.size(2) - self.query.size(2) - self.far
+        return tuple(max(0, count - near) for count in self.settings.held)
+
+    def _seen(self, row: int, first: int) -> int:
+        """How many memories at most the queries of a row from ``first`` on can see of the near ones, the youngest."""
+        memories = self.key.size(2) - self.query.size(2) - self.far
+        if self.arrangement is None:
+            return min(self.settings.held[row], memories)
+        seen = self.arrangement.seen(row, first)
+        return memories + seen if seen else min(self.settings.held[row], memories)
 
     def near(self) -> Iterator["Work"]:
         """The near candidates, in pieces."""
-        heads, block = self.query.shape[1:3]
+        rows, heads, block = self.query.shape[:3]
         on_cpu = self.query.device.type == "cpu"
         scores, queries = (SCORES_ON_CPU, QUERIES_ON_CPU) if on_cpu else (SCORES_ELSEWHERE, block)
         own = self.key.size(2) - block
-        held = [min(count, own - self.border) for count in self.settings.held]
-        for piece in pieces(held, block=block, heads=heads, scores=scores, queries=queries):
+        for piece in pieces(rows, self._seen, block=block, heads=heads, scores=scores, queries=queries):
             seen = slice(own - piece.memory, own + piece.last)
             sight = self.sight.of(piece.rows, seen)
             yield Work(

@@ -1,16 +1,15 @@
-"""Attention by a fused kernel of PyTorch: with any bias, and over far memories, those out of reach of positions.
+"""Attention by a fused kernel of PyTorch, over far memories: those out of reach of positions.
 
-Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates (far memories, in Far), d width of a head.
+Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates, d width of a head.
 
-Scores of far memories are plain products and the soft mask is a bias (the equation in attention.py), so the kernel serves in
-backward, too; row by row, since rows hold different numbers. It gives no gradient of the bias; only what is on its
-ramp has one, and that little is computed again by itself.
+Scores of far memories are plain products and the soft mask is a bias (the equation in attention.py). Row by row, since rows hold
+different numbers.
 """
 
 import logging
-from dataclasses import dataclass
+import math
 from functools import lru_cache
-from typing import Iterator, NamedTuple, Sequence, Tuple
+from typing import Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -19,11 +18,11 @@ from .soft_mask import Sight
 
 logger = logging.getLogger(__name__)
 
-# Floats of the bias that are made at once, and the fewest queries that they are made for.
+# Floats of the bias that are made at once.
 BIAS_SIZE = 1 << 22
-FEWEST_QUERIES = 32
-# Queries for which ramps are looked at together: the more, the more memories are on the ramp of one of them.
-RAMP_QUERIES = 128
+
+# Products are exponents to base 2.
+SCALE = math.log(2)
 
 _forward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
@@ -31,20 +30,23 @@ _backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu
 
 @lru_cache(maxsize=None)
 def _kernel_works(dtype: torch.dtype) -> bool:
-    """Whether PyTorch's kernel is there, takes a bias for each row and head, returns the logarithm of the sum, and makes no NaN of
-    a query that sees little or nothing."""
+    """Whether PyTorch's kernel is there, takes a bias or none, returns the logarithm of the sum, and makes no NaN of a query
+    that sees little or nothing."""
     with torch.device("cpu"):
         query, key = torch.full((2, 2, 3, 8), 0.5, dtype=dtype), torch.full((2, 2, 1100, 8), 0.5, dtype=dtype)
         bias = torch.full((2, 2, 3, 1100), float("-inf"), dtype=torch.promote_types(dtype, torch.float32))
         # The first query sees two, the second one, the third nothing.
         bias[..., 0, -2:] = torch.arange(4.0).view(2, 2, 1).to(bias.dtype)
         bias[..., 1, -1] = 0.0
-    expected = torch.logsumexp(bias[..., :2, :] + 2.0, dim=-1)
+    expected = torch.logsumexp(bias[..., :2, :] + 2.0 * SCALE, dim=-1)
     try:
-        out, total = _forward(query, key, key, 0.0, False, attn_mask=bias, scale=1.0)
+        out, total = _forward(query, key, key, 0.0, False, attn_mask=bias, scale=SCALE)
         right = torch.allclose(out[..., :2, :], query[..., :2, :]) and torch.allclose(total[..., :2].to(bias.dtype), expected)
+        out, total = _forward(query, key, key, 0.0, False, attn_mask=None, scale=SCALE)
+        everything = torch.full_like(total, math.log(1100) + 2.0 * SCALE, dtype=bias.dtype)
+        right &= torch.allclose(out, query) and torch.allclose(total.to(bias.dtype), everything)
         total[..., 2] = float("inf")
-        grads = _backward(out, query, key, key, out, total, 0.0, False, attn_mask=bias, scale=1.0)
+        grads = _backward(out, query, key, key, out, total, 0.0, False, attn_mask=None, scale=SCALE)
     except (TypeError, RuntimeError):
         return False
     return right and all(bool(x.isfinite().all()) for x in (out, *grads))
@@ -69,126 +71,91 @@ def _say(reason: str) -> None:
     logger.info("attention is computed step by step, without a fused kernel: %s", reason)
 
 
-def attend_fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tuple[Tensor, Tensor]:
-    """
+def _row(row: int, heads: Tensor, slots: slice = slice(None)) -> Tensor:
+    return heads[row : row + 1, :, slots]
+
+
+def attend_steady(query: Tensor, key: Tensor, value: Tensor, *, counts: Sequence[int]) -> Tuple[Tensor, Tensor]:
+    """Attention to candidates that all queries see in full.
+
     Args:
-        query: [B, K, T, d], scaled.
+        query: [B, K, T, d]; its products are exponents to base 2.
         key, value: [B, K, S, d].
-        bias: [B, 1 or K, T, S].
+        counts: how many of the candidates each row has, its first ones.
     Returns:
-        [B, K, T, d], and [B, K, T], the logarithm of the sum of exp(s + bias); -inf for a query that sees nothing, where
-        the kernel has 0, and then the first is anything finite.
+        [B, K, T, d]; and [B, K, T], the logarithm of each query's sum, -inf where there is nothing to see.
     """
-    out, total = _forward(query, key, value, 0.0, False, attn_mask=bias, scale=1.0)
-    return out, total.to(bias.dtype).masked_fill_(bias.amax(dim=-1) == float("-inf"), float("-inf"))
+    out, total = _nothing_yet(query)
+    for row, count in enumerate(counts):
+        if count:
+            memories = (_row(row, heads, slice(count)) for heads in (key, value))
+            part = _forward(_row(row, query), *memories, 0.0, False, attn_mask=None, scale=SCALE)
+            out[row : row + 1], total[row : row + 1] = part
+    return out, total
 
 
-class FarGradients(NamedTuple):
-    """Where gradients are added up; all but the query's are of far memories only."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    left: Tensor
-
-
-class _Part(NamedTuple):
-    """Some queries of one row with the memories that the row holds."""
-
-    row: slice
-    queries: slice
-    slots: slice
-
-
-@dataclass(frozen=True)
-class Far:
-    """The far memories of a block.
+def attend_with_bias(
+    query: Tensor, key: Tensor, value: Tensor, *, sight: Sight, held: Sequence[int]
+) -> Tuple[Tensor, Tensor]:
+    """Attention to candidates where they are, whatever the queries see of them.
 
     Args:
-        query: [B, K, T, d], scaled.
+        query: [B, K, T, d]; its products are exponents to base 2.
         key, value: [B, K, S, d].
-        sight: what the queries see of them; there are no compressed memories among them.
-        held: how many memories each row holds, its youngest slots.
+        sight: of the candidates; all are memories and none is compressed.
+        held: how many of the candidates each row has, its last ones.
+    Returns:
+        as :func:`attend_steady`, with the soft mask.
     """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    sight: Sight
-    held: Sequence[int]
-
-    def _parts(self) -> Iterator[_Part]:
-        _, heads, slots = self.sight.left.shape
-        block = self.query.size(2)
-        for row, count in enumerate(self.held):
-            step = max(FEWEST_QUERIES, BIAS_SIZE // max(1, heads * count))
-            for first in range(0, block if count else 0, step):
-                yield _Part(slice(row, row + 1), slice(first, min(first + step, block)), slice(slots - count, slots))
-
-    def _bias(self, part: _Part) -> Tensor:
-        return self.sight.of(part.row, part.slots).bias(part.queries.start, part.queries.stop)
-
-    def attend(self) -> Tuple[Tensor, Tensor]:
-        """What they alone would give, as :func:`attend_fused`."""
-        out = torch.zeros_like(self.query)
-        total = self.sight.left.new_full(self.query.shape[:3], float("-inf"))
-        for part in self._parts():
-            row, queries, slots = part
-            heads = self.query[row, :, queries], self.key[row, :, slots], self.value[row, :, slots]
-            out[row, :, queries], total[row, :, queries] = attend_fused(*heads, self._bias(part))
-        return out, total
-
-    def add_gradients(
-        self, into: FarGradients, grad_out: Tensor, *, out: Tensor, total: Tensor, with_spans: bool
-    ) -> None:
-        """Their share in the backward pass of attention over all candidates.
-
-        Args:
-            into: gradients so far.
-            grad_out: [B, K, T, d] of the output of that attention.
-            out: [B, K, T, d], that output.
-            total: [B, K, T], the logarithm of the sum over all candidates; inf for queries that see none.
-            with_spans: whether the gradient of ``left`` is wanted.
-        """
-        for part in self._parts():
-            row, queries, slots = part
-            bias, grad = self._bias(part), grad_out[row, :, queries]
-            heads = self.query[row, :, queries], self.key[row, :, slots], self.value[row, :, slots]
-            outcome = out[row, :, queries], total[row, :, queries].contiguous()
-            grads = _backward(grad, *heads, *outcome, 0.0, False, attn_mask=bias, scale=1.0)
-            into.query[row, :, queries] += grads[0]
-            into.key[row, :, slots] += grads[1]
-            into.value[row, :, slots] += grads[2]
-            if not with_spans:
-                continue
-            offset = (grad.to(into.left.dtype) * outcome[0]).sum(dim=-1, keepdim=True)
-            for first in range(0, bias.size(2), RAMP_QUERIES):
-                some = slice(first, first + RAMP_QUERIES)
-                _add_ramp_gradient(
-                    into.left[row, :, slots],
-                    self.sight.of(row, slots),
-                    (grad[:, :, some], heads[0][:, :, some], *heads[1:]),
-                    offset[:, :, some],
-                    outcome[1][:, :, some],
-                    first=queries.start + first,
-                )
+    out, total = _nothing_yet(query)
+    heads, size = sight.left.shape[1:]
+    for row, count in enumerate(held):
+        slots = slice(size - count, size)
+        step = max(1, BIAS_SIZE // max(1, heads * count))
+        for first in range(0, query.size(2) if count else 0, step):
+            queries = slice(first, min(first + step, query.size(2)))
+            bias = sight.of(slice(row, row + 1), slots).bias(queries.start, queries.stop)
+            memories = (_row(row, heads, slots) for heads in (key, value))
+            some, sums = _forward(_row(row, query, queries), *memories, 0.0, False, attn_mask=bias, scale=SCALE)
+            # Where a query sees nothing, the kernel has 0.
+            nothing = bias.amax(dim=-1) == float("-inf")
+            out[row : row + 1, :, queries] = some
+            total[row : row + 1, :, queries] = sums.to(bias.dtype).masked_fill_(nothing, float("-inf"))
+    return out, total
 
 
-def _add_ramp_gradient(
-    into: Tensor, sight: Sight, tensors: Tuple[Tensor, ...], offset: Tensor, total: Tensor, *, first: int
+def add_steady_gradients(
+    into: Tuple[Tensor, Tensor, Tensor],
+    grad_out: Tensor,
+    tensors: Tuple[Tensor, Tensor, Tensor],
+    outcome: Tuple[Tensor, Tensor],
+    *,
+    counts: Sequence[int],
 ) -> None:
-    """``into`` [1, H, S]; ``tensors`` are gradient, query, key and value of queries ``first`` ... of one row."""
-    grad, query, key, value = tensors
-    last = first + query.size(2)
-    on_ramp = ((sight.left > first) & (sight.left < last - 1 + sight.ramp)).any(dim=1).squeeze(0).nonzero().squeeze(1)
-    key, value, sight = key[:, :, on_ramp], value[:, :, on_ramp], sight.only(on_ramp)
-    # In the type of the total, as the kernel has it inside.
-    grad, query, key, value = (tensor.to(into.dtype) for tensor in (grad, query, key, value))
-    scores = torch.matmul(query, key.transpose(-1, -2))  # [1, K, Q, number on the ramp]
-    scores += sight.bias(first, last)
-    probabilities = scores.sub_(total.unsqueeze(-1)).exp_()
-    grad_scores = torch.matmul(grad, value.transpose(-1, -2)).sub_(offset).mul_(probabilities)
-    if into.size(1) == 1:
-        grad_scores = grad_scores.sum(dim=1, keepdim=True)
-    grad_left = (grad_scores * sight.slope(first, last)).sum(dim=2)
-    into[:, :, on_ramp] += grad_left
+    """The share of :func:`attend_steady` in the backward pass of attention over these and other candidates.
+
+    Args:
+        into: the gradients of query, key and value so far.
+        grad_out: [B, K, T, d] of the output of that attention.
+        tensors: query, key and value, as there.
+        outcome: that output [B, K, T, d], and the logarithm of the sum over all its candidates [B, K, T]; inf for
+            queries that see none.
+        counts: as there.
+    """
+    for row, count in enumerate(counts):
+        if not count:
+            continue
+        slots = slice(count)
+        query, key, value = tensors
+        heads = _row(row, query), _row(row, key, slots), _row(row, value, slots)
+        out, total = (_row(row, tensor).contiguous() for tensor in outcome)
+        grads = _backward(_row(row, grad_out), *heads, out, total, 0.0, False, attn_mask=None, scale=SCALE)
+        _row(row, into[0]).add_(grads[0])
+        for gradient, share in zip(into[1:], grads[1:]):
+            _row(row, gradient, slots).add_(share)
+
+
+def _nothing_yet(query: Tensor) -> Tuple[Tensor, Tensor]:
+    """What attention to nothing gives."""
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    return torch.zeros_like(query), query.new_full(query.shape[:3], float("-inf"), dtype=dtype)

@@ -9,7 +9,7 @@ enough to keep its cores busy.
 
 import math
 from dataclasses import dataclass
-from typing import Dict, Iterator, Sequence
+from typing import Callable, Dict, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -28,11 +28,15 @@ class Piece:
     memory: int
 
 
-def pieces(held: Sequence[int], *, block: int, heads: int, scores: int, queries: int) -> Iterator[Piece]:
+def pieces(
+    rows: int, seen: Callable[[int, int], int], *, block: int, heads: int, scores: int, queries: int
+) -> Iterator[Piece]:
     """Pieces that together are every query of every row.
 
     Args:
-        held: how many memories each row holds.
+        rows: B.
+        seen: how many slots of the memory, the youngest, the queries of a row (first argument) from one of them on (second
+            argument) can see; never more from a later one on.
         block: T.
         heads: K.
         scores: about the most scores (floats) of a piece.
@@ -40,16 +44,17 @@ def pieces(held: Sequence[int], *, block: int, heads: int, scores: int, queries:
     """
     queries = min(block, queries)
     start = 0
-    while start < len(held):
-        stop, memory = start + 1, held[start]
-        while stop < len(held):
-            longest = max(memory, held[stop])
+    while start < rows:
+        stop, memory = start + 1, seen(start, 0)
+        while stop < rows:
+            longest = max(memory, seen(stop, 0))
             if (stop + 1 - start) * heads * queries * (longest + block) > scores:
                 break
             stop, memory = stop + 1, longest
         fitting = scores // ((stop - start) * heads * (memory + block))
         step = min(queries, max(FEWEST_QUERIES, fitting // FEWEST_QUERIES * FEWEST_QUERIES))
         for first in range(0, block, step):
+            memory = max(seen(row, first) for row in range(start, stop))
             yield Piece(slice(start, stop), first, min(first + step, block), memory)
         start = stop
 

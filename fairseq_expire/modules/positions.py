@@ -80,10 +80,10 @@ def _parts(scores: Tensor, piece: Piece, reach: Reach) -> Tuple[Tensor, Tensor]:
     return scores[..., end - reach.memories : end], scores[..., end + reach.own :]
 
 
-def add_position_scores(
+def put_position_scores(
     scores: Tensor, query: Tensor, positions: Tensor, piece: Piece, reach: Reach, scratch: Scratch
 ) -> None:
-    """Adds q_t . p(t - i) to the scores, in place.
+    """Sets the scores to q_t . p(t - i), to 0 where there is no position.
 
     Args:
         scores: [n, K, Q, S] of the piece, the block's tokens last.
@@ -96,15 +96,22 @@ def add_position_scores(
     torch.mm(query.reshape(-1, width), positions[:columns].t(), out=table.view(-1, columns))
     by_candidate = _by_candidate(table)
     memories, own = _parts(scores, piece, reach)
-    own += by_candidate[..., reach.own_column : reach.own_column + own.size(-1)]
+    end = scores.size(-1) - piece.last
+    for unplaced in (slice(end - reach.memories), slice(end, end + reach.own)):
+        scores[..., unplaced] = 0
+    own.copy_(by_candidate[..., reach.own_column : reach.own_column + own.size(-1)])
     if reach.memories:
-        memories += by_candidate.gather(-1, reach.columns.expand(rows, heads, queries, -1))
+        where = reach.columns.expand(rows, heads, queries, -1)
+        if memories.dtype == table.dtype:
+            torch.gather(by_candidate, -1, where, out=memories)
+        else:
+            memories.copy_(by_candidate.gather(-1, where))
 
 
 def position_gradients(
     grad_scores: Tensor, query: Tensor, positions: Tensor, piece: Piece, reach: Reach, scratch: Scratch
 ) -> Tuple[Tensor, Tensor]:
-    """The gradients of :func:`add_position_scores`: of the query [n, K, Q, d], and of ``positions`` [up to P + T + 1, d],
+    """The gradients of :func:`put_position_scores`: of the query [n, K, Q, d], and of ``positions`` [up to P + T + 1, d],
     of which only the first P mean anything."""
     rows, heads, queries, width = query.shape
     columns = reach.position_range + queries + 1

@@ -42,12 +42,10 @@ def _left_to(left: Tensor, first: int, last: int) -> Tensor:
 
 
 def soft_mask_bias(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
-    """[B, H, last - first, S]: log m for the queries first ... last - 1, -inf for what is expired.
-
-    Without its constant, - log R, of which a softmax takes no notice.
-    """
+    """[B, H, last - first, S]: log m for the queries first ... last - 1, -inf for what is expired."""
     # Not from zero: its logarithm takes a slow path in vector units.
-    return F.threshold_(_left_to(left, first, last).clamp_(TINY, ramp).log_(), math.log(TINY) / 2, float("-inf"))
+    mask = _left_to(left, first, last).div_(ramp).clamp_(TINY, 1)
+    return F.threshold_(mask.log_(), math.log(TINY) / 2, float("-inf"))
 
 
 def soft_mask_slope(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
@@ -110,10 +108,6 @@ class Sight:
             compressed = replace(compressed, slots=compressed.slots[rows, slots])
         return replace(self, left=self.left[rows, :, slots], age=self.age[rows, slots], compressed=compressed)
 
-    def only(self, slots: Tensor) -> "Sight":
-        """Of the candidates with these indices, [number] int64, where there are no compressed memories."""
-        return replace(self, left=self.left[:, :, slots], age=self.age[:, slots])
-
     def distance(self, first: int, last: int) -> Tensor:
         """[B, last - first, S] int64, in steps."""
         return self.age.unsqueeze(1) + torch.arange(first, last, device=self.age.device).unsqueeze(1)
@@ -132,11 +126,21 @@ class Sight:
         """[B, H, last - first, S]: the derivative of :meth:`bias` by the span, where it is finite."""
         return soft_mask_slope(self.left, first, last, ramp=self.ramp)
 
-    def sizes(self, block: int) -> Tensor:
-        """[B, T] int64, |C_t|: how many candidates each query of the block sees, with any head."""
-        since, until = _seen_from(self.age), _queries_before(self.left.amax(dim=1), block)
+    def until(self, block: int) -> Tensor:
+        """[B, S] int64: the first of a block's T queries that sees the candidate with no head any more, T if none does not."""
+        until = _queries_before(self.left.amax(dim=1), block)
         if self.longest is not None:
             until = torch.minimum(until, (self.longest + 1 - self.age).clamp(min=0))
+        return until
+
+    def steady(self, block: int) -> Tensor:
+        """[B, S] bool: which candidates, all of them memories, every head of the block's last query sees in full."""
+        steady = self.left.amin(dim=1) >= self.ramp + (block - 1)
+        return steady if self.longest is None else steady & (self.age + (block - 1) <= self.longest)
+
+    def sizes(self, block: int) -> Tensor:
+        """[B, T] int64, |C_t|: how many candidates each query of the block sees, with any head."""
+        since, until = _seen_from(self.age), self.until(block)
         if self.compressed is not None:
             late = (self.compressed.after + 1 - self.age).clamp(min=0)
             since = torch.where(self.compressed.slots, torch.maximum(since, late), since)

@@ -89,8 +89,6 @@ def small_pieces(monkeypatch, scores, queries):
     monkeypatch.setattr(attention_inputs, "QUERIES_ON_CPU", queries)
     monkeypatch.setattr(pieces, "FEWEST_QUERIES", 1)
     monkeypatch.setattr(fused, "BIAS_SIZE", scores)
-    monkeypatch.setattr(fused, "FEWEST_QUERIES", 1)
-    monkeypatch.setattr(fused, "RAMP_QUERIES", queries)
 
 
 def without_fused_kernel(monkeypatch):
@@ -322,9 +320,11 @@ def test_single_precision_at_real_sizes(held):
 def test_pieces_cover_every_query_of_every_row_once():
     held = [900, 3, 2500, 40, 40, 41, 0]
     seen = torch.zeros(len(held), 300, dtype=torch.int64)
-    for piece in pieces.pieces(held, block=300, heads=8, scores=1 << 20, queries=128):
+    # Each query sees one less than the one before.
+    shrinking = lambda row, first: max(0, held[row] - first)  # noqa: E731
+    for piece in pieces.pieces(len(held), shrinking, block=300, heads=8, scores=1 << 20, queries=128):
         seen[piece.rows, piece.first : piece.last] += 1
-        assert piece.memory == max(held[piece.rows])
+        assert piece.memory == max(0, max(held[piece.rows]) - piece.first)
         rows = piece.rows.stop - piece.rows.start
         scores = rows * 8 * (piece.last - piece.first) * (piece.memory + 300)
         assert scores <= 1 << 20 or piece.last - piece.first == pieces.FEWEST_QUERIES
