@@ -100,6 +100,14 @@ class LanguageModel(TokenReader, nn.Module):
         out = self.read(tokens, memory)
         return Prediction(self.log_probs(out.hidden), out.memory, out.reports)
 
+    def target_log_probs(self, features: Tensor, target: Tensor) -> Tensor:
+        """[B, T, D] and [B, T] int64 -> [B, T], of the targets alone, in float32 or better."""
+        if self.adaptive_softmax is not None:
+            log_probs = self.adaptive_softmax.get_log_prob(features, target)
+        else:
+            log_probs = self.log_probs(features)
+        return log_probs.gather(2, target.unsqueeze(-1)).squeeze(-1)
+
     def log_probs(self, features: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, V], in float32 or better."""
         if self.adaptive_softmax is not None:
