@@ -15,11 +15,12 @@ class Task:
             self.source_dictionary.add_symbol(f"w{number}")
 
 
-def build(*given, arch="expire_span_lm", symbols=100):
-    """A model as the command line builds it."""
+def build(*given, arch="expire_span_lm", symbols=100, with_cfg=False):
+    """A model as the command line builds it; with its options if asked."""
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(
         parser, ["data", "--user-dir", str(commands.USER_DIR), "--task", "memory_caching_lm", "--arch", arch, *given]
     )
     cfg = convert_namespace_to_omegaconf(args)
-    return build_model(cfg.model, Task(symbols))
+    model = build_model(cfg.model, Task(symbols))
+    return (model, cfg.model) if with_cfg else model

@@ -36,10 +36,7 @@ def write_folder(dest: Union[str, Path], model: LanguageModel, data: Path, *, ve
     """
     description = model.description.to_json()
     with new_folder(dest, force=force, mark=CONFIG) as folder:
-        for path in folder.iterdir():
-            if path.name not in (CONFIG, WEIGHTS, *TEXT_FILES) and not path.name.endswith(".unfinished"):
-                raise ValueError(f"{folder}: {path.name} in it is not of an unfinished export; move it away, or choose another folder")
-            path.unlink()
+        _empty(folder)
         for name in TEXT_FILES:
             if (data / name).is_file():
                 write_atomically(folder / name, (data / name).read_bytes())
@@ -56,6 +53,16 @@ def write_folder(dest: Union[str, Path], model: LanguageModel, data: Path, *, ve
         write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
+def _empty(folder: Path) -> None:
+    """Removes what an unfinished export left. Raises ValueError if there is anything else."""
+    paths = list(folder.iterdir())
+    for path in paths:
+        if path.name.removesuffix(".unfinished") not in (CONFIG, WEIGHTS, *TEXT_FILES):
+            raise ValueError(f"{folder}: {path.name} in it is not of an unfinished export; move it away, or choose another folder")
+    for path in paths:
+        path.unlink()
+
+
 def read_folder(folder: Path, *, span_limit: Optional[int] = None) -> Tuple[LanguageModel, TextCodec]:
     """The model in a folder that :func:`write_folder` wrote.
 
@@ -67,13 +74,15 @@ def read_folder(folder: Path, *, span_limit: Optional[int] = None) -> Tuple[Lang
     for name in (WEIGHTS, DICTIONARY):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}, which {CONFIG} belongs to: export the model again")
+    codec = TextCodec.of(folder)
     try:
         description = Description.from_json(config["model"])
+        if span_limit is not None:
+            description = description.with_policy_options(span_limit=span_limit)
+        with torch.random.fork_rng(devices=[]):
+            model = LanguageModel(description, dictionary_digest(codec.symbols))
     except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}; export the model again") from None
-    if span_limit is not None:
-        description = description.with_policy_options(span_limit=span_limit)
-    codec = TextCodec.of(folder)
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
     if codec.level_name != config["level"]:
         raise ValueError(
             f"{folder}: the model reads {config['level']}, but its {manifest.FILE_NAME} (or the lack of it) says {codec.level_name}; "
@@ -84,8 +93,6 @@ def read_folder(folder: Path, *, span_limit: Optional[int] = None) -> Tuple[Lang
             f"{folder / DICTIONARY}: {len(codec.symbols)} symbols, and the model has {description.symbols}; "
             "restore the file, or export the model again"
         )
-    with torch.random.fork_rng(devices=[]):
-        model = LanguageModel(description, dictionary_digest(codec.symbols))
     _load_weights(model, folder / WEIGHTS, config["weights_sha256"])
     return model, codec
 

@@ -16,7 +16,7 @@ class ScoredToken(NamedTuple):
     bits: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Score:
     """The negative logarithms, to base 2, of the probabilities that a model gives the tokens of a text.
 

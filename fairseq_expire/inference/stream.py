@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RECENT = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Distribution:
     """What may come next.
 
