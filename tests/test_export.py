@@ -67,7 +67,7 @@ def test_an_unfinished_data_bin_is_left_alone(checkpoint, tmp_path, capsys):
     (tmp_path / "out.partial").mkdir()
     for name in ("dict.txt", journal.FILE_NAME):
         (tmp_path / "out.partial" / name).write_text("{}")
-    assert f"{journal.FILE_NAME} in it is not of an unfinished export" in refused(capsys, checkpoint, tmp_path / "out")
+    assert f"{journal.FILE_NAME} there is not of an unfinished export" in refused(capsys, checkpoint, tmp_path / "out")
     assert len(list((tmp_path / "out.partial").iterdir())) == 2
 
 

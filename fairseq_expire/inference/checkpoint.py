@@ -37,7 +37,7 @@ def read_checkpoint(
     if data is None:
         data = Path(utils.split_paths(cfg.task.data)[0])
         if not data.is_dir():
-            raise FileNotFoundError(f"{path} was trained on {data}, which is not there: give its folder, or another with its dict.txt")
+            raise FileNotFoundError(f"{path} was trained on {data}, which is not there: give a data-bin with the same dict.txt")
     codec = TextCodec.of(data)
     defaults = MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[cfg.model._name]]()
     if span_limit is not None:

@@ -58,7 +58,7 @@ def _empty(folder: Path) -> None:
     paths = list(folder.iterdir())
     for path in paths:
         if path.name.removesuffix(".unfinished") not in (CONFIG, WEIGHTS, *TEXT_FILES):
-            raise ValueError(f"{folder}: {path.name} in it is not of an unfinished export; move it away, or choose another folder")
+            raise ValueError(f"{folder}: {path.name} there is not of an unfinished export; move it away, or choose another folder")
     for path in paths:
         path.unlink()
 
@@ -85,8 +85,8 @@ def read_folder(folder: Path, *, span_limit: Optional[int] = None) -> Tuple[Lang
         raise ValueError(f"{folder / CONFIG}: {error}") from None
     if codec.level_name != config["level"]:
         raise ValueError(
-            f"{folder}: the model reads {config['level']}, but its {manifest.FILE_NAME} (or the lack of it) says {codec.level_name}; "
-            "restore the file, or export the model again"
+            f"{folder}: the model reads {config['level']}, but its {manifest.FILE_NAME} (or the lack of it) says "
+            f"{codec.level_name}; restore the file, or export the model again"
         )
     if len(codec.symbols) != description.symbols:
         raise ValueError(
@@ -104,11 +104,13 @@ def _load_weights(model: LanguageModel, path: Path, sha256: str) -> None:
         weights = safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: cannot be read ({error}); copy or export it again") from None
-    expected = _distinct(model.state_dict())
-    shapes = {name: list(value.shape) for name, value in weights.items()}
-    if shapes != {name: list(value.shape) for name, value in expected.items()}:
-        wrong = sorted(name for name in {*weights, *expected} if shapes.get(name) != list(expected.get(name, torch.empty(0, 0)).shape))
-        raise ValueError(f"{path}: not the weights of the model in {CONFIG}: {wrong[0]} differs; export the model again")
+    found, expected = _shapes(weights), _shapes(_distinct(model.state_dict()))
+    if found != expected:
+        name = min(name for name, _ in found.items() ^ expected.items())
+        raise ValueError(
+            f"{path}: not the weights of the model in {CONFIG}: {name} has shape {found.get(name, 'none')}, expected "
+            f"{expected.get(name, 'none')}; export the model again"
+        )
     # Weights that belong to two modules come once.
     model.load_state_dict(weights, strict=False)
 
@@ -128,6 +130,10 @@ def _read_config(path: Path) -> Dict[str, Any]:
         if name not in config:
             raise ValueError(f"{path}: {name} is missing; restore the file, or export the model again")
     return config
+
+
+def _shapes(weights: Dict[str, Tensor]) -> Dict[str, Tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in weights.items()}
 
 
 def _distinct(state: Dict[str, Tensor]) -> Dict[str, Tensor]:

@@ -44,7 +44,7 @@ class Utf8Mask:
     """Masks of the symbols that may come next, from the tokens so far and how many may still come.
 
     A character is only begun if the dictionary has bytes that complete it and there is room for them. Special symbols come
-    between characters only. What is not valid in the tokens so far counts as ended, as Python's decoder takes it with "replace".
+    between characters only. What is not valid in the tokens so far counts as ended, as for Python's decoder.
 
     Args:
         symbols: of a byte model, in the order of their ids.

@@ -15,7 +15,8 @@ from fairseq_expire.inference.utf8 import Utf8Mask
 EOS = 2
 ALL = Utf8Mask([*SPECIAL_SYMBOLS, *(byte_symbol(byte) for byte in range(256))])
 # Bytes that tell all ranges of UTF-8 apart: the ends of each, and what lies beside them.
-EDGES = sorted({min(255, max(0, edge + step)) for edge in (0, 0x80, 0x90, 0xA0, 0xC0, 0xC2, 0xE0, 0xE1, 0xED, 0xEE, 0xF0, 0xF1, 0xF4, 0xF5, 0xFF) for step in (-1, 0, 1)})  # fmt: skip
+FIRSTS = (0x00, 0x80, 0x90, 0xA0, 0xC0, 0xC2, 0xE0, 0xE1, 0xED, 0xEE, 0xF0, 0xF1, 0xF4, 0xF5, 0xFF)
+EDGES = sorted({min(255, max(0, first + step)) for first in FIRSTS for step in (-1, 0, 1)})
 
 
 def ids(text):
@@ -24,8 +25,9 @@ def ids(text):
 
 @functools.cache
 def missing(text):
-    """How many bytes the last character of a text lacks, by trying what Python decodes; None if it is not the beginning of UTF-8."""
-    # Its incremental decoder would take the beginning of a surrogate, and complain at the end. One of two bytes fits wherever any does.
+    """How many bytes the last character of a text lacks, by trying what Python decodes; None if nothing completes it."""
+    # Its incremental decoder would take the beginning of a surrogate, and complain at the end. Where any byte fits, one of
+    # these two does.
     for length in range(4):
         for more in itertools.product((0x80, 0xBF), repeat=length):
             try:
@@ -72,8 +74,9 @@ def test_random_writing_is_utf8(long):
             return
         for left in range(length, 0, -1):
             allowed = ALL(ids(written), left)[0].nonzero().flatten().tolist()
-            # Rare bytes as often as ASCII.
-            written.append(random.choice([n - 4 for n in allowed if n >= 4 and (n >= 132 or random.random() < 0.1 or len(allowed) < 9)] or [65]))
+            # Mostly what is not ASCII.
+            others = [index - 4 for index in allowed if index >= 4 + 128]
+            written.append(random.choice(others if others and random.random() < 0.8 else [max(0, allowed[-1] - 4)]))
         written.decode("utf-8")
         assert len(written) == len(begun) + length
 
