@@ -1,7 +1,9 @@
-"""Expire-Span language models for fairseq. Importing this registers them; without fairseq, ``fairseq_expire.modules`` still works."""
+"""Expire-Span language models for fairseq. Importing this registers them; without fairseq, ``fairseq_expire.modules`` still works,
+and :func:`fairseq_expire.inference.load`, here ``fairseq_expire.load``, reads models that were exported."""
 
 import importlib.util
 import os
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -22,6 +24,15 @@ def _check_fairseq(folder):
             f"fairseq_expire needs fairseq {FAIRSEQ_VERSION}, but the one in {folder} {found}; "
             f"type: pip uninstall -y fairseq ve-fairseq && pip install ve-fairseq=={FAIRSEQ_VERSION}"
         )
+
+
+def __getattr__(name: str) -> Any:
+    # Only when it is asked for: training has no need of it.
+    if name == "load":
+        from fairseq_expire.inference import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 _spec = importlib.util.find_spec("fairseq")

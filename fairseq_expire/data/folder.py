@@ -14,7 +14,7 @@ REPLACED = ".replaced"
 
 
 @contextmanager
-def new_folder(dest: Union[str, Path], *, force: bool = False) -> Iterator[Path]:
+def new_folder(dest: Union[str, Path], *, force: bool = False, mark: str = FILE_NAME) -> Iterator[Path]:
     """Inside the `with`, a folder beside `dest`, named `dest`.partial; after it, that folder is named `dest`.
 
     It holds what an earlier run that was killed, interrupted or out of disk space left there, which whoever fills it is to
@@ -24,7 +24,8 @@ def new_folder(dest: Union[str, Path], *, force: bool = False) -> Iterator[Path]
 
     Args:
         dest: where the folder shall be; folders above it are made.
-        force: replace data that is there, but nothing else: a folder without a manifest.json is not ours to remove.
+        force: replace data that is there, but nothing else: a folder without the file ``mark`` is not ours to remove.
+        mark: what such folders have.
 
     Raises:
         ValueError: there is something at `dest` already, or no folder can be made there, or another run is making it.
@@ -32,7 +33,7 @@ def new_folder(dest: Union[str, Path], *, force: bool = False) -> Iterator[Path]
     # A link would be renamed instead of what it points to.
     dest = Path(dest).resolve()
     partial = dest.with_name(dest.name + ".partial")
-    _check(dest, force=force)
+    _check(dest, force=force, mark=mark)
     try:
         partial.mkdir(parents=True, exist_ok=True)
         lock = os.open(partial, os.O_RDONLY)
@@ -46,7 +47,7 @@ def new_folder(dest: Union[str, Path], *, force: bool = False) -> Iterator[Path]
         if Path(partial, REPLACED).exists() and not dest.exists():
             # A run was killed between the two steps of replacing data.
             Path(partial, REPLACED).rename(dest)
-            _check(dest, force=force)
+            _check(dest, force=force, mark=mark)
         nothing_before = not any(partial.iterdir())
         try:
             yield partial
@@ -56,7 +57,7 @@ def new_folder(dest: Union[str, Path], *, force: bool = False) -> Iterator[Path]
             raise
         if dest.exists():
             # Whatever came there in the meantime is not to be removed unasked either.
-            _check(dest, force=force)
+            _check(dest, force=force, mark=mark)
             dest.rename(partial / REPLACED)
         partial.rename(dest)
         shutil.rmtree(dest / REPLACED, ignore_errors=True)
@@ -67,13 +68,13 @@ def new_folder(dest: Union[str, Path], *, force: bool = False) -> Iterator[Path]
 
 def check_new(dest: Union[str, Path], *, force: bool) -> None:
     """Raises ValueError, as `new_folder` would, if there is something at `dest` that it would not replace."""
-    _check(Path(dest).resolve(), force=force)
+    _check(Path(dest).resolve(), force=force, mark=FILE_NAME)
 
 
-def _check(dest: Path, *, force: bool) -> None:
+def _check(dest: Path, *, force: bool, mark: str) -> None:
     if not dest.exists() or (dest.is_dir() and not any(dest.iterdir())):
         return
-    if not Path(dest, FILE_NAME).is_file():
-        raise ValueError(f"{dest}: there already, and not data with a {FILE_NAME}; choose another folder or move it away")
+    if not Path(dest, mark).is_file():
+        raise ValueError(f"{dest}: there already, and not data with a {mark}; choose another folder or move it away")
     if not force:
         raise ValueError(f"{dest}: there already, with data in it; add --force to replace it")

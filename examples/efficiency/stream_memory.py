@@ -1,0 +1,100 @@
+"""What a process holds while a long text arrives in small parts, each is read, the next byte is predicted after each, and the
+model writes a little now and then: all through ``fairseq_expire.load(...).stream()``."""
+import argparse
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional
+
+import torch
+
+import fairseq_expire
+from fairseq_expire.data.dictionary import PlainDictionary
+from fairseq_expire.data.levels import make_level
+from fairseq_expire.data.symbols import byte_symbol
+from fairseq_expire.data.text_codec import TextCodec
+from fairseq_expire.inference import TextModel
+from fairseq_expire.modules import Description, ExpireSpan, LanguageModel, dictionary_digest
+from peak import resident
+
+REPORTS = 24
+
+
+def untrained(width: int) -> TextModel:
+    """A model of bytes with random weights, whose spans are spread around 256 steps."""
+    codec = TextCodec(PlainDictionary([byte_symbol(byte) for byte in range(256)]), make_level("bytes", {}))
+    torch.manual_seed(0)
+    description = Description(
+        symbols=len(codec.symbols),
+        pad=codec.pad,
+        embed_dim=width,
+        num_heads=4,
+        ffn_dim=4 * width,
+        num_layers=2,
+        position_range=128,
+        policy=partial(ExpireSpan, embed_dim=width, max_span=65536, ramp=64, span_init=256),
+    )
+    model = LanguageModel(description, dictionary_digest(codec.symbols))
+    for layer in model.stack.layers:
+        torch.nn.init.normal_(layer.policy.predictor.weight, std=0.5 * width**-0.5)
+    return TextModel(model, codec)
+
+
+def part_of(text: bytes, size: int, start: int) -> bytes:
+    """The next part of a text that begins again when it ends."""
+    start %= len(text)
+    return (text[start : start + size] + text[: max(0, start + size - len(text))])[:size]
+
+
+def follow(model: TextModel, text: bytes, *, part: int, minutes: float, num_bytes: int) -> Iterator[Dict[str, float]]:
+    """What is held, ``REPORTS`` times over the given time or length, whichever comes first."""
+    stream, read, start = model.stream(), 0, time.perf_counter()
+    reports = 1
+    while True:
+        stream.feed(part_of(text, part, read))
+        stream.next_distribution()
+        read += part
+        seconds = time.perf_counter() - start
+        done = max(read / num_bytes, seconds / (60 * minutes))
+        if done * REPORTS < reports:
+            continue
+        reports = int(done * REPORTS) + 1
+        written = "".join(stream.generate(max_tokens=20, seed=0))
+        yield {
+            "seconds": seconds,
+            "bytes": read,
+            "written": len(written),
+            "states": max(stream.memory_sizes),
+            "memory": stream.memory_bytes,
+            "resident": resident(),
+        }
+        if done >= 1:
+            return
+
+
+def main(arguments: Optional[List[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="an exported model or a checkpoint (default: random weights)")
+    parser.add_argument("--width", type=int, default=128, help="of the model with random weights (default: 128)")
+    parser.add_argument("--text", default=__file__, help="file that is read again and again (default: this one)")
+    parser.add_argument("--part", type=int, default=200, help="bytes that arrive at once (default: 200)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="end after so many (default: 5)")
+    parser.add_argument("--bytes", type=int, default=10**12, help="end after so much text")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each line")
+    args = parser.parse_args(arguments)
+    model = fairseq_expire.load(args.model) if args.model else untrained(args.width)
+    text = Path(args.text).read_bytes()
+    for row in follow(model, text, part=args.part, minutes=args.minutes, num_bytes=args.bytes):
+        if args.json:
+            print(json.dumps(row), flush=True)
+        else:
+            print(
+                f"{row['seconds']:6.0f} s  {row['bytes']:11,} bytes read  {row['states']:6,} states in the largest layer  "
+                f"{row['memory'] / 2**20:6.2f} MB of memory  {row['resident'] / 2**20:6.0f} MB resident",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Checkpoints of fairseq-train. Reading one needs fairseq, which knows what its options mean."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple, Type
+
+import torch
+from fairseq import utils
+from fairseq.dataclass.utils import merge_with_parent
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+from omegaconf import DictConfig, OmegaConf
+
+from fairseq_expire.data.text_codec import TextCodec
+from fairseq_expire.models.memory_lm import MemoryLanguageModel
+from fairseq_expire.modules import LanguageModel, dictionary_digest
+
+PREFIX = "decoder."
+
+
+def read_checkpoint(
+    path: Path, data: Optional[Path], *, span_limit: Optional[int] = None
+) -> Tuple[LanguageModel, TextCodec, Path]:
+    """The model of a checkpoint, its codec, and the data-bin that this came from.
+
+    Args:
+        path: of the checkpoint.
+        data: a data-bin made with the same dictionary; None for the one the model was trained on.
+        span_limit: instead of the one in its options.
+    Raises:
+        FileNotFoundError: the checkpoint or the data-bin is not there.
+        ValueError: the checkpoint is damaged, holds code, or is of another kind of model.
+    """
+    state = _load(path)
+    cfg = OmegaConf.create(state["cfg"])
+    kind = _kind(path, cfg)
+    if data is None:
+        data = Path(utils.split_paths(cfg.task.data)[0])
+        if not data.is_dir():
+            raise FileNotFoundError(f"{path} was trained on {data}, which is not there: give a data-bin with the same dict.txt")
+    codec = TextCodec.of(data)
+    defaults = MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[cfg.model._name]]()
+    if span_limit is not None:
+        cfg.model.span_limit = span_limit
+    description = kind.describe(merge_with_parent(defaults, cfg.model, remove_missing=True), codec.dictionary)
+    digest = dictionary_digest(codec.symbols)
+    weights = {name.removeprefix(PREFIX): value for name, value in state["model"].items()}
+    if not torch.equal(weights.get("dictionary_digest", digest), digest):
+        raise ValueError(
+            f"{path}: trained with another dictionary than {data / 'dict.txt'} ({len(codec.symbols)} symbols); "
+            "give the data-bin that it was trained on"
+        )
+    with torch.random.fork_rng(devices=[]):
+        model = LanguageModel(description, digest)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the weights are not those of its options ({' '.join(str(error).split())})") from None
+    return model, codec, data
+
+
+def _load(path: Path) -> Dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code is None:
+            raise _damaged(path, "not a checkpoint") from None
+        raise ValueError(
+            f"{path}: refused, since it would run code ({code.group(1)}) where a checkpoint has weights and options only"
+        ) from None
+    except (RuntimeError, EOFError) as error:
+        raise _damaged(path, str(error).splitlines()[0] if str(error) else "empty") from None
+    if not isinstance(state, dict) or not isinstance(state.get("cfg"), dict) or not isinstance(state.get("model"), dict):
+        raise _damaged(path, "it has no options and weights")
+    return state
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path}: cannot be read as a checkpoint of fairseq-train ({what.rstrip('.')}); take another copy")
+
+
+def _kind(path: Path, cfg: DictConfig) -> Type[MemoryLanguageModel]:
+    name = cfg.model._name
+    kind = ARCH_MODEL_REGISTRY.get(name)
+    if kind is None:
+        raise ValueError(f"{path}: nothing here knows the architecture {name}; import the package that registers it first")
+    if not issubclass(kind, MemoryLanguageModel):
+        raise ValueError(f"{path}: {name} is not a model of fairseq_expire; load it with fairseq")
+    return kind

@@ -1,0 +1,142 @@
+"""An exported model: a folder with its weights, what it is made of, and the dictionary of its text."""
+
+import json
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple, Union
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fairseq_expire.data import manifest
+from fairseq_expire.data.files import file_sha256, write_atomically
+from fairseq_expire.data.folder import new_folder
+from fairseq_expire.data.subwords import MODEL_FILE
+from fairseq_expire.data.text_codec import TextCodec
+from fairseq_expire.modules import Description, LanguageModel, dictionary_digest
+
+FORMAT = 1
+CONFIG, WEIGHTS, DICTIONARY = "config.json", "model.safetensors", "dict.txt"
+# Those of the data-bin that a text needs; not all data has all of them.
+TEXT_FILES = (DICTIONARY, manifest.FILE_NAME, MODEL_FILE)
+
+
+def write_folder(dest: Union[str, Path], model: LanguageModel, data: Path, *, version: str, force: bool) -> None:
+    """Write a model to a folder, which appears when it is complete.
+
+    Args:
+        dest: the folder to make.
+        model: its weights and description.
+        data: the data-bin whose dictionary the model has.
+        version: of this package, for the record.
+        force: replace an export that is there.
+    Raises:
+        ValueError: if there is something else at ``dest``; if the model has a policy that cannot be written down.
+    """
+    description = model.description.to_json()
+    with new_folder(dest, force=force, mark=CONFIG) as folder:
+        _empty(folder)
+        for name in TEXT_FILES:
+            if (data / name).is_file():
+                write_atomically(folder / name, (data / name).read_bytes())
+        codec = TextCodec.of(folder)
+        weights = {name: value.cpu().contiguous() for name, value in _distinct(model.state_dict()).items()}
+        write_atomically(folder / WEIGHTS, safetensors.torch.save(weights))
+        config = {
+            "format": FORMAT,
+            "version": version,
+            "level": codec.level_name,
+            "model": description,
+            "weights_sha256": file_sha256(folder / WEIGHTS),
+        }
+        write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def _empty(folder: Path) -> None:
+    """Removes what an unfinished export left. Raises ValueError if there is anything else."""
+    paths = list(folder.iterdir())
+    for path in paths:
+        if path.name.removesuffix(".unfinished") not in (CONFIG, WEIGHTS, *TEXT_FILES):
+            raise ValueError(f"{folder}: {path.name} there is not of an unfinished export; move it away, or choose another folder")
+    for path in paths:
+        path.unlink()
+
+
+def read_folder(folder: Path, *, span_limit: Optional[int] = None) -> Tuple[LanguageModel, TextCodec]:
+    """The model in a folder that :func:`write_folder` wrote.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or of another export.
+    """
+    config = _read_config(folder / CONFIG)
+    for name in (WEIGHTS, DICTIONARY):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no {name} in {folder}, which {CONFIG} belongs to: export the model again")
+    codec = TextCodec.of(folder)
+    try:
+        description = Description.from_json(config["model"])
+        if span_limit is not None:
+            description = description.with_policy_options(span_limit=span_limit)
+        with torch.random.fork_rng(devices=[]):
+            model = LanguageModel(description, dictionary_digest(codec.symbols))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
+    if codec.level_name != config["level"]:
+        raise ValueError(
+            f"{folder}: the model reads {config['level']}, but its {manifest.FILE_NAME} (or the lack of it) says "
+            f"{codec.level_name}; restore the file, or export the model again"
+        )
+    if len(codec.symbols) != description.symbols:
+        raise ValueError(
+            f"{folder / DICTIONARY}: {len(codec.symbols)} symbols, and the model has {description.symbols}; "
+            "restore the file, or export the model again"
+        )
+    _load_weights(model, folder / WEIGHTS, config["weights_sha256"])
+    return model, codec
+
+
+def _load_weights(model: LanguageModel, path: Path, sha256: str) -> None:
+    if file_sha256(path) != sha256:
+        raise ValueError(f"{path}: not the file that {CONFIG} was written with, or damaged; copy or export it again")
+    try:
+        weights = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: cannot be read ({error}); copy or export it again") from None
+    found, expected = _shapes(weights), _shapes(_distinct(model.state_dict()))
+    if found != expected:
+        name = min(name for name, _ in found.items() ^ expected.items())
+        raise ValueError(
+            f"{path}: not the weights of the model in {CONFIG}: {name} has shape {found.get(name, 'none')}, expected "
+            f"{expected.get(name, 'none')}; export the model again"
+        )
+    # Weights that belong to two modules come once.
+    model.load_state_dict(weights, strict=False)
+
+
+def _read_config(path: Path) -> Dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"no {CONFIG} in {path.parent}: expected a folder made by python -m fairseq_expire.export, or the file of a checkpoint"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); restore the file, or export the model again") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ValueError(f"{path}: its format is not {FORMAT}, the one this version reads; export the model again")
+    for name in ("level", "model", "weights_sha256"):
+        if name not in config:
+            raise ValueError(f"{path}: {name} is missing; restore the file, or export the model again")
+    return config
+
+
+def _shapes(weights: Dict[str, Tensor]) -> Dict[str, Tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in weights.items()}
+
+
+def _distinct(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Each tensor once, under the first of its names."""
+    first: Dict[int, str] = {}
+    return {name: value for name, value in state.items() if first.setdefault(value.data_ptr(), name) == name}

@@ -1,0 +1,48 @@
+"""From a path to a model that is ready."""
+
+import importlib.util
+from pathlib import Path
+from typing import Optional, Union
+
+import torch
+
+from .folder import read_folder
+from .text_model import TextModel
+
+
+def load(
+    path: Union[str, Path],
+    *,
+    data: Union[None, str, Path] = None,
+    device: Union[str, torch.device] = "cpu",
+    dtype: Optional[torch.dtype] = None,
+    span_limit: Optional[int] = None,
+) -> TextModel:
+    """A trained model, ready to read and write text.
+
+    Args:
+        path: a folder that ``python -m fairseq_expire.export`` made, for which fairseq is not needed; or a checkpoint of
+            ``fairseq-train``.
+        data: with a checkpoint: the data-bin whose dictionary it was trained with, if that is not where it was then.
+        device: where the model runs.
+        dtype: of the weights; None for what they were saved in.
+        span_limit: remember nothing for longer than this many steps, as ``--model-overrides`` has it.
+    Raises:
+        FileNotFoundError: there is nothing at ``path``, or a file that belongs to it is missing.
+        ValueError: a file is damaged, holds code, or belongs to another model; an argument is out of its range.
+        ImportError: for a checkpoint, if there is no fairseq.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not there; expected a checkpoint, or a folder made by python -m fairseq_expire.export")
+    if path.is_dir():
+        if data is not None:
+            raise ValueError(f"{path} is an exported model, which has its own dictionary: leave data out")
+        model, codec = read_folder(path, span_limit=span_limit)
+    else:
+        if importlib.util.find_spec("fairseq") is None:
+            raise ImportError(f"{path}: a checkpoint needs fairseq; export it where that is (python -m fairseq_expire.export)")
+        from .checkpoint import read_checkpoint
+
+        model, codec, _ = read_checkpoint(path, None if data is None else Path(data), span_limit=span_limit)
+    return TextModel(model.to(device=device, dtype=dtype), codec)

@@ -1,0 +1,55 @@
+"""Picking the next token."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+
+class Sampler:
+    """Picks a token from the log-probabilities of all.
+
+    Args:
+        greedy: the most likely one, always.
+        temperature: log-probabilities are divided by it: below 1 likely tokens are picked more often.
+        top_k: only the k most likely tokens are picked from.
+        top_p: only the fewest most likely tokens that have this share of the probability.
+        seed: of the random numbers; None for PyTorch's own.
+    Raises:
+        ValueError: if a value is outside its range, or comes with ``greedy``.
+    """
+
+    def __init__(
+        self,
+        *,
+        greedy: bool = False,
+        temperature: float = 1.0,
+        top_k: Optional[int] = None,
+        top_p: Optional[float] = None,
+        seed: Optional[int] = None,
+    ):
+        if not temperature > 0:
+            raise ValueError(f"temperature divides log-probabilities: expected more than 0, got {temperature}; see greedy")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is a number of tokens: expected at least 1, got {top_k}")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ValueError(f"top_p is a share of the probability: expected 0 < top_p <= 1, got {top_p}")
+        if greedy and (temperature != 1 or top_k is not None or top_p is not None or seed is not None):
+            raise ValueError("greedy takes the most likely token: leave temperature, top_k, top_p and seed out")
+        self.greedy = greedy
+        self.temperature = temperature
+        self.top_k = top_k
+        self.top_p = top_p
+        # On the CPU, so that a seed means the same whatever the model runs on.
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def __call__(self, log_probs: Tensor) -> int:
+        """[V] -> the index of one that is not minus infinity."""
+        if self.greedy:
+            return int(log_probs.argmax())
+        scores, tokens = (log_probs.cpu().double() / self.temperature).sort(descending=True, stable=True)
+        probs = scores[: self.top_k].softmax(dim=0)
+        if self.top_p is not None:
+            before = probs.cumsum(dim=0) - probs
+            probs = probs.masked_fill(before >= self.top_p, 0)
+        return int(tokens[torch.multinomial(probs, 1, generator=self._generator)])

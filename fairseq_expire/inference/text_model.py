@@ -1,0 +1,127 @@
+"""A model and what it makes of text."""
+
+import functools
+import hashlib
+import math
+from typing import Iterator, List, Mapping, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq_expire.data.text_codec import Text, TextCodec
+from fairseq_expire.modules import LanguageModel, dictionary_digest
+
+from .score import Score
+from .stream import Stream
+from .utf8 import Utf8Mask
+
+# Tokens that are read at once. Nothing depends on it but speed.
+BLOCK = 512
+
+
+class TextModel:
+    """A trained model with its dictionary: :func:`fairseq_expire.load` gives one.
+
+    Args:
+        model: the weights; in ``eval`` mode from here on.
+        codec: text to tokens and back, with the dictionary that the model was trained with.
+    Raises:
+        ValueError: if the dictionary is another one.
+    """
+
+    def __init__(self, model: LanguageModel, codec: TextCodec):
+        if not torch.equal(model.dictionary_digest.cpu(), dictionary_digest(codec.symbols)):
+            raise ValueError(
+                f"the model was trained with another dictionary than this dict.txt ({len(codec.symbols)} symbols): "
+                "give the data-bin that it was trained on"
+            )
+        self.model = model.eval()
+        self.codec = codec
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.dictionary_digest.device
+
+    def score(self, text: Text, *, block: int = BLOCK) -> Score:
+        """What a text costs, read from its beginning with ``</s>`` in front, as ``fairseq-eval-lm`` reads a split.
+
+        Args:
+            text: words without a line end behind the last one are a line that goes on: no ``</s>`` is scored there.
+            block: tokens read at once.
+        Raises:
+            ValueError: if there is nothing to score, or the text is in bytes that are not UTF-8.
+        """
+        ids = self.codec.encode(text)
+        if not ids:
+            raise ValueError("there is no token in this text: nothing to score")
+        inputs, memory, log_probs = [self.codec.eos, *ids[:-1]], None, []
+        with torch.no_grad():
+            for start in range(0, len(ids), check_block(block)):
+                out = self.model.read(self.tokens(inputs[start : start + block]), memory)
+                memory = out.memory
+                scores = self.model.target_log_probs(out.hidden, self.tokens(ids[start : start + block]))
+                log_probs.append(scores[0].double().cpu().numpy())
+        return Score(self.codec, np.array(ids), np.concatenate(log_probs) / -math.log(2))
+
+    def generate(
+        self,
+        prompt: Text = "",
+        *,
+        max_tokens: Optional[int] = 256,
+        greedy: bool = False,
+        temperature: float = 1.0,
+        top_k: Optional[int] = None,
+        top_p: Optional[float] = None,
+        seed: Optional[int] = None,
+        utf8: bool = False,
+        stop_at_eos: bool = False,
+        block: int = BLOCK,
+    ) -> Iterator[str]:
+        """Text that goes on from a prompt of any length, a piece at a time: see :meth:`Stream.generate`."""
+        stream = self.stream(block=block)
+        stream.feed(prompt)
+        return stream.generate(
+            max_tokens=max_tokens,
+            greedy=greedy,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            utf8=utf8,
+            stop_at_eos=stop_at_eos,
+        )
+
+    def stream(self, state: Optional[Mapping[str, Tensor]] = None, *, block: int = BLOCK) -> Stream:
+        """A text that is read as it arrives, from its beginning or from a state that :meth:`Stream.state_dict` gave."""
+        stream = Stream(self, block=check_block(block))
+        if state is not None:
+            stream.load_state_dict(state)
+        return stream
+
+    def tokens(self, ids: List[int]) -> Tensor:
+        """[1, T] int64 on the model's device."""
+        return torch.tensor([ids], device=self.device)
+
+    @functools.cached_property
+    def utf8_mask(self) -> Utf8Mask:
+        """Raises ValueError unless a symbol is a byte."""
+        if self.codec.level_name != "bytes":
+            raise ValueError(f"utf8 is for models of bytes; the symbols of this one are {self.codec.level_name}")
+        return Utf8Mask(self.codec.symbols)
+
+    @functools.cached_property
+    def fingerprint(self) -> Tensor:
+        """[4] int64, the first half of the SHA-256 of all weights."""
+        digest = hashlib.sha256()
+        for name, weight in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())
+        return torch.from_numpy(np.frombuffer(digest.digest()[:16], dtype=">u4").astype(np.int64))
+
+
+def check_block(block: int) -> int:
+    """The number itself. Raises ValueError if nothing can be read so many tokens at a time."""
+    if block < 1:
+        raise ValueError(f"block is how many tokens are read at once: expected at least 1, got {block}")
+    return block

@@ -1,0 +1,153 @@
+"""Streams and what is written from them, against reading everything again for each token."""
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from small_models import POLICIES, text_model
+
+TEXT = "a na\u00efve \u4e2d text, \U0001f600 and more of it: " * 4
+
+
+@pytest.fixture(scope="module", params=POLICIES)
+def model(request):
+    return text_model(request.param)
+
+
+def log_probs(model, ids):
+    """[N, V], of all that follows </s> and each token, by one long block from nothing."""
+    with torch.no_grad():
+        return model.model(torch.tensor([[model.codec.eos, *ids]])).log_probs[0]
+
+
+def test_score_is_what_one_long_block_gives(model):
+    ids = model.codec.encode(TEXT)
+    expected = -log_probs(model, ids)[torch.arange(len(ids)), ids].double().numpy() / np.log(2)
+    for block in (1, 7, 512):
+        score = model.score(TEXT, block=block)
+        np.testing.assert_allclose(score.token_bits, expected, rtol=1e-4)
+    assert score.bits == pytest.approx(expected.sum(), rel=1e-6)
+    assert score.bits_per_token == pytest.approx(expected.mean(), rel=1e-6)
+    tokens = score.tokens
+    assert "".join(token.text for token in tokens) == TEXT and len(tokens) == len(TEXT.encode())
+    assert tokens[0] == ("a", "a", score.token_bits[0])
+    assert [token.text for token in tokens[4:6]] == ["", "\u00ef"]
+    assert f"{len(ids)} tokens" in repr(score)
+
+
+def test_text_in_parts_is_text_at_once(model):
+    ids, content = model.codec.encode(TEXT), TEXT.encode()
+    expected = log_probs(model, ids)
+    stream = model.stream(block=5)
+    assert stream.tokens_read == 0
+    torch.testing.assert_close(stream.next_distribution().log_probs, expected[0])
+    for start in range(0, len(content), 13):
+        assert stream.feed(content[start : start + 13]) == len(content[start : start + 13])
+        torch.testing.assert_close(stream.next_distribution().log_probs, expected[stream.tokens_read])
+    distribution = stream.next_distribution()
+    best = int(expected[-1].argmax())
+    assert distribution.top(3)[0] == (model.codec.symbols[best], pytest.approx(expected[-1].max().item()))
+    assert distribution["</s>"] == pytest.approx(expected[-1][2].item()) and len(distribution.top(10**6)) == 260
+    with pytest.raises(KeyError):
+        distribution["no such"]
+
+
+def test_greedy_is_reading_everything_again_for_each_token(model):
+    """From nothing, and from a prompt that is longer than any span, read in blocks."""
+    for prompt in ("", TEXT):
+        ids = model.codec.encode(prompt)
+        written = []
+        for _ in range(60):
+            scores = log_probs(model, ids + written)[-1]
+            scores[[0, 1]] = -torch.inf
+            written.append(int(scores.argmax()))
+        expected = model.codec.decode(ids + written)[len(prompt) :]
+        for block in (3, 512):
+            assert "".join(model.generate(prompt, max_tokens=60, greedy=True, block=block)) == expected
+        assert "".join(model.generate(prompt, max_tokens=60, top_k=1, seed=5)) == expected
+        assert "".join(model.generate(prompt, max_tokens=60, top_p=1e-9)) == expected
+        assert "".join(model.generate(prompt, max_tokens=60, temperature=1e-9)) == expected
+
+
+def test_memory_stays_bounded(model):
+    """However long the text, what is stored is what is alive, and some room."""
+    stream, largest = model.stream(block=64), []
+    for _ in range(12):
+        for _ in range(4):
+            stream.feed(TEXT)
+        largest.append(stream.memory_bytes)
+        for _ in stream.generate(max_tokens=30, seed=1):
+            largest[-1] = max(largest[-1], stream.memory_bytes)
+    assert max(stream.memory_sizes) <= 44
+    assert max(largest[6:]) <= max(largest[:6])
+    # 44 memories at most, rounded up to 64, and a block, each with a key and a value (and the input), a span and an age.
+    assert max(largest) <= 2 * (64 + 64 + 64) * (3 * 16 * 4 + 2 * 4 + 8 + 1)
+
+
+def test_a_saved_stream_goes_on_as_if_nothing_had_been(model, tmp_path):
+    stream = model.stream()
+    # In the middle of a character.
+    stream.feed(TEXT.encode()[:44])
+    stream.save(tmp_path / "state")
+    state = stream.state_dict()
+    stream.feed(TEXT.encode()[44:])
+    expected, after = stream.next_distribution().log_probs, "".join(stream.generate(max_tokens=20, seed=1))
+    restored = model.stream()
+    restored.feed("something else")
+    restored.restore(tmp_path / "state")
+    for other in (restored, model.stream(state), model.stream(dict(torch.load(saved(state, tmp_path), weights_only=True)))):
+        assert other.tokens_read == 44
+        other.feed(TEXT.encode()[44:])
+        torch.testing.assert_close(other.next_distribution().log_probs, expected)
+        assert "".join(other.generate(max_tokens=20, seed=1)) == after
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("state")] == ["state"]
+
+
+def saved(state, folder):
+    torch.save(state, folder / "plain.pt")
+    return folder / "plain.pt"
+
+
+def test_words_wait_for_their_end_and_are_saved_with_it(tmp_path):
+    model = text_model(level="words", symbols=["the", "cat", "sat"])
+    stream = model.stream()
+    assert stream.feed("the ca") == 1 and stream.held == b"ca"
+    stream.save(tmp_path / "state")
+    assert stream.feed("t sat\nthe cat") == 4
+    assert stream.flush() == 1 and stream.held == b""
+    restored = model.stream()
+    restored.restore(tmp_path / "state")
+    assert restored.held == b"ca" and restored.feed("t sat\nthe cat") == 4
+    ids = [model.codec.dictionary.index(word) for word in ("the", "cat", "sat", "</s>", "the", "cat")]
+    torch.testing.assert_close(stream.next_distribution().log_probs, log_probs(model, ids)[-1])
+    written = "".join(model.generate("the cat", max_tokens=12, seed=3))
+    # A word does not stick to the one before it.
+    assert written[0] in " \n" and written.split() and set(written.split()) <= {"the", "cat", "sat", "<unk>"}
+
+
+def test_states_of_other_streams(model, tmp_path):
+    stream = model.stream()
+    stream.feed("abc")
+    stream.save(tmp_path / "state")
+    before = stream.next_distribution().log_probs
+    with pytest.raises(ValueError, match="state: the state of a stream goes on only with the weights it was made with"):
+        text_model(seed=1).stream().restore(tmp_path / "state")
+    with pytest.raises(ValueError, match="not the state of a stream: expected features, held"):
+        stream.load_state_dict({"features": torch.zeros(1)})
+    state = stream.state_dict()
+    with pytest.raises(ValueError, match="not the state of a memory"):
+        stream.load_state_dict({name: value for name, value in state.items() if name != "memory.1.age"})
+    wrong = {**state, "memory.0.states": torch.zeros(1, *state["memory.0.age"].shape[1:], 5)}
+    with pytest.raises(ValueError, match="width 5"):
+        stream.load_state_dict(wrong)
+    content = (tmp_path / "state").read_bytes()
+    for damaged in (b"", content[:100], b"\0" * 200, content[:-5]):
+        (tmp_path / "damaged").write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged: not the state of a stream, or damaged"):
+            stream.restore(tmp_path / "damaged")
+    safetensors.torch.save_file({"weights": torch.zeros(4)}, tmp_path / "damaged")
+    with pytest.raises(ValueError, match="damaged: not the state of a stream"):
+        stream.restore(tmp_path / "damaged")
+    with pytest.raises(FileNotFoundError):
+        stream.restore(tmp_path / "none")
+    assert torch.equal(stream.next_distribution().log_probs, before)

@@ -1,0 +1,45 @@
+"""Small models with random weights, and text for them, made without a file."""
+
+from functools import partial
+
+import torch
+
+from fairseq_expire.data.dictionary import PlainDictionary
+from fairseq_expire.data.levels import make_level
+from fairseq_expire.data.symbols import byte_symbol
+from fairseq_expire.data.text_codec import TextCodec
+from fairseq_expire.inference import TextModel
+from fairseq_expire.modules import AdaptiveSpan, Compressive, Description, ExpireSpan, FixedSpan, LanguageModel
+from fairseq_expire.modules import dictionary_digest
+
+WIDTH = 16
+POLICIES = {
+    "expire_span": partial(ExpireSpan, embed_dim=WIDTH, max_span=40, ramp=4, span_init=9),
+    "fixed_span": partial(FixedSpan, max_span=11),
+    "adaptive_span": partial(AdaptiveSpan, num_heads=2, max_span=20, ramp=4, span_init=7),
+    "compressive": partial(Compressive, embed_dim=WIDTH, max_span=8, compressed_size=3, rate=3),
+}
+BYTES = [byte_symbol(byte) for byte in range(256)]
+
+
+def text_model(policy="expire_span", level="bytes", symbols=BYTES, seed=0):
+    """A model whose predictions differ much from token to token, so that no two continuations are alike by chance."""
+    dictionary = PlainDictionary(symbols)
+    codec = TextCodec(dictionary, make_level(level, {}))
+    torch.manual_seed(seed)
+    description = Description(
+        symbols=len(dictionary),
+        pad=dictionary.pad(),
+        embed_dim=WIDTH,
+        num_heads=2,
+        ffn_dim=32,
+        num_layers=2,
+        position_range=6,
+        policy=POLICIES[policy],
+    )
+    model = LanguageModel(description, dictionary_digest(codec.symbols))
+    torch.nn.init.normal_(model.output_projection.weight, std=1.0)
+    for layer in model.stack.layers:
+        if policy == "expire_span":
+            torch.nn.init.normal_(layer.policy.predictor.weight, std=0.5)
+    return TextModel(model, codec)
