@@ -21,6 +21,7 @@ from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream,
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 
 from .bounds import keep_bounds_of
+from .fusion import check_target_dictionary, translation_dictionaries
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class MemoryCachingLMTask(FairseqTask):
         self.level = manifest.level if manifest else None
 
     @classmethod
-    def setup_task(cls, cfg: MemoryCachingLMConfig, **kwargs):
+    def setup_task(cls, cfg: MemoryCachingLMConfig, from_checkpoint: bool = False):
         folders = [Path(folder) for folder in utils.split_paths(cfg.data)]
         for folder in folders:
             check_dictionary(folder)
@@ -69,6 +70,8 @@ class MemoryCachingLMTask(FairseqTask):
                     "prepare all folders with one dictionary (data_prep/text.py --dict)"
                 )
         dictionary = Dictionary.load(str(folders[0] / "dict.txt"))
+        if from_checkpoint:
+            check_target_dictionary(folders[0], dictionary)
         manifest = read_manifest(folders[0])
         logger.info("dictionary: %d types (%s)", len(dictionary), manifest.level if manifest else "level unknown")
         return cls(cfg, dictionary, manifest)
@@ -202,8 +205,14 @@ def check_dictionary(folder: Path) -> None:
     """Raises FileNotFoundError or ValueError unless the folder has the dictionary that its data was made with."""
     path = folder / "dict.txt"
     if not path.exists():
+        languages = translation_dictionaries(folder)
         raise FileNotFoundError(
             f"no dict.txt in {folder}: expected a data-bin made by data_prep/text.py or fairseq-preprocess"
+            + (
+                f"; for --lm-path, copy the one of the target language there, of {', '.join(p.name for p in languages)}"
+                if languages
+                else ""
+            )
         )
     manifest = read_manifest(folder)
     if manifest and hashlib.sha256(path.read_bytes()).hexdigest() != manifest.dictionary_sha256:
