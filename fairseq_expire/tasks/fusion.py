@@ -10,8 +10,6 @@ from typing import List
 import torch
 from fairseq.data import Dictionary
 
-from fairseq_expire.models.vocabulary import dictionary_digest
-
 
 def translation_dictionaries(folder: Path) -> List[Path]:
     """``dict.de.txt``, ``dict.en.txt``: what translation data has in place of a ``dict.txt``."""
@@ -21,8 +19,7 @@ def translation_dictionaries(folder: Path) -> List[Path]:
 def check_target_dictionary(folder: Path, dictionary: Dictionary) -> None:
     """Raises ValueError if the folder is one of translations, and this is the dictionary of none of its languages."""
     languages = translation_dictionaries(folder)
-    digest = dictionary_digest(dictionary)
-    if languages and not any(dictionary_digest(Dictionary.load(str(path))).equal(digest) for path in languages):
+    if languages and all(Dictionary.load(str(path)).symbols != dictionary.symbols for path in languages):
         raise ValueError(
             f"{folder}/dict.txt has other symbols than {' and '.join(path.name for path in languages)}: a language model "
             "for --lm-path has to be trained with the dictionary of the target language (fairseq-preprocess --only-source "

@@ -4,26 +4,37 @@ import hashlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Union
 
 import torch
 from fairseq import utils
 from fairseq.data import Dictionary
-from fairseq.dataclass import FairseqDataclass
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING, open_dict
 
 from fairseq_expire.data.manifest import Manifest, read_manifest
 from fairseq_expire.data.memory_pass import MemoryBatchIterator
+from fairseq_expire.data.prompts import Items, PromptDataset, StreamItems
 from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
 from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream, find_parts
+from fairseq_expire.data.text_codec import TextCodec
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 
 from .bounds import keep_bounds_of
 from .fusion import check_target_dictionary, translation_dictionaries
+from .generation import MemoryGenerator, check_generation_options
+from .reading import BlockScorer
+from .symbols_of_text import SymbolsOfText
 
 logger = logging.getLogger(__name__)
+
+NO_ITEMS = (
+    "reads a split as one stream, across the borders of its items: leave out --sample-break-mode eos, with which "
+    "fairseq-generate takes each item as a prompt"
+)
 
 
 @dataclass
@@ -33,6 +44,10 @@ class MemoryCachingLMConfig(FairseqDataclass):
     )
     tokens_per_sample: int = field(
         default=512, metadata={"help": "tokens of each row read at once (the block, T); the memory reaches far beyond"}
+    )
+    sample_break_mode: ChoiceEnum(["none", "eos"]) = field(
+        default="none",
+        metadata={"help": "what fairseq-generate goes on from: with 'eos' each item (line, document, file) is a prompt"},
     )
     update_freq: List[int] = II("optimization.update_freq")
 
@@ -98,10 +113,16 @@ class MemoryCachingLMTask(FairseqTask):
         folders = utils.split_paths(self.cfg.data)
         parts = find_parts(folders[(epoch - 1) % len(folders)], split, combine)
         stream = TokenStream(parts, num_symbols=len(self.dictionary), pad=self.dictionary.pad())
+        logger.info("%s: %d tokens in %s", split, len(stream), ", ".join(parts))
+        if self.cfg.sample_break_mode == "eos":
+            if "data_selector" in kwargs:
+                raise ValueError(f"fairseq-train {NO_ITEMS}")
+            items = StreamItems(stream)
+            self.datasets[split] = self._prompts(items, items.sizes)
+            return
         # fairseq's trainer is the only caller that can select data: by this a training set is known from
         # the same split being validated or scored, to which --update-freq means nothing.
         self.datasets[split] = StreamDataset(stream, split=split, training="data_selector" in kwargs)
-        logger.info("%s: %d tokens in %s", split, len(stream), ", ".join(parts))
 
     def get_batch_iterator(
         self,
@@ -115,13 +136,23 @@ class MemoryCachingLMTask(FairseqTask):
         data_buffer_size: int = 0,
         skip_remainder_batch: bool = False,
         **unused,
-    ) -> MemoryBatchIterator:
-        """An iterator over the blocks of this process. fairseq's other arguments sort, filter and shuffle samples,
+    ) -> EpochBatchIterator:
+        """An iterator over the blocks of this process, or over the prompts that are to be continued. fairseq's other arguments sort, filter and shuffle samples,
         which a stream has none of.
 
         Raises:
             ValueError: if the rows do not fit ``max_tokens``, or are more than there are tokens.
         """
+        if isinstance(dataset, PromptDataset):
+            return EpochBatchIterator(
+                dataset=dataset,
+                collate_fn=dataset.collater,
+                batch_sampler=dataset.batch_by_size(dataset.ordered_indices(), max_tokens, max_sentences),
+                num_shards=num_shards,
+                shard_id=shard_id,
+                num_workers=num_workers,
+                buffer_size=data_buffer_size,
+            )
         block = self.cfg.tokens_per_sample
         rows = max_sentences or max_tokens // block
         if max_tokens is not None and not 1 <= rows * block <= max_tokens:
@@ -156,6 +187,8 @@ class MemoryCachingLMTask(FairseqTask):
 
         Scores do not depend on the block, so ``--max-tokens`` shortens it where fairseq would lower the batch.
         """
+        if isinstance(dataset, PromptDataset):
+            raise ValueError(f"fairseq-eval-lm {NO_ITEMS}")
         if context_window > 0:
             raise ValueError(
                 "--context-window gives each sample some context again; here every token is scored with the whole "
@@ -191,6 +224,54 @@ class MemoryCachingLMTask(FairseqTask):
             num_shards=num_shards,
             eos=self.dictionary.eos(),
         )
+
+    def valid_step(self, sample, model, criterion):
+        if self.cfg.sample_break_mode == "eos":
+            raise ValueError(f"fairseq-validate {NO_ITEMS}")
+        return super().valid_step(sample, model, criterion)
+
+    def build_generator(
+        self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None
+    ) -> Union[BlockScorer, MemoryGenerator]:
+        """What scores texts, or goes on from prompts. Raises ValueError if fairseq's options ask for what cannot be done."""
+        check_generation_options(args)
+        if args.score_reference:
+            return BlockScorer(self.dictionary, block=self.cfg.tokens_per_sample)
+        return super().build_generator(
+            models,
+            args,
+            seq_gen_cls=seq_gen_cls or MemoryGenerator,
+            extra_gen_cls_kwargs={**(extra_gen_cls_kwargs or {}), "block": self.cfg.tokens_per_sample},
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        )
+
+    def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None) -> PromptDataset:
+        """Lines of text as prompts, without the ``</s>`` that fairseq ends each with."""
+        eos = self.dictionary.eos()
+        lines = [line[:-1] if len(line) and line[-1] == eos else line for line in src_tokens]
+        return self._prompts(lines, [len(line) for line in lines])
+
+    def _prompts(self, items: Items, sizes) -> PromptDataset:
+        dictionary, block = self.dictionary, self.cfg.tokens_per_sample
+        return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), block=block)
+
+    @torch.no_grad()
+    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
+        """Hypotheses for each row of a batch, best first. Raises ValueError if the batch is a block of a stream."""
+        if "memory" in sample["net_input"]:
+            raise ValueError(
+                "fairseq-generate goes on from the items (lines, documents, files) of a split, and this split was opened as "
+                "one stream: give --sample-break-mode eos"
+            )
+        return generator.generate(models, sample, prefix_tokens=prefix_tokens)
+
+    def build_bpe(self, args):
+        """What makes symbols of text: what ``--bpe`` asks for, or else what the data was made with."""
+        bpe = super().build_bpe(args)
+        # Words are symbols as they are.
+        if bpe is None and self.level not in (None, "words"):
+            bpe = SymbolsOfText(TextCodec.of(utils.split_paths(self.cfg.data)[0]))
+        return bpe
 
     @property
     def source_dictionary(self) -> Dictionary:
