@@ -25,13 +25,18 @@ class StreamItems:
 
     def __init__(self, stream: TokenStream):
         self.stream = stream
-        sizes = [MMapIndexedDataset.Index(index_file_path(prefix)).sizes for prefix in stream.prefixes]
-        self.sizes = np.concatenate(sizes).astype(np.int64)
+        self.sizes = np.concatenate([_item_sizes(prefix) for prefix in stream.prefixes])
         self._ends = np.cumsum(self.sizes)
 
     def __getitem__(self, index: int) -> Tensor:
         end = int(self._ends[index])
         return torch.from_numpy(self.stream.read(end - int(self.sizes[index]), end))
+
+
+def _item_sizes(prefix: str) -> np.ndarray:
+    index = MMapIndexedDataset.Index(index_file_path(prefix))
+    # A copy: the index takes its file out of memory when it goes.
+    return index.sizes.astype(np.int64)
 
 
 class PromptDataset(FairseqDataset):
