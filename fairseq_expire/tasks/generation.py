@@ -15,6 +15,8 @@ from fairseq.search import PrefixConstrainedBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
+from fairseq_expire.inference.utf8 import Utf8Mask
+
 from .hypotheses import MemoryEnsemble, Prompts
 from .reading import read
 
@@ -22,7 +24,7 @@ NO_SOURCE = "a language model has no source sentence, only a prompt; leave the o
 OTHER_GENERATOR = "only translation models that refine their output in several passes know it; leave the option out"
 # Options of fairseq that would be without effect here, and what is to be said about each.
 REFUSED = {
-    "constraints": "words that a text must have cannot be asked for here; leave the option out",
+    "constraints": "certain words cannot be asked for here; leave the option out",
     "lm_path": "a second language model goes beside the first, --path a.pt:b.pt, and their probabilities are averaged",
     "match_source_len": NO_SOURCE + ", and give the length with --min-len and --max-len-b",
     "print_alignment": NO_SOURCE,
@@ -68,12 +70,22 @@ class MemoryGenerator(SequenceGenerator):
         models: an ensemble.
         tgt_dict: their dictionary.
         block: tokens of a prompt that are read at once.
-        no_repeat_ngram_size: see :class:`MemoryEnsemble`.
+        utf8, no_repeat_ngram_size: see :class:`MemoryEnsemble`.
         options: of :class:`SequenceGenerator`.
     """
 
-    def __init__(self, models, tgt_dict: Dictionary, *, block: int, no_repeat_ngram_size: int = 0, **options):
-        super().__init__(MemoryEnsemble(models, no_repeat_ngram_size=no_repeat_ngram_size), tgt_dict, **options)
+    def __init__(
+        self,
+        models,
+        tgt_dict: Dictionary,
+        *,
+        block: int,
+        utf8: Optional[Utf8Mask] = None,
+        no_repeat_ngram_size: int = 0,
+        **options,
+    ):
+        ensemble = MemoryEnsemble(models, no_repeat_ngram_size=no_repeat_ngram_size, utf8=utf8)
+        super().__init__(ensemble, tgt_dict, **options)
         self.block = block
         # fairseq's own attributes of these names are set for each prompt: its loop is about the continuation alone.
         self.lengths = Lengths(self.max_len_a, self.max_len_b, self.min_len)
@@ -95,10 +107,10 @@ class MemoryGenerator(SequenceGenerator):
             sample: fairseq's batch; ``src_tokens`` in its ``net_input`` are the prompts behind a ``</s>``, [B, 1 + N],
                 padded at the end.
             prefix_tokens: [B, N], prompts without ``</s>`` to take instead.
-            constraints: see :data:`REFUSED`.
+            constraints: None; see :data:`REFUSED`.
             bos_token: what stands before ``prefix_tokens`` if not ``</s>``.
         Raises:
-            ValueError: if a prompt leaves no room for a token.
+            ValueError: if a prompt leaves no room for a token, or ends in a character that cannot be completed.
         """
         prompts = sample["net_input"]["src_tokens"]
         if prefix_tokens is not None:

@@ -11,6 +11,7 @@ from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.sequence_generator import EnsembleModel
 from torch import Tensor
 
+from fairseq_expire.inference.utf8 import LOOK_BACK, Utf8Mask
 from fairseq_expire.modules import Memory
 
 
@@ -38,11 +39,13 @@ class MemoryEnsemble(EnsembleModel):
     Args:
         models: whose probabilities are averaged.
         no_repeat_ngram_size: a sequence of so many tokens is not written if the prompt or the hypothesis has it; 0: any is.
+        utf8: what may come next, if what is written has to be UTF-8.
     """
 
-    def __init__(self, models, *, no_repeat_ngram_size: int):
+    def __init__(self, models, *, no_repeat_ngram_size: int, utf8: Optional[Utf8Mask]):
         super().__init__(models)
         self.blocked = NGramRepeatBlock(no_repeat_ngram_size) if no_repeat_ngram_size else None
+        self.utf8 = utf8
 
     def forward_encoder(self, net_input) -> Prompts:
         return net_input["prompts"]
@@ -63,7 +66,29 @@ class MemoryEnsemble(EnsembleModel):
         log_probs, attention = super().forward_decoder(
             torch.cat([last, written], dim=1), None, incremental_states, temperature
         )
+        if self.utf8 is not None:
+            log_probs = self._only_valid(log_probs, prompts, written)
         if self.blocked is not None:
             whole = torch.cat([prompts.tokens[prompts.rows], written], dim=1)
-            log_probs = self.blocked(whole, log_probs, bsz=len(whole), beam_size=1, step=whole.size(1) - 1)
+            free = self.blocked(whole, log_probs.clone(), bsz=len(whole), beam_size=1, step=whole.size(1) - 1)
+            # A character that has begun is completed, if need be by what was written before.
+            log_probs = torch.where(free.isneginf().all(dim=1, keepdim=True), log_probs, free)
         return log_probs, attention
+
+    def _only_valid(self, log_probs: Tensor, prompts: Prompts, written: Tensor) -> Tensor:
+        """[S, V] with what may come next, so that all is UTF-8 and the last character complete when there is no more room.
+
+        Raises:
+            ValueError: if a prompt ends in a character that cannot be completed.
+        """
+        left = prompts.room - written.size(1)
+        if not left:
+            # Only </s> comes now.
+            return log_probs
+        tokens = torch.cat([prompts.tokens[:, 1:][:, -LOOK_BACK:][prompts.rows], written], dim=1)
+        valid = torch.ones_like(log_probs, dtype=torch.bool)
+        # Later, a text that cannot be completed is one that is impossible already, which a beam keeps for want of others.
+        possible = self.utf8.needed(tokens) <= left if written.size(1) else valid[:, 0]
+        if possible.any():
+            valid[possible] = self.utf8(tokens[possible], left)
+        return log_probs.masked_fill(~valid, -torch.inf)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import List, Optional, Union
+from typing import List, Optional
 
 import torch
 from fairseq import utils
@@ -12,22 +12,19 @@ from fairseq.data import Dictionary
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import MODEL_REGISTRY
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II, MISSING, open_dict
 
 from fairseq_expire.data.manifest import Manifest, read_manifest
 from fairseq_expire.data.memory_pass import MemoryBatchIterator
-from fairseq_expire.data.prompts import Items, PromptDataset, StreamItems
+from fairseq_expire.data.prompts import PromptDataset, StreamItems
 from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
 from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream, find_parts
-from fairseq_expire.data.text_codec import TextCodec
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 
 from .bounds import keep_bounds_of
 from .fusion import check_target_dictionary, translation_dictionaries
-from .generation import MemoryGenerator, check_generation_options
-from .reading import BlockScorer
-from .symbols_of_text import SymbolsOfText
+from .prompting import PromptingTask
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +46,15 @@ class MemoryCachingLMConfig(FairseqDataclass):
         default="none",
         metadata={"help": "what fairseq-generate goes on from: with 'eos' each item (line, document, file) is a prompt"},
     )
+    utf8: bool = field(
+        default=False,
+        metadata={"help": "a byte model writes valid UTF-8 only, and no character that is incomplete at the end"},
+    )
     update_freq: List[int] = II("optimization.update_freq")
 
 
 @register_task("memory_caching_lm", dataclass=MemoryCachingLMConfig)
-class MemoryCachingLMTask(FairseqTask):
+class MemoryCachingLMTask(PromptingTask):
     """Reads each split as contiguous rows and hands every batch the memory of its pass.
 
     A pass (a training epoch, a validation, a scoring run) starts cold and reads its rows in order; every token of the
@@ -73,6 +74,11 @@ class MemoryCachingLMTask(FairseqTask):
         self.manifest = manifest
         # What a token is ("bytes", "chars", "words", "subword"), or None.
         self.level = manifest.level if manifest else None
+        if cfg.utf8 and self.level != "bytes":
+            raise ValueError(
+                f"--utf8 is for models of bytes, and the symbols in {cfg.data} are {self.level or 'words, by all that is known'}: "
+                "leave the option out"
+            )
 
     @classmethod
     def setup_task(cls, cfg: MemoryCachingLMConfig, from_checkpoint: bool = False):
@@ -118,7 +124,7 @@ class MemoryCachingLMTask(FairseqTask):
             if "data_selector" in kwargs:
                 raise ValueError(f"fairseq-train {NO_ITEMS}")
             items = StreamItems(stream)
-            self.datasets[split] = self._prompts(items, items.sizes)
+            self.datasets[split] = self.prompts(items, items.sizes)
             return
         # fairseq's trainer is the only caller that can select data: by this a training set is known from
         # the same split being validated or scored, to which --update-freq means nothing.
@@ -229,49 +235,6 @@ class MemoryCachingLMTask(FairseqTask):
         if self.cfg.sample_break_mode == "eos":
             raise ValueError(f"fairseq-validate {NO_ITEMS}")
         return super().valid_step(sample, model, criterion)
-
-    def build_generator(
-        self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None
-    ) -> Union[BlockScorer, MemoryGenerator]:
-        """What scores texts, or goes on from prompts. Raises ValueError if fairseq's options ask for what cannot be done."""
-        check_generation_options(args)
-        if args.score_reference:
-            return BlockScorer(self.dictionary, block=self.cfg.tokens_per_sample)
-        return super().build_generator(
-            models,
-            args,
-            seq_gen_cls=seq_gen_cls or MemoryGenerator,
-            extra_gen_cls_kwargs={**(extra_gen_cls_kwargs or {}), "block": self.cfg.tokens_per_sample},
-            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
-        )
-
-    def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None) -> PromptDataset:
-        """Lines of text as prompts, without the ``</s>`` that fairseq ends each with."""
-        eos = self.dictionary.eos()
-        lines = [line[:-1] if len(line) and line[-1] == eos else line for line in src_tokens]
-        return self._prompts(lines, [len(line) for line in lines])
-
-    def _prompts(self, items: Items, sizes) -> PromptDataset:
-        dictionary, block = self.dictionary, self.cfg.tokens_per_sample
-        return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), block=block)
-
-    @torch.no_grad()
-    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
-        """Hypotheses for each row of a batch, best first. Raises ValueError if the batch is a block of a stream."""
-        if "memory" in sample["net_input"]:
-            raise ValueError(
-                "fairseq-generate goes on from the items (lines, documents, files) of a split, and this split was opened as "
-                "one stream: give --sample-break-mode eos"
-            )
-        return generator.generate(models, sample, prefix_tokens=prefix_tokens)
-
-    def build_bpe(self, args):
-        """What makes symbols of text: what ``--bpe`` asks for, or else what the data was made with."""
-        bpe = super().build_bpe(args)
-        # Words are symbols as they are.
-        if bpe is None and self.level not in (None, "words"):
-            bpe = SymbolsOfText(TextCodec.of(utils.split_paths(self.cfg.data)[0]))
-        return bpe
 
     @property
     def source_dictionary(self) -> Dictionary:

@@ -260,7 +260,7 @@ def test_no_room_for_a_token():
         ({"match_source_len": True}, "--match-source-len: a language model has no source"),
         ({"print_alignment": "hard"}, "--print-alignment: a language model has no source"),
         ({"replace_unk": "@@ "}, "--replace-unk: a language model has no source"),
-        ({"constraints": "ordered"}, "--constraints: words that"),
+        ({"constraints": "ordered"}, "--constraints: certain words"),
         ({"lm_path": "lm.pt"}, "--lm-path: .*--path a.pt:b.pt"),
         ({"retain_dropout": True}, "--retain-dropout: "),
         ({"print_step": True}, "--print-step: "),
