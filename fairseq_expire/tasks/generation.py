@@ -51,16 +51,20 @@ class Lengths(NamedTuple):
     min_len: int
 
     def room(self, prompt: int) -> int:
-        """How many tokens may be written after so many of a prompt. Raises ValueError if none."""
+        """How many tokens may be written after so many of a prompt. Raises ValueError if none, or fewer than there must be."""
         # As in fairseq, x is the length with the `</s>` that stands before the text.
-        room = int(self.max_len_a * (prompt + 1) + self.max_len_b) - prompt
-        if room < 1:
+        whole = int(self.max_len_a * (prompt + 1) + self.max_len_b)
+        limit = (
+            f"a prompt has {prompt} tokens, and --max-len-a {self.max_len_a:g} with --max-len-b {self.max_len_b} allows {whole} "
+            "in all, prompt included"
+        )
+        if whole <= prompt:
             raise ValueError(
-                f"a prompt has {prompt} tokens, and --max-len-a {self.max_len_a:g} with --max-len-b {self.max_len_b} allows "
-                f"{room + prompt} in all, prompt included, so nothing can be added: give --max-len-a 1, and as --max-len-b how "
-                "much is to be written"
+                f"{limit}, so nothing can be added: give --max-len-a 1, and as --max-len-b how much is to be written"
             )
-        return room
+        if whole < self.min_len:
+            raise ValueError(f"{limit}, fewer than --min-len {self.min_len}: raise the one or lower the other")
+        return whole - prompt
 
 
 class MemoryGenerator(SequenceGenerator):
@@ -106,17 +110,21 @@ class MemoryGenerator(SequenceGenerator):
         Args:
             sample: fairseq's batch; ``src_tokens`` in its ``net_input`` are the prompts behind a ``</s>``, [B, 1 + N],
                 padded at the end.
-            prefix_tokens: [B, N], prompts without ``</s>`` to take instead.
+            prefix_tokens: [B, N], prompts without ``</s>`` to take instead; one that ends in it is a whole text, which goes on
+                in its place.
             constraints: None; see :data:`REFUSED`.
             bos_token: what stands before ``prefix_tokens`` if not ``</s>``.
         Raises:
             ValueError: if a prompt leaves no room for a token, or ends in a character that cannot be completed.
         """
         prompts = sample["net_input"]["src_tokens"]
+        sizes = prompts.ne(self.pad).sum(dim=1)
         if prefix_tokens is not None:
             start = self.eos if bos_token is None else bos_token
             prompts = torch.cat([prefix_tokens.new_full((len(prefix_tokens), 1), start), prefix_tokens], dim=1)
-        sizes = prompts.ne(self.pad).sum(dim=1)
+            sizes = prompts.ne(self.pad).sum(dim=1)
+            whole = prompts.gather(1, sizes.unsqueeze(1) - 1).squeeze(1).eq(self.eos)
+            sizes = torch.where(whole & (sizes > 1), sizes - 1, sizes)
         numbers = sample["id"] if "id" in sample else torch.arange(len(prompts), device=prompts.device)
         found: List[List[Dict[str, Tensor]]] = [[] for _ in prompts]
         # A memory has read equally many tokens in each of its rows, so prompts of one length go together.

@@ -251,6 +251,8 @@ def test_no_room_for_a_token():
     model, prompts = make_model("expire_span_lm"), texts(PROMPT)
     with pytest.raises(ValueError, match="a prompt has 31 tokens, and --max-len-a 0 with --max-len-b 31 allows 31 in all.*"):
         generate([model], prompts, max_len_a=0, max_len_b=31)
+    with pytest.raises(ValueError, match="allows 47 in all, prompt included, fewer than --min-len 60"):
+        generate([model], prompts, min_len=60)
     assert len(generate([model], prompts, max_len_a=0, max_len_b=32, beam=1)[0][0]["tokens"]) <= 33
 
 
