@@ -34,7 +34,7 @@ def call(monkeypatch, capsys):
     return call
 
 
-OURS = ["--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--cpu"]
+OURS = ["--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--cpu", "--num-workers", "0"]
 
 
 @pytest.fixture
