@@ -55,8 +55,8 @@ class Lengths(NamedTuple):
         # As in fairseq, x is the length with the `</s>` that stands before the text.
         whole = int(self.max_len_a * (prompt + 1) + self.max_len_b)
         limit = (
-            f"a prompt has {prompt} tokens, and --max-len-a {self.max_len_a:g} with --max-len-b {self.max_len_b} allows {whole} "
-            "in all, prompt included"
+            f"a prompt has {prompt} tokens, and --max-len-a {self.max_len_a:g} with --max-len-b {self.max_len_b} allows "
+            f"{whole} in all, prompt included"
         )
         if whole <= prompt:
             raise ValueError(

@@ -75,10 +75,8 @@ class MemoryCachingLMTask(PromptingTask):
         # What a token is ("bytes", "chars", "words", "subword"), or None.
         self.level = manifest.level if manifest else None
         if cfg.utf8 and self.level != "bytes":
-            raise ValueError(
-                f"--utf8 is for models of bytes, and the symbols in {cfg.data} are {self.level or 'words, by all that is known'}: "
-                "leave the option out"
-            )
+            level = self.level or "words, by all that is known"
+            raise ValueError(f"--utf8 is for models of bytes, and the symbols in {cfg.data} are {level}: leave the option out")
 
     @classmethod
     def setup_task(cls, cfg: MemoryCachingLMConfig, from_checkpoint: bool = False):
@@ -143,8 +141,8 @@ class MemoryCachingLMTask(PromptingTask):
         skip_remainder_batch: bool = False,
         **unused,
     ) -> EpochBatchIterator:
-        """An iterator over the blocks of this process, or over the prompts that are to be continued. fairseq's other arguments sort, filter and shuffle samples,
-        which a stream has none of.
+        """An iterator over the blocks of this process, or over the prompts that are to be continued. fairseq's other
+        arguments sort, filter and shuffle samples, which a stream has none of.
 
         Raises:
             ValueError: if the rows do not fit ``max_tokens``, or are more than there are tokens.

@@ -62,7 +62,9 @@ class BlockScorer:
         self.symbols_to_strip_from_output = {self.eos}
 
     @torch.no_grad()
-    def generate(self, models: Sequence[MemoryLanguageModel], sample: Dict, prefix_tokens=None, constraints=None) -> List[List[Dict]]:
+    def generate(
+        self, models: Sequence[MemoryLanguageModel], sample: Dict, prefix_tokens=None, constraints=None
+    ) -> List[List[Dict]]:
         """For each row of a batch its target as the one hypothesis, with the scores of its tokens and their mean; what fairseq
         hands to other generators does not matter to it."""
         for model in models:
