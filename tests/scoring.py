@@ -56,25 +56,40 @@ def view(arch, settings, limit=None):
     return fixed
 
 
-def reader_loss(data, path, rows, limit=None, mask_of=None):
-    """Mean bits per token of the test split, each of ``rows`` contiguous rows read at once by the independent reader."""
+def reader_logprobs(path, previous, limit=None, mask_of=None):
+    """[N, V] log-probabilities of the next token by the independent reader, which reads a whole row at once.
+
+    Args:
+        path: of the checkpoint.
+        previous: [N], the row that is read; `</s>` comes first.
+    """
     state = torch.load(path, weights_only=True)
     weights = {k[len("decoder.") :]: v.double().numpy() for k, v in state["model"].items()}
     stack = {k[len("stack.") :]: v for k, v in weights.items() if k.startswith("stack.")}
     settings = state["cfg"]["model"]
     settings = settings if isinstance(settings, dict) else vars(settings)
     seen = {"mask_of": mask_of} if mask_of else view(settings["_name"], settings, limit)
-    items = MMapIndexedDataset(str(data / "test"))
+    hidden = weights["embed_tokens.weight"][previous] * math.sqrt(settings["decoder_embed_dim"])
+    features = reader.read(stack, hidden, heads=settings["decoder_attention_heads"], pre_norm=False, **seen)
+    scores = features @ weights["output_projection.weight"].T
+    scores -= scores.max(-1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+
+def split_tokens(data, split):
+    """[N], all tokens of a split, and what stands before each."""
+    items = MMapIndexedDataset(str(data / split))
     tokens = np.concatenate([items[n].numpy() for n in range(len(items))])
     eos = Dictionary.load(str(data / "dict.txt")).eos()
-    previous = np.concatenate([[eos], tokens[:-1]])
+    return tokens, np.concatenate([[eos], tokens[:-1]])
+
+
+def reader_loss(data, path, rows, limit=None, mask_of=None):
+    """Mean bits per token of the test split, each of ``rows`` contiguous rows read at once by the independent reader."""
+    tokens, previous = split_tokens(data, "test")
     total = 0.0
     for row in range(rows):
         part = slice(len(tokens) * row // rows, len(tokens) * (row + 1) // rows)
-        hidden = weights["embed_tokens.weight"][previous[part]] * math.sqrt(settings["decoder_embed_dim"])
-        features = reader.read(stack, hidden, heads=settings["decoder_attention_heads"], pre_norm=False, **seen)
-        scores = features @ weights["output_projection.weight"].T
-        scores -= scores.max(-1, keepdims=True)
-        logprobs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
-        total -= logprobs[np.arange(len(features)), tokens[part]].sum()
+        logprobs = reader_logprobs(path, previous[part], limit, mask_of)
+        total -= logprobs[np.arange(len(logprobs)), tokens[part]].sum()
     return total / len(tokens) / math.log(2), len(tokens)

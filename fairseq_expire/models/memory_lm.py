@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Dict, Optional, Tuple, Union
 
 import torch
+from fairseq import hub_utils
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel
@@ -14,6 +15,7 @@ from torch import Tensor
 from fairseq_expire.data.memory_pass import MemoryHandle
 from fairseq_expire.modules import Description, Memory, MemoryPolicy, TokenReader, dictionary_digest
 
+from .hub import MemoryHubInterface
 from .vocabulary import input_bands, softmax_bands
 
 
@@ -198,6 +200,22 @@ class MemoryLanguageModel(FairseqLanguageModel):
     def max_decoder_positions(self) -> int:
         """No limit, but as a number, which fairseq's generator compares with others."""
         return sys.maxsize
+
+    @classmethod
+    def from_pretrained(
+        cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **overrides
+    ) -> MemoryHubInterface:
+        """As fairseq's own models have it.
+
+        Args:
+            model_name_or_path: the folder of the checkpoint.
+            checkpoint_file: its name there; several, separated by ':', are averaged.
+            data_name_or_path: the folder of the data it was trained with, for the dictionary; one that starts with '.' is
+                below the first.
+            overrides: options in place of those in the checkpoint.
+        """
+        loaded = hub_utils.from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **overrides)
+        return MemoryHubInterface(loaded["args"], loaded["task"], loaded["models"])
 
     @classmethod
     def make_policy(cls, cfg: MemoryLMConfig) -> Callable[[], MemoryPolicy]:

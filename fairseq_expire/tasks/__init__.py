@@ -1,1 +1,6 @@
-from . import memory_caching_lm  # noqa: F401  (registers the task)
+from .ensembles import split_names_for
+from .fusion import let_translation_models_load
+from .memory_caching_lm import MemoryCachingLMTask  # importing it registers the task
+
+split_names_for(MemoryCachingLMTask)
+let_translation_models_load()

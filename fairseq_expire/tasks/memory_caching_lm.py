@@ -9,20 +9,29 @@ from typing import List, Optional
 import torch
 from fairseq import utils
 from fairseq.data import Dictionary
-from fairseq.dataclass import FairseqDataclass
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import MODEL_REGISTRY
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II, MISSING, open_dict
 
 from fairseq_expire.data.manifest import Manifest, read_manifest
 from fairseq_expire.data.memory_pass import MemoryBatchIterator
+from fairseq_expire.data.prompts import PromptDataset, StreamItems
 from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
 from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream, find_parts
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 
 from .bounds import keep_bounds_of
+from .fusion import check_target_dictionary, translation_dictionaries
+from .prompting import PromptingTask
 
 logger = logging.getLogger(__name__)
+
+NO_ITEMS = (
+    "reads a split as one stream, across the borders of its items: leave out --sample-break-mode eos, with which "
+    "fairseq-generate takes each item as a prompt"
+)
 
 
 @dataclass
@@ -33,11 +42,19 @@ class MemoryCachingLMConfig(FairseqDataclass):
     tokens_per_sample: int = field(
         default=512, metadata={"help": "tokens of each row read at once (the block, T); the memory reaches far beyond"}
     )
+    sample_break_mode: ChoiceEnum(["none", "eos"]) = field(
+        default="none",
+        metadata={"help": "what fairseq-generate goes on from: with 'eos' each item (line, document, file) is a prompt"},
+    )
+    utf8: bool = field(
+        default=False,
+        metadata={"help": "a byte model writes valid UTF-8 only, and no character that is incomplete at the end"},
+    )
     update_freq: List[int] = II("optimization.update_freq")
 
 
 @register_task("memory_caching_lm", dataclass=MemoryCachingLMConfig)
-class MemoryCachingLMTask(FairseqTask):
+class MemoryCachingLMTask(PromptingTask):
     """Reads each split as contiguous rows and hands every batch the memory of its pass.
 
     A pass (a training epoch, a validation, a scoring run) starts cold and reads its rows in order; every token of the
@@ -57,9 +74,12 @@ class MemoryCachingLMTask(FairseqTask):
         self.manifest = manifest
         # What a token is ("bytes", "chars", "words", "subword"), or None.
         self.level = manifest.level if manifest else None
+        if cfg.utf8 and self.level != "bytes":
+            level = self.level or "words, by all that is known"
+            raise ValueError(f"--utf8 is for models of bytes, and the symbols in {cfg.data} are {level}: leave the option out")
 
     @classmethod
-    def setup_task(cls, cfg: MemoryCachingLMConfig, **kwargs):
+    def setup_task(cls, cfg: MemoryCachingLMConfig, from_checkpoint: bool = False):
         folders = [Path(folder) for folder in utils.split_paths(cfg.data)]
         for folder in folders:
             check_dictionary(folder)
@@ -69,6 +89,8 @@ class MemoryCachingLMTask(FairseqTask):
                     "prepare all folders with one dictionary (data_prep/text.py --dict)"
                 )
         dictionary = Dictionary.load(str(folders[0] / "dict.txt"))
+        if from_checkpoint:
+            check_target_dictionary(folders[0], dictionary)
         manifest = read_manifest(folders[0])
         logger.info("dictionary: %d types (%s)", len(dictionary), manifest.level if manifest else "level unknown")
         return cls(cfg, dictionary, manifest)
@@ -95,10 +117,16 @@ class MemoryCachingLMTask(FairseqTask):
         folders = utils.split_paths(self.cfg.data)
         parts = find_parts(folders[(epoch - 1) % len(folders)], split, combine)
         stream = TokenStream(parts, num_symbols=len(self.dictionary), pad=self.dictionary.pad())
+        logger.info("%s: %d tokens in %s", split, len(stream), ", ".join(parts))
+        if self.cfg.sample_break_mode == "eos":
+            if "data_selector" in kwargs:
+                raise ValueError(f"fairseq-train {NO_ITEMS}")
+            items = StreamItems(stream)
+            self.datasets[split] = self.prompts(items, items.sizes)
+            return
         # fairseq's trainer is the only caller that can select data: by this a training set is known from
         # the same split being validated or scored, to which --update-freq means nothing.
         self.datasets[split] = StreamDataset(stream, split=split, training="data_selector" in kwargs)
-        logger.info("%s: %d tokens in %s", split, len(stream), ", ".join(parts))
 
     def get_batch_iterator(
         self,
@@ -112,13 +140,23 @@ class MemoryCachingLMTask(FairseqTask):
         data_buffer_size: int = 0,
         skip_remainder_batch: bool = False,
         **unused,
-    ) -> MemoryBatchIterator:
-        """An iterator over the blocks of this process. fairseq's other arguments sort, filter and shuffle samples,
-        which a stream has none of.
+    ) -> EpochBatchIterator:
+        """An iterator over the blocks of this process, or over the prompts that are to be continued. fairseq's other
+        arguments sort, filter and shuffle samples, which a stream has none of.
 
         Raises:
             ValueError: if the rows do not fit ``max_tokens``, or are more than there are tokens.
         """
+        if isinstance(dataset, PromptDataset):
+            return EpochBatchIterator(
+                dataset=dataset,
+                collate_fn=dataset.collater,
+                batch_sampler=dataset.batch_by_size(dataset.ordered_indices(), max_tokens, max_sentences),
+                num_shards=num_shards,
+                shard_id=shard_id,
+                num_workers=num_workers,
+                buffer_size=data_buffer_size,
+            )
         block = self.cfg.tokens_per_sample
         rows = max_sentences or max_tokens // block
         if max_tokens is not None and not 1 <= rows * block <= max_tokens:
@@ -153,6 +191,8 @@ class MemoryCachingLMTask(FairseqTask):
 
         Scores do not depend on the block, so ``--max-tokens`` shortens it where fairseq would lower the batch.
         """
+        if isinstance(dataset, PromptDataset):
+            raise ValueError(f"fairseq-eval-lm {NO_ITEMS}")
         if context_window > 0:
             raise ValueError(
                 "--context-window gives each sample some context again; here every token is scored with the whole "
@@ -189,6 +229,11 @@ class MemoryCachingLMTask(FairseqTask):
             eos=self.dictionary.eos(),
         )
 
+    def valid_step(self, sample, model, criterion):
+        if self.cfg.sample_break_mode == "eos":
+            raise ValueError(f"fairseq-validate {NO_ITEMS}")
+        return super().valid_step(sample, model, criterion)
+
     @property
     def source_dictionary(self) -> Dictionary:
         return self.dictionary
@@ -202,8 +247,14 @@ def check_dictionary(folder: Path) -> None:
     """Raises FileNotFoundError or ValueError unless the folder has the dictionary that its data was made with."""
     path = folder / "dict.txt"
     if not path.exists():
+        languages = translation_dictionaries(folder)
         raise FileNotFoundError(
             f"no dict.txt in {folder}: expected a data-bin made by data_prep/text.py or fairseq-preprocess"
+            + (
+                f"; for --lm-path, copy the one of the target language there, of {', '.join(p.name for p in languages)}"
+                if languages
+                else ""
+            )
         )
     manifest = read_manifest(folder)
     if manifest and hashlib.sha256(path.read_bytes()).hexdigest() != manifest.dictionary_sha256:

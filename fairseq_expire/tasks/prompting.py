@@ -1,0 +1,65 @@
+"""What a task says to ``fairseq-generate``, ``fairseq-interactive`` and the hub interface."""
+
+from typing import Union
+
+import torch
+from fairseq import utils
+from fairseq.tasks import FairseqTask
+
+from fairseq_expire.data.prompts import Items, PromptDataset
+from fairseq_expire.data.text_codec import TextCodec
+from fairseq_expire.inference.utf8 import Utf8Mask
+
+from .generation import MemoryGenerator, check_generation_options
+from .reading import BlockScorer
+from .symbols_of_text import SymbolsOfText
+
+
+class PromptingTask(FairseqTask):
+    """A task whose models go on from prompts.
+
+    Subclasses have a ``dictionary``, the ``level`` of its symbols ("bytes", "chars", "words", "subword", or None), and options
+    ``data``, ``tokens_per_sample`` and ``utf8``.
+    """
+
+    def build_generator(
+        self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None
+    ) -> Union[BlockScorer, MemoryGenerator]:
+        """What scores texts, or goes on from prompts. Raises ValueError if fairseq's options ask for what cannot be done."""
+        check_generation_options(args)
+        block = self.cfg.tokens_per_sample
+        if args.score_reference:
+            return BlockScorer(self.dictionary, block=block)
+        if seq_gen_cls is None:
+            utf8 = Utf8Mask(self.dictionary.symbols) if self.cfg.utf8 else None
+            seq_gen_cls, extra_gen_cls_kwargs = MemoryGenerator, {**(extra_gen_cls_kwargs or {}), "block": block, "utf8": utf8}
+        return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
+
+    def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None) -> PromptDataset:
+        """Lines of text as prompts, without the ``</s>`` that fairseq ends each with."""
+        eos = self.dictionary.eos()
+        lines = [line[:-1] if len(line) and line[-1] == eos else line for line in src_tokens]
+        return self.prompts(lines, [len(line) for line in lines])
+
+    def prompts(self, items: Items, sizes) -> PromptDataset:
+        """Items of these sizes as prompts."""
+        dictionary, block = self.dictionary, self.cfg.tokens_per_sample
+        return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), block=block)
+
+    @torch.no_grad()
+    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
+        """Hypotheses for each row of a batch, best first. Raises ValueError if the batch is a block of a stream."""
+        if "memory" in sample["net_input"]:
+            raise ValueError(
+                "fairseq-generate goes on from the items (lines, documents, files) of a split, and this split was opened as "
+                "one stream: give --sample-break-mode eos"
+            )
+        return generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
+
+    def build_bpe(self, args):
+        """What makes symbols of text: what ``--bpe`` asks for, or else what the data was made with."""
+        bpe = super().build_bpe(args)
+        # Words are symbols as they are.
+        if bpe is None and self.level not in (None, "words"):
+            bpe = SymbolsOfText(TextCodec.of(utils.split_paths(self.cfg.data)[0]))
+        return bpe

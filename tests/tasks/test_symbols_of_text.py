@@ -1,0 +1,46 @@
+"""Text to the names of symbols, which fairseq looks up in its dictionary, and back."""
+
+import inspect
+import textwrap
+
+import pytest
+from fairseq.data import Dictionary
+
+from fairseq_expire.data.binarize import Job, binarize
+from fairseq_expire.data.levels import make_level
+from fairseq_expire.data.sources import find_files
+from fairseq_expire.data.text_codec import TextCodec
+from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMConfig, MemoryCachingLMTask
+from fairseq_expire.tasks.symbols_of_text import SymbolsOfText
+
+KINDS = {"bytes": {}, "chars": {}, "words": {}, "subword": {"vocab_size": 400}}
+TEXT = "  def shorten(text, width):\té\u2581 \U0001f600  "
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def data(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "train").write_text(inspect.getsource(textwrap) + TEXT * 9)
+    (folder / "bin").mkdir()
+    level = make_level(request.param, KINDS[request.param])
+    binarize(Job(splits={"train": find_files([folder / "train"])}, level=level), folder / "bin", workers=1)
+    return folder / "bin"
+
+
+def test_there_and_back(data):
+    task = MemoryCachingLMTask.setup_task(MemoryCachingLMConfig(data=str(data)))
+    bpe = task.build_bpe(None)
+    if task.level == "words":
+        assert bpe is None
+        return
+    names = bpe.encode(TEXT)
+    tokens = Dictionary.load(str(data / "dict.txt")).encode_line(names, add_if_not_exist=False)
+    assert tokens.tolist() == [*TextCodec.of(data).encode(TEXT), task.dictionary.eos()]
+    # SentencePiece writes a space for its own sign of one.
+    assert bpe.decode(task.dictionary.string(tokens)) == (TEXT.replace("\u2581", " ") if task.level == "subword" else TEXT)
+
+
+def test_what_is_asked_for_comes_first(data):
+    task = MemoryCachingLMTask.setup_task(MemoryCachingLMConfig(data=str(data)))
+    assert not isinstance(task.build_bpe("characters"), SymbolsOfText)
+    assert task.build_bpe("characters").encode("ab") == "a b"
