@@ -12,12 +12,13 @@ from fairseq.data.indexed_dataset import best_fitting_int_dtype
 
 from fairseq_expire import __version__
 from fairseq_expire.data import journal
+from fairseq_expire.data.dictionary import load_dictionary
 from fairseq_expire.data.files import file_sha256, naming, write_atomically
 from fairseq_expire.data.journal import Journal
 from fairseq_expire.data.level import Level
 from fairseq_expire.data.levels import LEVELS
 from fairseq_expire.data.manifest import Manifest, SplitCounts, write_manifest
-from fairseq_expire.data.read_back import TextHash, load_dictionary, texts
+from fairseq_expire.data.read_back import TextHash, texts
 from fairseq_expire.data.sources import Piece
 from fairseq_expire.data.split_writer import SIZES, SplitWriter, Written
 from fairseq_expire.data.units import UNIT_BYTES, Unit, split_into_units

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Callable, Dict, Mapping, Tuple
 
 import numpy as np
-from fairseq.data import Dictionary
 
 from fairseq_expire.data import symbols
+from fairseq_expire.data.dictionary import SymbolTable
 from fairseq_expire.data.level import (
     LINE_ENDS,
     Decoder,
@@ -16,6 +16,7 @@ from fairseq_expire.data.level import (
     item_ends,
     normalise_line_ends,
     own_symbols,
+    whole_chars,
 )
 from fairseq_expire.data.units import Unit, at_byte, at_char
 
@@ -50,7 +51,7 @@ class CodeLevel(Level):
     def write(self, codes: np.ndarray) -> bytes:
         """The text that codes, int64 [length], stand for."""
 
-    def special_codes(self, dictionary: Dictionary) -> Dict[int, int]:
+    def special_codes(self, dictionary: SymbolTable) -> Dict[int, int]:
         """The ids of codes that have no symbol of their own in the dictionary."""
         return {}
 
@@ -66,12 +67,12 @@ class CodeLevel(Level):
         frequencies = self.frequencies(self.read(unit)[1])
         return {self.symbol(code): int(frequencies[code]) for code in np.flatnonzero(frequencies).tolist()}
 
-    def check(self, dictionary: Dictionary) -> None:
+    def check(self, dictionary: SymbolTable) -> None:
         for symbol in own_symbols(dictionary):
             self.code(symbol)
 
     def encoder(
-        self, dictionary: Dictionary, *, dtype: type, append_eos: bool, item_per_file: bool
+        self, dictionary: SymbolTable, *, dtype: type, append_eos: bool, item_per_file: bool
     ) -> Callable[[Unit], Encoded]:
         unk, eos = dictionary.unk(), dtype(dictionary.eos())
         table = np.full(self.num_codes, unk, dtype=dtype)
@@ -94,7 +95,7 @@ class CodeLevel(Level):
 
         return encode
 
-    def decoder(self, dictionary: Dictionary) -> Decoder:
+    def decoder(self, dictionary: SymbolTable) -> Decoder:
         special = {index: code for code, index in self.special_codes(dictionary).items()}
         codes_of = np.full(len(dictionary), self.placeholder, dtype=np.int64)
         for symbol, index in own_symbols(dictionary).items():
@@ -137,7 +138,10 @@ class Bytes(CodeLevel):
     def write(self, codes: np.ndarray) -> bytes:
         return codes.astype(np.uint8).tobytes()
 
-    def special_codes(self, dictionary: Dictionary) -> Dict[int, int]:
+    def settled(self, text: bytes) -> int:
+        return len(text)
+
+    def special_codes(self, dictionary: SymbolTable) -> Dict[int, int]:
         return {NEWLINE: dictionary.eos()} if self.newlines == "eos" else {}
 
     def frequencies(self, codes: np.ndarray) -> np.ndarray:
@@ -195,6 +199,9 @@ class Chars(CodeLevel):
         if text.isascii():
             return content, np.frombuffer(content, dtype=np.uint8)
         return content, np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+    def settled(self, text: bytes) -> int:
+        return whole_chars(text)
 
     def write(self, codes: np.ndarray) -> bytes:
         return codes.astype("<u4").tobytes().decode("utf-32-le").encode("utf-8")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Mapping, Sequence
 
 import numpy as np
-from fairseq.data import Dictionary
 
+from fairseq_expire.data.dictionary import SymbolTable
 from fairseq_expire.data.units import Boundary, Unit
 
 LINE_ENDS = ("keep", "normalise")
@@ -71,26 +71,30 @@ class Level(ABC):
         return ()
 
     @abstractmethod
-    def check(self, dictionary: Dictionary) -> None:
+    def check(self, dictionary: SymbolTable) -> None:
         """Raise a ValueError if a symbol of the dictionary cannot be one of this level."""
 
     @abstractmethod
     def encoder(
-        self, dictionary: Dictionary, *, dtype: type, append_eos: bool, item_per_file: bool
+        self, dictionary: SymbolTable, *, dtype: type, append_eos: bool, item_per_file: bool
     ) -> Callable[[Unit], Encoded]:
         """The function that makes ids of a unit; with `append_eos`, a file ends in `</s>`; an item is a unit, or with
         `item_per_file` a whole file (in words it is always a line)."""
 
     @abstractmethod
-    def decoder(self, dictionary: Dictionary) -> Decoder:
+    def decoder(self, dictionary: SymbolTable) -> Decoder:
         """The inverse, without the `</s>` that were added; symbols that were unknown have one that stands for them all."""
+
+    @abstractmethod
+    def settled(self, text: bytes) -> int:
+        """How many bytes of a text in UTF-8 that goes on become the same symbols whatever comes next."""
 
     def joiner(self) -> Callable[[bytes], bytes]:
         """What the texts of consecutive units, or of runs of ids, go through to join to the text of all."""
         return bytes
 
 
-def own_symbols(dictionary: Dictionary) -> Dict[str, int]:
+def own_symbols(dictionary: SymbolTable) -> Dict[str, int]:
     """The symbols that are not fairseq's special ones, with their ids."""
     return {symbol: index for symbol, index in dictionary.indices.items() if index >= dictionary.nspecial}
 
@@ -98,6 +102,20 @@ def own_symbols(dictionary: Dictionary) -> Dict[str, int]:
 def item_ends(length: int, unit: Unit, item_per_file: bool) -> np.ndarray:
     """The ends of items in a unit of `length` ids, where an item is a unit or a file."""
     return np.array([length] if unit.ends_piece or not item_per_file else [], dtype=np.int64)
+
+
+def whole_chars(text: bytes) -> int:
+    r"""How many bytes of a text in UTF-8 come before a character, or "\r\n", that has only begun at its end."""
+    if text.endswith(b"\r"):
+        return len(text) - 1
+    for back in range(1, min(3, len(text)) + 1):
+        byte = text[-back]
+        if byte >= 0xC0:
+            length = 2 + (byte >= 0xE0) + (byte >= 0xF0)
+            return len(text) - back if length > back else len(text)
+        if byte < 0x80:
+            break
+    return len(text)
 
 
 def normalise_line_ends(text: str) -> str:

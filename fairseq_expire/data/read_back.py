@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import BinaryIO, Callable, Iterator, Optional, Union
 
 import numpy as np
-from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset, _dtype_header_code, best_fitting_int_dtype
 
+from fairseq_expire.data.dictionary import SymbolTable, load_dictionary
 from fairseq_expire.data.files import file_crc32, file_sha256
 from fairseq_expire.data.level import Level
 from fairseq_expire.data.levels import make_level
@@ -44,7 +44,7 @@ class TextHash:
 
 
 def texts(
-    prefix: Path, sizes: BinaryIO, level: Level, dictionary: Dictionary, *, dtype: type, tokens: int
+    prefix: Path, sizes: BinaryIO, level: Level, dictionary: SymbolTable, *, dtype: type, tokens: int
 ) -> Iterator[bytes]:
     """The text of the first `tokens` ids of a split, in parts for `TextHash` or a joiner.
 
@@ -179,14 +179,3 @@ class BoundedReader:
         content = self.file.read(min(length, self.left))
         self.left -= len(content)
         return content
-
-
-def load_dictionary(path: Path, level: Level, *, given: Optional[Path] = None) -> Dictionary:
-    """Raises ValueError, naming the file that was given, if it is no dictionary or not one of this level."""
-    try:
-        dictionary = Dictionary.load(str(path))
-        level.check(dictionary)
-    except (ValueError, RuntimeError, KeyError) as error:
-        name = type(level).__name__.lower()
-        raise ValueError(f"{given or path}: not a dictionary of {name} ({error}); give the dict.txt of data of this level") from None
-    return dictionary

@@ -6,13 +6,22 @@ from typing import Callable, Iterable, Iterator, List, Mapping, Optional, Sequen
 
 import numpy as np
 import sentencepiece
-from fairseq.data import Dictionary
 
+from fairseq_expire.data.dictionary import SPECIAL_SYMBOLS, SymbolTable
 from fairseq_expire.data.files import write_atomically
-from fairseq_expire.data.level import LINE_ENDS, Decoder, Encoded, Level, check_choice, item_ends, normalise_line_ends
+from fairseq_expire.data.level import (
+    LINE_ENDS,
+    Decoder,
+    Encoded,
+    Level,
+    check_choice,
+    item_ends,
+    normalise_line_ends,
+    whole_chars,
+)
 from fairseq_expire.data.sources import Piece
 from fairseq_expire.data.symbols import name_of_text
-from fairseq_expire.data.units import Unit, at_line, split_into_units
+from fairseq_expire.data.units import UNIT_BYTES, Unit, at_line, split_into_units
 
 MODEL_FILE = "spm.model"
 # SentencePiece's sign for a space. In text it becomes one.
@@ -105,13 +114,13 @@ class Subwords(Level):
         # The first piece is SentencePiece's own sign for what is unknown, which nothing is.
         return self._names[1:]
 
-    def check(self, dictionary: Dictionary) -> None:
+    def check(self, dictionary: SymbolTable) -> None:
         absent = [name for name in self._names[1:] if name not in dictionary.indices]
         if absent:
             raise ValueError(f"it lacks {len(absent)} pieces of {MODEL_FILE}, {absent[0]!r} for one")
 
     def encoder(
-        self, dictionary: Dictionary, *, dtype: type, append_eos: bool, item_per_file: bool
+        self, dictionary: SymbolTable, *, dtype: type, append_eos: bool, item_per_file: bool
     ) -> Callable[[Unit], Encoded]:
         table = np.array([dictionary.unk(), *map(dictionary.index, self._names[1:])], dtype=dtype)
 
@@ -124,7 +133,7 @@ class Subwords(Level):
 
         return encode
 
-    def decoder(self, dictionary: Dictionary) -> Decoder:
+    def decoder(self, dictionary: SymbolTable) -> Decoder:
         # Bytes by id: a character that is written byte by byte may lie across two runs of ids.
         contents = [b""] * len(dictionary)
         for piece, name in enumerate(self._names[1:], start=1):
@@ -134,6 +143,11 @@ class Subwords(Level):
             return b"".join([contents[index] for index in ids.tolist()])
 
         return decode
+
+    def settled(self, text: bytes) -> int:
+        # A space begins a piece and stands nowhere else in one; a line that is longer is cut as `at_line` cuts it.
+        settled = max(text.rfind(b"\n") + 1, text.rfind(b" "), 0)
+        return settled if len(text) - settled < UNIT_BYTES else whole_chars(text)
 
     def _content(self, piece: int) -> bytes:
         text = self._processor.id_to_piece(piece)
@@ -168,7 +182,7 @@ def sample(units: Sequence[Unit]) -> Sequence[Unit]:
 
 def _names(pieces: Sequence[str]) -> List[str]:
     """A name for each piece in the dictionary: without white space, none twice, and none of fairseq's special ones."""
-    taken = set(Dictionary().symbols)
+    taken = set(SPECIAL_SYMBOLS)
     names = []
     for piece in pieces:
         name = name_of_text(piece.replace(SPACE_MARK, " "))

@@ -4,7 +4,10 @@ A byte has the name that fairseq's `--bpe bytes` gives it, one character each. A
 `--bpe characters`, unless it is white space, not printable or U+2581: those are named by number, "\n" for one is U+000A.
 A space is U+2581 for both.
 """
-from fairseq.data.encoders.byte_utils import BCHAR_TO_BYTE, BYTE_TO_BCHAR, SPACE, SPACE_ESCAPE
+SPACE, SPACE_ESCAPE = " ", "\u2581"
+# As fairseq's table: Latin-1, but what cannot be seen there is 256 further on.
+BYTE_TO_BCHAR = {byte: chr(byte) if chr(byte).isprintable() else chr(256 + byte) for byte in range(256)}
+BCHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_BCHAR.items()}
 
 
 def byte_symbol(byte: int) -> str:

@@ -5,8 +5,8 @@ from itertools import repeat
 from typing import Callable, List, Mapping
 
 import numpy as np
-from fairseq.data import Dictionary
 
+from fairseq_expire.data.dictionary import SymbolTable
 from fairseq_expire.data.level import Decoder, Encoded, Level, normalise_line_ends
 from fairseq_expire.data.units import Unit, at_word
 
@@ -29,11 +29,11 @@ class Words(Level):
         del counts[LINE_END]
         return counts
 
-    def check(self, dictionary: Dictionary) -> None:
+    def check(self, dictionary: SymbolTable) -> None:
         """Any symbol can be a word."""
 
     def encoder(
-        self, dictionary: Dictionary, *, dtype: type, append_eos: bool, item_per_file: bool
+        self, dictionary: SymbolTable, *, dtype: type, append_eos: bool, item_per_file: bool
     ) -> Callable[[Unit], Encoded]:
         # `append_eos` changes nothing: the last line of a file ends in `</s>` as every line does.
         table = {**dictionary.indices, LINE_END: END, dictionary.unk_word: WRITTEN_UNK}
@@ -53,7 +53,7 @@ class Words(Level):
 
         return encode
 
-    def decoder(self, dictionary: Dictionary) -> Decoder:
+    def decoder(self, dictionary: SymbolTable) -> Decoder:
         symbols, eos = dictionary.symbols, dictionary.eos()
 
         def decode(ids: np.ndarray, ends: np.ndarray) -> bytes:
@@ -65,6 +65,9 @@ class Words(Level):
             return _spaced(words)
 
         return decode
+
+    def settled(self, text: bytes) -> int:
+        return max(text.rfind(b"\n"), text.rfind(b" ")) + 1
 
     def joiner(self) -> Callable[[bytes], bytes]:
         return _Joiner()

@@ -1,6 +1,7 @@
 """``--arch adaptive_span_lm``: the same model in which every head learns how far it looks."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable
 
 from fairseq.models import register_model
@@ -23,7 +24,8 @@ class AdaptiveSpanLanguageModel(MemoryLanguageModel):
 
     @classmethod
     def make_policy(cls, cfg: AdaptiveSpanLMConfig) -> Callable[[], AdaptiveSpan]:
-        return lambda: AdaptiveSpan(
+        return partial(
+            AdaptiveSpan,
             num_heads=cfg.decoder_attention_heads,
             max_span=cfg.max_span,
             ramp=cfg.span_ramp,

@@ -1,6 +1,7 @@
 """``--arch compressive_transformer_lm``: the same model in which old states are compressed, several into one."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable
 
 from fairseq.dataclass import ChoiceEnum
@@ -27,7 +28,8 @@ class CompressiveTransformerLanguageModel(MemoryLanguageModel):
 
     @classmethod
     def make_policy(cls, cfg: CompressiveTransformerLMConfig) -> Callable[[], Compressive]:
-        return lambda: Compressive(
+        return partial(
+            Compressive,
             embed_dim=cfg.decoder_embed_dim,
             max_span=cfg.max_span,
             compressed_size=cfg.compressed_size,

@@ -1,6 +1,7 @@
 """``--arch expire_span_lm`` and its presets: a language model that learns how long to remember each state."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable, Optional
 
 from fairseq.models import register_model, register_model_architecture
@@ -34,7 +35,8 @@ class ExpireSpanLanguageModel(MemoryLanguageModel):
 
     @classmethod
     def make_policy(cls, cfg: ExpireSpanLMConfig) -> Callable[[], ExpireSpan]:
-        return lambda: ExpireSpan(
+        return partial(
+            ExpireSpan,
             embed_dim=cfg.decoder_embed_dim,
             max_span=cfg.max_span,
             ramp=cfg.span_ramp,

@@ -1,20 +1,20 @@
 """What every language model with a memory shares: options, embedding, stack, output, and the memory handle."""
 
+import sys
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Optional, Tuple, Union
 
 import torch
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
-from fairseq.models import FairseqDecoder, FairseqLanguageModel
-from fairseq.modules import AdaptiveSoftmax
+from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel
 from omegaconf import II
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairseq_expire.data.memory_pass import MemoryHandle
-from fairseq_expire.modules import Memory, MemoryPolicy, MemoryTransformer
+from fairseq_expire.modules import Description, Memory, MemoryPolicy, TokenReader, dictionary_digest
 
-from .vocabulary import build_embedding, build_output, dictionary_digest
+from .vocabulary import input_bands, softmax_bands
 
 
 def _help(text: str) -> Dict[str, str]:
@@ -76,64 +76,43 @@ class MemoryLMConfig(FairseqDataclass):
     tokens_per_sample: int = II("task.tokens_per_sample")
 
 
-class MemoryLMDecoder(FairseqDecoder):
+class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
     """Tokens and a memory in, scores of the next tokens and the new memory out.
 
     Args:
         dictionary: of the tokens read and predicted.
-        embed_tokens: [B, T] int64 -> [B, T, D].
-        embed_scale: multiplies the embedding.
-        stack: the layers.
-        dropout_in: dropout on the embedding.
-        dropout_out: dropout on the output of the last layer.
-        output_projection: D -> vocabulary, or None if there is an adaptive softmax.
-        adaptive_softmax: for large vocabularies.
+        description: what the model is made of.
     Raises:
-        ValueError: if a dropout is outside [0, 1).
+        ValueError: if the description's values do not fit each other.
     """
 
-    def __init__(
-        self,
-        dictionary: Dictionary,
-        *,
-        embed_tokens: nn.Module,
-        embed_scale: float,
-        stack: MemoryTransformer,
-        dropout_in: float,
-        dropout_out: float,
-        output_projection: Optional[nn.Module],
-        adaptive_softmax: Optional[AdaptiveSoftmax],
-    ):
+    def __init__(self, dictionary: Dictionary, description: Description):
         super().__init__(dictionary)
-        for name, value in dict(decoder_dropout_in=dropout_in, decoder_dropout_out=dropout_out).items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is a share: expected 0 <= {name} < 1, got {value}")
-        self.embed_tokens = embed_tokens
-        self.embed_scale = embed_scale
-        self.stack = stack
-        self.dropout_in = nn.Dropout(dropout_in)
-        self.dropout_out = nn.Dropout(dropout_out)
-        self.output_projection = output_projection
-        self.adaptive_softmax = adaptive_softmax
-        # Saved with the weights, so that a checkpoint is never read with another dictionary of the same size.
-        self.register_buffer("dictionary_digest", dictionary_digest(dictionary))
+        self.add_parts(description, dictionary_digest(dictionary.symbols))
 
     def forward(
         self,
         src_tokens: Tensor,
         src_lengths: Optional[Tensor] = None,
         memory: Union[None, Memory, MemoryHandle] = None,
+        incremental_state: Optional[Dict] = None,
+        encoder_out: None = None,
     ) -> Tuple[Tensor, Dict]:
         """
         Args:
             src_tokens: [B, T] int64; padding stands at the end of a row.
             src_lengths: not needed; fairseq's batches have it.
             memory: the memory to read on from; or the handle of a batch to it, through which the new one is kept.
+            incremental_state: where generation keeps the memory from call to call, with how many of ``src_tokens`` it has
+                read: only those after it are read. See :meth:`start_from`.
+            encoder_out: None; fairseq's generator names it.
         Returns:
-            [B, T, V] scores (features [B, T, D] with an adaptive softmax), and a dict with the new ``memory`` and the
-            layers' ``reports``.
+            [B, N, V] scores (features [B, N, D] with an adaptive softmax) of the N tokens that were read, and a dict with the
+            new ``memory`` and the layers' ``reports``. N is T without an incremental state.
+        Raises:
+            ValueError: if an incremental state has read all of ``src_tokens`` before, or comes with a memory.
         """
-        features, extra = self.extract_features(src_tokens, memory=memory)
+        features, extra = self.extract_features(src_tokens, memory=memory, incremental_state=incremental_state)
         return self.output_layer(features), extra
 
     def extract_features(
@@ -141,17 +120,48 @@ class MemoryLMDecoder(FairseqDecoder):
         src_tokens: Tensor,
         src_lengths: Optional[Tensor] = None,
         memory: Union[None, Memory, MemoryHandle] = None,
+        incremental_state: Optional[Dict] = None,
+        encoder_out: None = None,
     ) -> Tuple[Tensor, Dict]:
-        """As :meth:`forward`, before the output layer: [B, T, D]."""
-        held = memory.load(self) if isinstance(memory, MemoryHandle) else memory
-        hidden = self.dropout_in(self.embed_scale * self.embed_tokens(src_tokens))
-        out = self.stack(hidden, held, padding=src_tokens.eq(self.dictionary.pad()))
-        if isinstance(memory, MemoryHandle):
+        """As :meth:`forward`, before the output layer: [B, N, D]."""
+        if incremental_state is not None:
+            if memory is not None:
+                raise ValueError("an incremental state keeps a memory of its own: start it with start_from")
+            memory, done = self.kept_in(incremental_state)
+            if src_tokens.size(1) <= done:
+                raise ValueError(f"nothing to read: {done} tokens of each row have been read, and {src_tokens.size(1)} are given")
+            out = self.read(src_tokens[:, done:], memory)
+            self.start_from(incremental_state, out.memory, src_tokens.size(1))
+        elif isinstance(memory, MemoryHandle):
+            held = memory.load(self)
+            out = self.read(src_tokens, held)
             memory.store(self, held, out.memory)
-        return self.dropout_out(out.hidden), {"memory": out.memory, "reports": out.reports}
+        else:
+            out = self.read(src_tokens, memory)
+        # fairseq's generator asks for attention, of which there is none to tell.
+        return out.hidden, {"memory": out.memory, "reports": out.reports, "attn": None}
 
-    def output_layer(self, features: Tensor) -> Tensor:
-        return features if self.output_projection is None else self.output_projection(features)
+    def start_from(self, incremental_state: Dict, memory: Memory, done: int) -> None:
+        """Lets the next call with this incremental state read on from a memory.
+
+        Args:
+            incremental_state: a dict, as fairseq's generator hands to every call.
+            memory: of B rows.
+            done: how many tokens at the start of the next call's ``src_tokens`` [B, T] the memory has read already; 0 if those
+                begin where the memory ends.
+        """
+        self.set_incremental_state(incremental_state, "stream", {"memory": memory, "done": done})
+
+    def kept_in(self, incremental_state: Dict) -> Tuple[Optional[Memory], int]:
+        """The memory in an incremental state and how many of the tokens it has read; None and 0 at the start."""
+        kept = self.get_incremental_state(incremental_state, "stream")
+        return (None, 0) if kept is None else (kept["memory"], kept["done"])
+
+    def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
+        """Picks rows, and repeats them, as the beam goes on: ``new_order`` is [B'] int64."""
+        memory, done = self.kept_in(incremental_state)
+        if memory is not None:
+            self.start_from(incremental_state, memory.reorder(new_order), done)
 
     def max_positions(self) -> Optional[int]:
         """None: a stream has no longest length."""
@@ -185,9 +195,17 @@ class MemoryLanguageModel(FairseqLanguageModel):
             sample["tally"].add(probs, sample["target"], log_probs=log_probs)
         return probs
 
+    def max_decoder_positions(self) -> int:
+        """No limit, but as a number, which fairseq's generator compares with others."""
+        return sys.maxsize
+
     @classmethod
     def make_policy(cls, cfg: MemoryLMConfig) -> Callable[[], MemoryPolicy]:
-        """What makes the memory policy of a layer, from the options of the architecture."""
+        """What makes the memory policy of a layer, from the options of the architecture.
+
+        A model whose policy comes from a ``functools.partial`` of one of ``fairseq_expire.modules.description.POLICIES`` can be
+        exported.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -196,13 +214,18 @@ class MemoryLanguageModel(FairseqLanguageModel):
         return cfg.tokens_per_sample
 
     @classmethod
-    def build_model(cls, cfg: MemoryLMConfig, task) -> "MemoryLanguageModel":
-        """Builds the model. Raises ValueError, with the option's value, if options do not fit each other."""
-        dictionary = task.source_dictionary
+    def describe(cls, cfg: MemoryLMConfig, dictionary: Dictionary) -> Description:
+        """What the options say, as a value. Raises ValueError, with the option's value, if they do not fit each other."""
         position_range = cfg.position_range
         if position_range is None:
             position_range = cls.default_position_range(cfg)
-        stack = MemoryTransformer(
+        dropout_in = cfg.dropout if cfg.decoder_dropout_in is None else cfg.decoder_dropout_in
+        for name, value in dict(decoder_dropout_in=dropout_in, decoder_dropout_out=cfg.decoder_dropout_out).items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is a share: expected 0 <= {name} < 1, got {value}")
+        return Description(
+            symbols=len(dictionary),
+            pad=dictionary.pad(),
             embed_dim=cfg.decoder_embed_dim,
             num_heads=cfg.decoder_attention_heads,
             ffn_dim=cfg.decoder_ffn_embed_dim,
@@ -213,29 +236,19 @@ class MemoryLanguageModel(FairseqLanguageModel):
             dropout=cfg.dropout,
             attention_dropout=cfg.attention_dropout,
             activation_dropout=cfg.activation_dropout,
+            dropout_in=dropout_in,
+            dropout_out=cfg.decoder_dropout_out,
+            scale_embedding=not cfg.no_scale_embedding,
+            share_embedding=cfg.share_decoder_input_output_embed,
+            adaptive_input=input_bands(cfg, len(dictionary)),
+            adaptive_softmax=softmax_bands(cfg, len(dictionary)),
+            adaptive_softmax_dropout=cfg.adaptive_softmax_dropout,
+            tie_adaptive_weights=cfg.tie_adaptive_weights,
+            tie_adaptive_proj=cfg.tie_adaptive_proj,
             checkpoint_activations=cfg.checkpoint_activations,
         )
-        initialise(stack)
-        embed_tokens = build_embedding(cfg, dictionary)
-        output_projection, adaptive_softmax = build_output(cfg, dictionary, embed_tokens)
-        return cls(
-            MemoryLMDecoder(
-                dictionary,
-                embed_tokens=embed_tokens,
-                embed_scale=1.0 if cfg.no_scale_embedding else cfg.decoder_embed_dim**0.5,
-                stack=stack,
-                dropout_in=cfg.dropout if cfg.decoder_dropout_in is None else cfg.decoder_dropout_in,
-                dropout_out=cfg.decoder_dropout_out,
-                output_projection=output_projection,
-                adaptive_softmax=adaptive_softmax,
-            )
-        )
 
-
-def initialise(stack: MemoryTransformer) -> None:
-    """Glorot-uniform matrices and zero biases, as fairseq's transformer; span predictors keep their own start."""
-    for layer in stack.layers:
-        for module in (layer.query_proj, layer.key_proj, layer.value_proj, layer.out_proj, layer.fc1, layer.fc2):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    @classmethod
+    def build_model(cls, cfg: MemoryLMConfig, task) -> "MemoryLanguageModel":
+        """Builds the model. Raises ValueError, with the option's value, if options do not fit each other."""
+        return cls(MemoryLMDecoder(task.source_dictionary, cls.describe(cfg, task.source_dictionary)))

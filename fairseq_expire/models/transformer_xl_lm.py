@@ -1,6 +1,7 @@
 """``--arch transformer_xl_lm``: the same model with a fixed span, the baseline of every comparison."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable
 
 from fairseq.models import register_model
@@ -21,7 +22,7 @@ class TransformerXLLanguageModel(MemoryLanguageModel):
 
     @classmethod
     def make_policy(cls, cfg: TransformerXLLMConfig) -> Callable[[], FixedSpan]:
-        return lambda: FixedSpan(max_span=cfg.max_span, span_limit=cfg.span_limit)
+        return partial(FixedSpan, max_span=cfg.max_span, span_limit=cfg.span_limit)
 
     @classmethod
     def default_position_range(cls, cfg: TransformerXLLMConfig) -> int:

@@ -3,8 +3,10 @@
 from .adaptive_span import AdaptiveSpan
 from .attention import attend
 from .compressive import Compressive
+from .description import Description
 from .expire_span import ExpireSpan
 from .fixed_span import FixedSpan
+from .language_model import LanguageModel, Prediction, TokenReader, dictionary_digest
 from .layer import LayerReport, MemoryLayer
 from .layer_memory import LayerMemory
 from .memory import Memory
@@ -14,15 +16,20 @@ from .transformer import MemoryTransformer, StackOutput
 __all__ = [
     "AdaptiveSpan",
     "Compressive",
+    "Description",
     "ExpireSpan",
     "FixedSpan",
+    "LanguageModel",
     "LayerMemory",
     "LayerReport",
     "Memory",
     "MemoryLayer",
     "MemoryPolicy",
     "MemoryTransformer",
+    "Prediction",
     "StackOutput",
+    "TokenReader",
     "attend",
+    "dictionary_digest",
     "keep_bounds",
 ]

@@ -205,21 +205,33 @@ class LayerMemory:
         return replace(self, states=self.states.detach())
 
     def reorder(self, rows: Tensor, numbers: Optional[Sequence[int]] = None) -> "LayerMemory":
-        """Rows picked (and repeated) by index, as beam search does.
+        """Rows picked (and repeated) by index, as beam search does; this memory itself if they are its own in order.
+
+        What is picked has as much room to grow as there was, so that reading on from it does not copy it again.
 
         Args:
             rows: [B'] int64.
             numbers: the same, where no device needs to be waited for; looked up if not given.
         """
         numbers = rows.tolist() if numbers is None else numbers
+        if list(numbers) == list(range(len(self.age))):
+            return self
+        room = None
+        if self.room is None:
+            states = self.states.index_select(0, rows)
+        else:
+            # One copy with the room behind it, instead of one more when there is something to append.
+            room = Room(self.room.data.index_select(0, rows), self.age.size(1))
+            states = room.data[:, : room.used]
         return LayerMemory(
-            states=self.states.index_select(0, rows),
+            states=states,
             age=self.age.index_select(0, rows),
             spans=None if self.spans is None else self.spans.index_select(0, rows),
             compressed=None if self.compressed is None else self.compressed.index_select(0, rows),
             held=tuple(self.held[row] for row in numbers),
             oldest=self.oldest,
             read=self.read,
+            room=room,
         )
 
     def to(self, device: Optional[torch.device] = None, dtype: Optional[torch.dtype] = None) -> "LayerMemory":

@@ -4,12 +4,13 @@ A memory goes into a forward pass as an argument and comes out as a new one; wha
 """
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from .layer_memory import OPTIONAL, LayerMemory
+from .rows import joined
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,19 @@ class Memory:
     def detach(self) -> "Memory":
         return Memory(tuple(layer.detach() for layer in self.layers))
 
+    @classmethod
+    def joined(cls, memories: Sequence["Memory"]) -> "Memory":
+        """The rows of several memories of one model in one, as texts that were read by themselves go on side by side.
+
+        Raises:
+            ValueError: if they have not read equally many tokens, or come from different models.
+        """
+        if len({len(memory.layers) for memory in memories}) != 1:
+            raise ValueError(f"memories can be joined if they have the same layers, got {[len(m.layers) for m in memories]}")
+        return cls(tuple(joined(layers) for layers in zip(*(memory.layers for memory in memories))))
+
     def reorder(self, rows: Tensor) -> "Memory":
+        """Rows picked, and repeated, by index [B'] int64; this memory itself if they are its own in order."""
         numbers = rows.tolist()
         return Memory(tuple(layer.reorder(rows, numbers) for layer in self.layers))
 

@@ -4,34 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fairseq import options
 from fairseq.data import Dictionary
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
 import commands
+from building import Task, build
 from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 from fairseq_expire.modules import ExpireSpan, FixedSpan
-
-
-class Task:
-    def __init__(self, symbols):
-        self.source_dictionary = self.target_dictionary = Dictionary()
-        for number in range(symbols - 4):
-            self.source_dictionary.add_symbol(f"w{number}")
-
-
-def build(*given, arch="expire_span_lm", symbols=100):
-    """A model as the command line builds it."""
-    parser = options.get_training_parser()
-    args = options.parse_args_and_arch(
-        parser, ["data", "--user-dir", str(commands.USER_DIR), "--task", "memory_caching_lm", "--arch", arch, *given]
-    )
-    cfg = convert_namespace_to_omegaconf(args)
-    from fairseq.models import build_model
-
-    return build_model(cfg.model, Task(symbols))
 
 
 SMALL = [*commands.MODEL, "--max-span", "64", "--span-ramp", "8", "--span-init", "16"]
@@ -143,9 +123,9 @@ def test_checkpoint_of_another_dictionary():
     other = build(*SMALL)
     renamed = Task(100)
     renamed.source_dictionary.symbols[50] = "another"
-    from fairseq_expire.models.vocabulary import dictionary_digest
+    from fairseq_expire.modules import dictionary_digest
 
-    other.decoder.dictionary_digest = dictionary_digest(renamed.source_dictionary)
+    other.decoder.dictionary_digest = dictionary_digest(renamed.source_dictionary.symbols)
     with pytest.raises(ValueError, match="trained with another dictionary"):
         model.load_state_dict(other.state_dict())
     model.load_state_dict(build(*SMALL).state_dict())

@@ -1,0 +1,25 @@
+"""Builds models as the command line does, in this process."""
+
+from fairseq import options
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.models import build_model
+
+import commands
+
+
+class Task:
+    def __init__(self, symbols):
+        self.source_dictionary = self.target_dictionary = Dictionary()
+        for number in range(symbols - 4):
+            self.source_dictionary.add_symbol(f"w{number}")
+
+
+def build(*given, arch="expire_span_lm", symbols=100):
+    """A model as the command line builds it."""
+    parser = options.get_training_parser()
+    args = options.parse_args_and_arch(
+        parser, ["data", "--user-dir", str(commands.USER_DIR), "--task", "memory_caching_lm", "--arch", arch, *given]
+    )
+    cfg = convert_namespace_to_omegaconf(args)
+    return build_model(cfg.model, Task(symbols))
