@@ -186,6 +186,7 @@ class BlockDataset(torch.utils.data.Dataset):
             )
         self.stream = stream
         self.rows, self.block, self.lanes = rows, block, lanes
+        self.shard_id, self.num_shards = shard_id, num_shards
         self.pad, self.eos = stream.pad, eos
         # [G + 1] borders in exact integers: the first row starts at 0, the last ends at N.
         self.borders = [len(stream) * row // total for row in range(total + 1)]

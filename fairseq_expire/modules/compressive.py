@@ -75,6 +75,10 @@ class Compressive(MemoryPolicy):
         return None if self.training else self.span_limit
 
     @property
+    def reach(self) -> int:
+        return self.max_span + self.compressed_size * self.rate
+
+    @property
     def compressed_span(self) -> float:
         """Steps from the oldest state of a compressed memory on, as all ages of compressed memories are counted."""
         return float(self.max_span + self.compressed_size * self.rate)

@@ -61,6 +61,10 @@ class ExpireSpan(MemoryPolicy):
         nn.init.zeros_(self.predictor.weight)
         nn.init.constant_(self.predictor.bias, math.log(span_init / (max_span - span_init)))
 
+    @property
+    def reach(self) -> int:
+        return math.ceil(self.max_span + self.ramp)
+
     def draw_shortening(self) -> Optional[float]:
         return torch.rand(()).item() if self.shortening else None
 

@@ -25,6 +25,10 @@ class FixedSpan(MemoryPolicy):
         self.max_span = max_span
         self.span_limit = span_limit
 
+    @property
+    def reach(self) -> int:
+        return self.max_span
+
     def spans(self, states: Tensor) -> Tensor:
         limited = self.span_limit is not None and not self.training
         span = min(self.max_span, self.span_limit) if limited else self.max_span

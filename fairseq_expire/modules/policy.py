@@ -62,6 +62,12 @@ class MemoryPolicy(nn.Module):
         check_steps("ramp is the length of the soft edge", ramp)
         self.ramp = ramp
 
+    @property
+    def reach(self) -> Optional[int]:
+        """Nothing is remembered of what was read more than this many steps ago; None if there is no such limit. So much is
+        read again where a memory was lost."""
+        return self.longest
+
     def spans(self, states: Tensor) -> Tensor:
         """[..., D] -> [..., H], how many steps each state stays, in float32 or better (half precision cannot count to L).
 

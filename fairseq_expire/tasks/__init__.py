@@ -1,1 +1,3 @@
-from . import memory_caching_lm  # noqa: F401  (registers the task)
+from . import checkpoints, memory_caching_lm  # noqa: F401  (registers the task)
+
+checkpoints.install()

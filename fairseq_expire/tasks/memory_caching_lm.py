@@ -1,10 +1,11 @@
 """Language modelling over contiguous streams, with a memory that outlives the batch."""
 
+import argparse
 import hashlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from fairseq import utils
@@ -15,6 +16,7 @@ from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING, open_dict
 
 from fairseq_expire.data.manifest import Manifest, read_manifest
+from fairseq_expire.data.memory_files import read_memory
 from fairseq_expire.data.memory_pass import MemoryBatchIterator
 from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
 from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream, find_parts
@@ -32,6 +34,13 @@ class MemoryCachingLMConfig(FairseqDataclass):
     )
     tokens_per_sample: int = field(
         default=512, metadata={"help": "tokens of each row read at once (the block, T); the memory reaches far beyond"}
+    )
+    save_memory: bool = field(
+        default=True,
+        metadata={
+            "help": "write what is remembered in the middle of an epoch beside the checkpoint, so that a run that was "
+            "stopped goes on as if it had not been (default: yes)"
+        },
     )
     update_freq: List[int] = II("optimization.update_freq")
 
@@ -57,6 +66,21 @@ class MemoryCachingLMTask(FairseqTask):
         self.manifest = manifest
         # What a token is ("bytes", "chars", "words", "subword"), or None.
         self.level = manifest.level if manifest else None
+        # Where the memory that belongs to the checkpoint being written is; None if none does. See checkpoints.py.
+        self.saved_memory: Optional[str] = None
+        self._training: Optional[MemoryBatchIterator] = None
+
+    @classmethod
+    def add_args(cls, parser):
+        """fairseq would make ``--save-memory``, which is on, an option that turns it off."""
+        option = MemoryCachingLMConfig.__dataclass_fields__["save_memory"]
+        parser.add_argument(
+            "--save-memory",
+            action=argparse.BooleanOptionalAction,
+            default=option.default,
+            help=option.metadata["help"],
+        )
+        super().add_args(parser)
 
     @classmethod
     def setup_task(cls, cfg: MemoryCachingLMConfig, **kwargs):
@@ -129,13 +153,37 @@ class MemoryCachingLMTask(FairseqTask):
         lanes = 1
         if dataset.training:
             lanes = self.cfg.update_freq[min(epoch, len(self.cfg.update_freq)) - 1]
-        return MemoryBatchIterator(
+        batches = MemoryBatchIterator(
             self._blocks(dataset, rows, block, lanes, shard_id, num_shards),
             epoch=epoch,
             num_workers=num_workers,
             buffer_size=data_buffer_size,
             skip_remainder_batch=skip_remainder_batch,
         )
+        if dataset.training:
+            self._training = batches
+        return batches
+
+    def get_checkpoint_dict(self) -> Dict[str, Dict[str, Any]]:
+        """What fairseq puts into a checkpoint for the task."""
+        return {type(self).__name__: {"memory": self.saved_memory}}
+
+    def set_checkpoint_dict(self, state: Dict[str, Any]) -> None:
+        """Continues with the memory of a checkpoint, or notes why not; called when the iterator stands where that was written.
+
+        Args:
+            state: what :meth:`get_checkpoint_dict` gave, and the checkpoint's ``folder``.
+        """
+        batches, name = self._training, state.get("memory")
+        if name is None or not batches.iterations_in_epoch:
+            return
+        blocks = batches.dataset
+        try:
+            batches.load_memory_state(
+                read_memory(Path(state["folder"]), name, process=blocks.shard_id, processes=blocks.num_shards)
+            )
+        except ValueError as error:
+            batches.memories.lost = str(error)
 
     def eval_lm_dataloader(
         self,
