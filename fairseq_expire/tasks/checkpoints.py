@@ -2,7 +2,8 @@
 
 fairseq asks a task for its state in the first process only, makes checkpoints by copying one in place, and takes whatever
 it finds under the name it looks for. So two of its functions (of the one version that this package works with) get
-something around them here, which does nothing unless the task is ours.
+something around them here, which does nothing unless the task is ours; and a third one, which reads the file for all
+commands, says in a sentence what is wrong with one that is no checkpoint.
 """
 
 import functools
@@ -20,12 +21,14 @@ from fairseq.trainer import Trainer
 from fairseq_expire.data.memory_files import new_name, write_memory
 
 from .checkpoint_files import last_complete, remove_leftovers
+from .checkpoint_problems import problem_of
 from .memory_caching_lm import MemoryCachingLMTask
 
 logger = logging.getLogger(__name__)
 
 
 def install() -> None:
+    checkpoint_utils.load_checkpoint_to_cpu = _said_plainly(checkpoint_utils.load_checkpoint_to_cpu)
     checkpoint_utils.save_checkpoint = _with_memory(checkpoint_utils.save_checkpoint)
     Trainer.load_checkpoint = _from_complete(Trainer.load_checkpoint)
 
@@ -104,6 +107,12 @@ def _from_complete(fairseq_load):
                 "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good one, and "
                 "later than the memory that belongs to them: leave it out, or give --no-save-memory"
             )
+        asked = self.cfg.checkpoint.restore_file
+        if asked != "checkpoint_last.pt" and not PathManager.isfile(filename):
+            raise ValueError(
+                f"--restore-file {asked}: there is no such file, and fairseq would train a new model; look at the spelling, or "
+                "leave the option out"
+            )
         filename = last_complete(filename, suffix=self.checkpoint_suffix)
         extra_state = fairseq_load(self, filename, *arguments, **options)
         if extra_state is not None:
@@ -111,3 +120,19 @@ def _from_complete(fairseq_load):
         return extra_state
 
     return load_checkpoint
+
+
+def _said_plainly(fairseq_load):
+    @functools.wraps(fairseq_load)
+    def load_checkpoint_to_cpu(path, *arguments, **options):
+        """Raises ValueError if the file is no checkpoint."""
+        try:
+            return fairseq_load(path, *arguments, **options)
+        # What torch raises depends on where a file breaks off.
+        except Exception as error:
+            problem = problem_of(path, error)
+            if problem is None:
+                raise
+            raise ValueError(f"{path} {problem}") from error
+
+    return load_checkpoint_to_cpu

@@ -1,7 +1,6 @@
 """Language modelling over contiguous streams, with a memory that outlives the batch."""
 
 import argparse
-import hashlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any, Dict, List, Optional
 import torch
 from fairseq import utils
 from fairseq.data import Dictionary
-from fairseq.dataclass import FairseqDataclass
+from fairseq.data.indexed_dataset import get_available_dataset_impl
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING, open_dict
@@ -23,6 +23,7 @@ from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream,
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 
 from .bounds import keep_bounds_of
+from .data_folder import check_split, read_dictionary
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,10 @@ class MemoryCachingLMConfig(FairseqDataclass):
         },
     )
     update_freq: List[int] = II("optimization.update_freq")
+    batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
+    max_tokens_valid: Optional[int] = II("dataset.max_tokens_valid")
+    disable_validation: bool = II("dataset.disable_validation")
+    dataset_impl: Optional[ChoiceEnum(get_available_dataset_impl())] = II("dataset.dataset_impl")
 
 
 @register_task("memory_caching_lm", dataclass=MemoryCachingLMConfig)
@@ -84,15 +89,20 @@ class MemoryCachingLMTask(FairseqTask):
 
     @classmethod
     def setup_task(cls, cfg: MemoryCachingLMConfig, **kwargs):
+        if cfg.dataset_impl not in (None, "mmap"):
+            raise ValueError(
+                f"--dataset-impl {cfg.dataset_impl}: streams are read from fairseq's mmap format alone; leave the option out, "
+                "and prepare data of another format again"
+            )
         folders = [Path(folder) for folder in utils.split_paths(cfg.data)]
-        for folder in folders:
-            check_dictionary(folder)
+        dictionary = read_dictionary(folders[0])
+        for folder in folders[1:]:
+            read_dictionary(folder)
             if (folder / "dict.txt").read_bytes() != (folders[0] / "dict.txt").read_bytes():
                 raise ValueError(
                     f"{folder}/dict.txt differs from {folders[0]}/dict.txt: the same numbers would stand for other symbols; "
                     "prepare all folders with one dictionary (data_prep/text.py --dict)"
                 )
-        dictionary = Dictionary.load(str(folders[0] / "dict.txt"))
         manifest = read_manifest(folders[0])
         logger.info("dictionary: %d types (%s)", len(dictionary), manifest.level if manifest else "level unknown")
         return cls(cfg, dictionary, manifest)
@@ -117,8 +127,11 @@ class MemoryCachingLMTask(FairseqTask):
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Opens a split. Raises FileNotFoundError or ValueError, naming the file, if it is missing or damaged."""
         folders = utils.split_paths(self.cfg.data)
-        parts = find_parts(folders[(epoch - 1) % len(folders)], split, combine)
+        folder = folders[(epoch - 1) % len(folders)]
+        parts = find_parts(folder, split, combine)
         stream = TokenStream(parts, num_symbols=len(self.dictionary), pad=self.dictionary.pad())
+        if len(parts) == 1:
+            check_split(Path(folder), split, tokens=len(stream))
         # fairseq's trainer is the only caller that can select data: by this a training set is known from
         # the same split being validated or scored, to which --update-freq means nothing.
         self.datasets[split] = StreamDataset(stream, split=split, training="data_selector" in kwargs)
@@ -143,16 +156,11 @@ class MemoryCachingLMTask(FairseqTask):
         Raises:
             ValueError: if the rows do not fit ``max_tokens``, or are more than there are tokens.
         """
-        block = self.cfg.tokens_per_sample
-        rows = max_sentences or max_tokens // block
-        if max_tokens is not None and not 1 <= rows * block <= max_tokens:
-            raise ValueError(
-                f"a batch of {max(rows, 1)} rows x {block} tokens (--batch-size x --tokens-per-sample) exceeds "
-                f"--max-tokens {max_tokens}: lower one or raise the other"
-            )
+        rows, block = self._rows(max_sentences, max_tokens), self.cfg.tokens_per_sample
         lanes = 1
         if dataset.training:
             lanes = self.cfg.update_freq[min(epoch, len(self.cfg.update_freq)) - 1]
+            self._check_validation(num_shards)
         batches = MemoryBatchIterator(
             self._blocks(dataset, rows, block, lanes, shard_id, num_shards),
             epoch=epoch,
@@ -163,6 +171,28 @@ class MemoryCachingLMTask(FairseqTask):
         if dataset.training:
             self._training = batches
         return batches
+
+    def _rows(self, batch_size: Optional[int], max_tokens: Optional[int]) -> int:
+        """B. Raises ValueError if the rows do not fit ``max_tokens``."""
+        block = self.cfg.tokens_per_sample
+        rows = max_tokens // block if batch_size is None else batch_size
+        fits = max_tokens is None or rows * block <= max_tokens
+        if not fits or (batch_size is None and rows < 1):
+            raise ValueError(
+                f"a batch of {max(rows, 1)} rows x {block} tokens (--batch-size x --tokens-per-sample) exceeds "
+                f"--max-tokens {max_tokens}: lower one or raise the other"
+            )
+        return rows
+
+    def _check_validation(self, num_shards: int) -> None:
+        """Raises ValueError if a split that training is to be validated on cannot be cut as asked; the first validation may be
+        hours away."""
+        if self.cfg.disable_validation:
+            return
+        rows = self._rows(self.cfg.batch_size_valid, self.cfg.max_tokens_valid)
+        for dataset in self.datasets.values():
+            if not dataset.training:
+                self._blocks(dataset, rows, self.cfg.tokens_per_sample, 1, 0, num_shards)
 
     def get_checkpoint_dict(self) -> Dict[str, Dict[str, Any]]:
         """What fairseq puts into a checkpoint for the task."""
@@ -201,7 +231,7 @@ class MemoryCachingLMTask(FairseqTask):
 
         Scores do not depend on the block, so ``--max-tokens`` shortens it where fairseq would lower the batch.
         """
-        if context_window > 0:
+        if context_window != 0:
             raise ValueError(
                 "--context-window gives each sample some context again; here every token is scored with the whole "
                 "memory before it: leave the option out"
@@ -209,8 +239,10 @@ class MemoryCachingLMTask(FairseqTask):
         if torch.distributed.is_initialized():
             # fairseq starts a process for each GPU it finds, and adds nothing up: each scores all, the first one prints.
             num_shards, shard_id = 1, 0
-        rows = batch_size or 1
-        block = min(self.cfg.tokens_per_sample, max(1, max_tokens // rows))
+        if max_tokens < 1:
+            raise ValueError(f"--max-tokens is the number of tokens read at once: expected at least 1, got {max_tokens}")
+        rows = 1 if batch_size is None else batch_size
+        block = min(self.cfg.tokens_per_sample, max(1, max_tokens // max(1, rows)))
         batches = MemoryBatchIterator(
             self._blocks(dataset, rows, block, 1, shard_id, num_shards),
             epoch=1,
@@ -244,15 +276,3 @@ class MemoryCachingLMTask(FairseqTask):
     @property
     def target_dictionary(self) -> Dictionary:
         return self.dictionary
-
-
-def check_dictionary(folder: Path) -> None:
-    """Raises FileNotFoundError or ValueError unless the folder has the dictionary that its data was made with."""
-    path = folder / "dict.txt"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no dict.txt in {folder}: expected a data-bin made by data_prep/text.py or fairseq-preprocess"
-        )
-    manifest = read_manifest(folder)
-    if manifest and hashlib.sha256(path.read_bytes()).hexdigest() != manifest.dictionary_sha256:
-        raise ValueError(f"{path}: dict.txt is not the one the data beside it was made with; restore it or prepare again")
