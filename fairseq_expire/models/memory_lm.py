@@ -230,6 +230,7 @@ class MemoryLanguageModel(FairseqLanguageModel):
             position_range = cls.default_position_range(cfg)
         dropout_in = cfg.dropout if cfg.decoder_dropout_in is None else cfg.decoder_dropout_in
         shares = dict(
+            dropout=cfg.dropout,
             decoder_dropout_in=dropout_in,
             decoder_dropout_out=cfg.decoder_dropout_out,
             adaptive_softmax_dropout=cfg.adaptive_softmax_dropout,

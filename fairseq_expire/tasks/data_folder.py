@@ -49,7 +49,7 @@ def _check_manifest(manifest: Manifest, path: Path, *, symbols: int) -> None:
 
 
 def check_split(folder: Path, split: str, *, tokens: int) -> None:
-    """Raises ValueError if the manifest in a folder says something else of a split than its files, which hold so many tokens."""
+    """Raises ValueError if a folder's manifest says something else of a split than its files, which hold so many tokens."""
     manifest: Optional[Manifest] = read_manifest(folder)
     counts = manifest.splits.get(split) if manifest else None
     if counts is None:

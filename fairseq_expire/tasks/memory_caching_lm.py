@@ -160,7 +160,6 @@ class MemoryCachingLMTask(FairseqTask):
         lanes = 1
         if dataset.training:
             lanes = self.cfg.update_freq[min(epoch, len(self.cfg.update_freq)) - 1]
-            self._check_validation(num_shards)
         batches = MemoryBatchIterator(
             self._blocks(dataset, rows, block, lanes, shard_id, num_shards),
             epoch=epoch,
@@ -170,6 +169,7 @@ class MemoryCachingLMTask(FairseqTask):
         )
         if dataset.training:
             self._training = batches
+            self._check_validation(num_shards)
         return batches
 
     def _rows(self, batch_size: Optional[int], max_tokens: Optional[int]) -> int:
