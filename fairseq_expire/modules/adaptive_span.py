@@ -37,7 +37,7 @@ class AdaptiveSpan(MemoryPolicy):
         span_limit: Optional[int] = None,
     ):
         super().__init__(ramp=ramp)
-        check_steps("max_span is the longest span", max_span)
+        check_steps("max_span is the longest span in steps", max_span)
         if not 0 <= span_init <= max_span:
             raise ValueError(
                 f"span_init is the span of every head before training: expected 0 to max_span = {max_span}, got {span_init}"

@@ -56,7 +56,7 @@ class Compressive(MemoryPolicy):
             )
         if pooling not in POOLINGS:
             raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling}")
-        check_steps("max_span + compressed_size x rate is how far back is remembered", max_span + compressed_size * rate)
+        check_steps("max_span + compressed_size x rate is how many steps back is remembered", max_span + compressed_size * rate)
         check_span_limit(span_limit)
         self.max_span = max_span
         self.compressed_size = compressed_size

@@ -41,7 +41,7 @@ class ExpireSpan(MemoryPolicy):
         span_limit: Optional[int] = None,
     ):
         super().__init__(ramp=ramp)
-        check_steps("max_span is the longest span", max_span)
+        check_steps("max_span is the longest span in steps", max_span)
         if not 0 < span_init < max_span:
             raise ValueError(
                 f"span_init is the span of every state before training: expected more than 0 and less than "

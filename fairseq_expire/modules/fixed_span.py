@@ -20,7 +20,7 @@ class FixedSpan(MemoryPolicy):
 
     def __init__(self, *, max_span: int, span_limit: Optional[int] = None):
         super().__init__(ramp=1)
-        check_steps("max_span is how long everything is remembered", max_span)
+        check_steps("max_span is the number of steps remembered", max_span)
         check_span_limit(span_limit)
         self.max_span = max_span
         self.span_limit = span_limit

@@ -59,7 +59,7 @@ class MemoryPolicy(nn.Module):
 
     def __init__(self, *, ramp: float):
         super().__init__()
-        check_steps("ramp is the length of the soft edge", ramp)
+        check_steps("ramp is the length of the soft edge in steps", ramp)
         self.ramp = ramp
 
     @property
@@ -159,8 +159,10 @@ def check_steps(what: str, steps: float) -> None:
         what: the argument and what it means, for the message.
     """
     # Not the other way round: no comparison with a NaN is true.
-    if not 1 <= steps <= MOST_STEPS:
-        raise ValueError(f"{what} in steps: expected at least 1 and at most {MOST_STEPS}, got {steps}")
+    if not steps >= 1:
+        raise ValueError(f"{what}: expected at least 1, got {steps}")
+    if steps > MOST_STEPS:
+        raise ValueError(f"{what}: expected at most {MOST_STEPS}, as far as single precision counts, got {steps}")
 
 
 def check_span_limit(span_limit: Optional[int]) -> None:
