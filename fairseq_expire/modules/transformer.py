@@ -173,7 +173,9 @@ def _kept(
     if candidates.spans is None:
         return candidates.kept(keep, counts, oldest=oldest)
     enough = -(-max(counts) // SLACK) * SLACK + block
-    if candidates.age.size(1) <= enough and candidates.room is not None:
+    room = candidates.room
+    # A longer block before this one had more room.
+    if candidates.age.size(1) <= enough and room is not None and room.data.size(1) <= enough:
         # What is gone stays where it is, out of sight.
         return replace(candidates, age=candidates.age.masked_fill(~keep, EMPTY_AGE), oldest=oldest)
     return candidates.kept(keep, counts, oldest=oldest, room=enough - max(counts))
