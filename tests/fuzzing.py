@@ -1,9 +1,9 @@
 """How the fuzzers draw: the same few examples in every normal run, many new ones in the long mode (pytest --long)."""
 
-from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 # How many times as many the long mode tries.
-MANY = 40
+MANY = 20
 
 
 def fuzz(check, *, examples, long, **strategies):
@@ -15,7 +15,6 @@ def fuzz(check, *, examples, long, **strategies):
         database=None,
         deadline=None,
         print_blob=True,
-        verbosity=Verbosity.normal,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )

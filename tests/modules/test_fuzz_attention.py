@@ -49,7 +49,7 @@ def leaves(inputs):
 def test_any_memory(long):
     """With holes and empty slots, spans that end at any time, padding behind a row, a longest distance."""
 
-    def at(rows, heads, shared, block, memory, width, reach, ramp, longest, scale, seed, cut, kernel, dtype):
+    def at(rows, heads, shared, block, memory, width, reach, ramp, longest, scale, holes, seed, cut, kernel, dtype):
         generator = torch.Generator().manual_seed(seed)
         spans = 1 if shared else heads
         inputs = tensors(
@@ -59,7 +59,7 @@ def test_any_memory(long):
         padded = torch.randint(0, block, (rows,), generator=generator)
         age = torch.zeros(rows, memory + block, dtype=torch.int64)
         for row in range(rows):
-            own = torch.randperm(2 * memory, generator=generator)[: held[row]].sort(descending=True).values + 1
+            own = torch.randperm(int(held[row]) + holes, generator=generator)[: held[row]].sort(descending=True).values + 1
             age[row, :memory] = torch.cat([torch.full((memory - len(own),), EMPTY_AGE), own])
             age[row, memory:] = -torch.arange(block)
             age[row, memory + block - padded[row] :] = EMPTY_AGE
@@ -71,8 +71,10 @@ def test_any_memory(long):
 
     fuzz(
         at, examples=150, long=long, rows=SMALL, heads=SMALL, shared=st.booleans(), block=st.integers(1, 7),
-        memory=st.integers(0, 9), width=st.integers(1, 4), reach=st.integers(1, 20), ramp=st.sampled_from([1, 1.5, 2, 5, 30]),
-        longest=st.none() | st.integers(1, 20), scale=st.sampled_from([0.0, 0.5, 2.0, 1000.0]), seed=SEED, **WAYS,
+        memory=st.integers(0, 12), width=st.integers(1, 4), reach=st.sampled_from([1, 1, 2, 3, 6, 20]),
+        ramp=st.sampled_from([1, 1.5, 2, 5, 30]),
+        longest=st.none() | st.integers(1, 20), scale=st.sampled_from([0.0, 0.5, 2.0, 1000.0]),
+        holes=st.sampled_from([0, 0, 3, 12]), seed=SEED, **WAYS,
     )  # fmt: skip
 
 
