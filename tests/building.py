@@ -9,6 +9,8 @@ import commands
 
 
 class Task:
+    level = None
+
     def __init__(self, symbols):
         self.source_dictionary = self.target_dictionary = Dictionary()
         for number in range(symbols - 4):

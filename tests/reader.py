@@ -91,26 +91,30 @@ def expire_span_mask(*, max_span, ramp, input_scale=1.0, limit=None):
     return mask_of
 
 
-def fixed_span_mask(*, max_span):
+def fixed_span_mask(*, max_span, limit=None):
     """The last ``max_span`` states, for :func:`read`."""
-    return lambda weights, states, distance: (distance <= max_span).astype(float)
+    longest = max_span if limit is None else min(max_span, limit)
+    return lambda weights, states, distance: (distance <= longest).astype(float)
 
 
-def adaptive_span_mask(*, max_span, ramp):
-    """Equation 5 of Adaptive-Span, the youngest at 0, for :func:`read`."""
+def adaptive_span_mask(*, max_span, ramp, limit=None):
+    """Equation 5 of Adaptive-Span, the youngest at 0, for :func:`read`; a limit counts from 1 as all distances do."""
 
     def mask_of(weights, states, distance):
         span = weights["policy.ratio"][:, None, None] * max_span
+        if limit is not None:
+            span = np.minimum(span, limit - 1)
         return np.clip((ramp + span - (distance - 1)) / ramp, 0, 1) * (distance <= max_span)
 
     return mask_of
 
 
-def compressed(*, max_span, size, rate, pooling):
+def compressed(*, max_span, size, rate, pooling, limit=None):
     """The memory of the Compressive Transformer, token by token, for :func:`read`.
 
     Before each query, what is beyond the last ``max_span`` tokens has gone into groups of ``rate`` consecutive ones, of which
-    the last ``size`` are remembered; the youngest stands in the place behind the tokens.
+    the last ``size`` are remembered; the youngest stands in the place behind the tokens. A group whose first token is further
+    back than ``limit`` is not seen.
     """
 
     def compressed_of(weights, hidden):
@@ -126,6 +130,8 @@ def compressed(*, max_span, size, rate, pooling):
             gone = max(0, t - max_span)
             newest = -(-gone // rate) - 1
             for slot in range(min(size, newest + 1)):
+                if limit is not None and t - (newest - slot) * rate > limit:
+                    continue
                 seen[t, newest - slot] = 1
                 place[t, newest - slot] = max_span + 1 + slot
         return made, seen, place

@@ -62,8 +62,8 @@ class ExpireSpanLoss(FairseqCriterion):
 
     def __init__(self, task, expire_loss_weight: float, sentence_avg: bool):
         super().__init__(task)
-        if expire_loss_weight < 0:
-            raise ValueError(f"--expire-loss-weight is a price: expected 0 or more, got {expire_loss_weight}")
+        if not 0 <= expire_loss_weight < math.inf:
+            raise ValueError(f"--expire-loss-weight is a price: expected a number from 0 on, got {expire_loss_weight}")
         if not hasattr(task, "level"):
             raise ValueError(
                 f"--criterion expire_span_loss needs the memories of --task memory_caching_lm, which {type(task).__name__} "

@@ -5,17 +5,19 @@ Size legend: N tokens in the split, G rows over all processes and lanes, B rows 
 
 import functools
 import os
+import struct
 from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
 from fairseq.data import FairseqDataset
-from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
-
+from fairseq.data.indexed_dataset import MMapIndexedDataset, _code_to_dtype, data_file_path, index_file_path
 
 # Every block is checked when it is read; so many tokens at the start also when the corpus is opened, in such pieces.
 CHECKED_TOKENS = 1 << 26
 CHUNK = 1 << 20
+# Of an index, after its first letters: version, code of the tokens' type, number of items.
+HEADER = struct.Struct("<QBQ")
 
 
 class TokenStream:
@@ -88,7 +90,8 @@ def find_parts(folder: str, split: str, combine: bool) -> List[str]:
     """
     prefix = os.path.join(folder, split)
     if not MMapIndexedDataset.exists(prefix):
-        found = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".idx"))
+        names = set(os.listdir(folder))
+        found = sorted(name[:-4] for name in names if name.endswith(".idx") and f"{name[:-4]}.bin" in names)
         raise FileNotFoundError(
             f"no split '{split}' in {folder}: expected {split}.bin and {split}.idx, found splits: "
             f"{', '.join(found) or 'none'}; prepare it with data_prep/text.py or fairseq-preprocess"
@@ -106,11 +109,16 @@ def _open_part(prefix: str) -> np.ndarray:
             raise FileNotFoundError(f"{path} is missing: prepare the data again")
     magic = MMapIndexedDataset.Index._HDR_MAGIC
     with open(index_path, "rb") as file:
-        if file.read(len(magic)) != magic:
+        header = file.read(len(magic) + HEADER.size)
+        if not header.startswith(magic):
             raise ValueError(
                 f"{index_path} is not an index of fairseq's mmap format: prepare the data with data_prep/text.py, or "
                 "with fairseq-preprocess and its default --dataset-impl"
             )
+    # What fairseq's index could not be closed after.
+    version, dtype, _ = HEADER.unpack(header[len(magic) :]) if len(header) == len(magic) + HEADER.size else (None, None, 0)
+    if version != 1 or dtype not in _code_to_dtype:
+        raise ValueError(f"{index_path} is cut short or damaged at its beginning: prepare the data again")
     try:
         index = MMapIndexedDataset.Index(index_path)
     except ValueError as error:
@@ -164,7 +172,7 @@ class BlockDataset(torch.utils.data.Dataset):
         shard_id, num_shards: which process this is, of how many.
         eos: the symbol that stands before the first token.
     Raises:
-        ValueError: if there are more rows than tokens.
+        ValueError: if there are more rows than tokens, or none, or there is no such shard.
     """
 
     def __init__(
@@ -178,6 +186,12 @@ class BlockDataset(torch.utils.data.Dataset):
         num_shards: int,
         eos: int,
     ):
+        counts = {"--batch-size (or --batch-size-valid)": rows, "--update-freq": lanes, "--num-shards": num_shards}
+        for option, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{option} is a number of rows, or of groups of rows: expected at least 1, got {count}")
+        if not 0 <= shard_id < num_shards:
+            raise ValueError(f"--shard-id counts from 0: expected less than the {num_shards} of --num-shards, got {shard_id}")
         total = rows * lanes * num_shards
         if len(stream) < total:
             raise ValueError(
@@ -186,6 +200,7 @@ class BlockDataset(torch.utils.data.Dataset):
             )
         self.stream = stream
         self.rows, self.block, self.lanes = rows, block, lanes
+        self.shard_id, self.num_shards = shard_id, num_shards
         self.pad, self.eos = stream.pad, eos
         # [G + 1] borders in exact integers: the first row starts at 0, the last ends at N.
         self.borders = [len(stream) * row // total for row in range(total + 1)]

@@ -16,6 +16,7 @@ from fairseq_expire.data.memory_pass import MemoryHandle
 from fairseq_expire.modules import Description, Memory, MemoryPolicy, TokenReader, dictionary_digest
 
 from .hub import MemoryHubInterface
+from .size import check_size
 from .vocabulary import input_bands, softmax_bands
 
 
@@ -184,6 +185,14 @@ class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
                 f"asks for {self.stack.position_range}: the range is part of the trained model; "
                 f"give --position-range {position.size(0)}"
             )
+        for weight, own in self.state_dict().items():
+            theirs = state_dict.get(f"{name}.{weight}")
+            if theirs is None or theirs.shape != own.shape:
+                found = "none" if theirs is None else list(theirs.shape)
+                raise ValueError(
+                    f"the checkpoint is not of this model, which has a weight {weight} of shape {list(own.shape)} where the "
+                    f"checkpoint has {found}: give the options that it was trained with, or another checkpoint"
+                )
         return state_dict
 
 
@@ -238,7 +247,13 @@ class MemoryLanguageModel(FairseqLanguageModel):
         if position_range is None:
             position_range = cls.default_position_range(cfg)
         dropout_in = cfg.dropout if cfg.decoder_dropout_in is None else cfg.decoder_dropout_in
-        for name, value in dict(decoder_dropout_in=dropout_in, decoder_dropout_out=cfg.decoder_dropout_out).items():
+        shares = dict(
+            dropout=cfg.dropout,
+            decoder_dropout_in=dropout_in,
+            decoder_dropout_out=cfg.decoder_dropout_out,
+            adaptive_softmax_dropout=cfg.adaptive_softmax_dropout,
+        )
+        for name, value in shares.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is a share: expected 0 <= {name} < 1, got {value}")
         return Description(
@@ -269,4 +284,11 @@ class MemoryLanguageModel(FairseqLanguageModel):
     @classmethod
     def build_model(cls, cfg: MemoryLMConfig, task) -> "MemoryLanguageModel":
         """Builds the model. Raises ValueError, with the option's value, if options do not fit each other."""
-        return cls(MemoryLMDecoder(task.source_dictionary, cls.describe(cfg, task.source_dictionary)))
+        if not hasattr(task, "level"):
+            raise ValueError(
+                f"{cls.__name__} reads with the memories of --task memory_caching_lm, which {type(task).__name__} does not "
+                "keep: name that task"
+            )
+        description = cls.describe(cfg, task.source_dictionary)
+        check_size(description)
+        return cls(MemoryLMDecoder(task.source_dictionary, description))

@@ -14,7 +14,7 @@ def input_bands(cfg: "MemoryLMConfig", symbols: int) -> Optional[Bands]:
     """The bands of the adaptive input (Baevski & Auli 2018), if it is asked for."""
     if not cfg.adaptive_input:
         return None
-    return _bands("--adaptive-input-cutoff", cfg.adaptive_input_cutoff, cfg.adaptive_input_factor, symbols)
+    return _bands("--adaptive-input-cutoff", cfg.adaptive_input_cutoff, cfg.adaptive_input_factor, symbols=symbols, embed_dim=cfg.decoder_embed_dim)
 
 
 def softmax_bands(cfg: "MemoryLMConfig", symbols: int) -> Optional[Bands]:
@@ -38,16 +38,22 @@ def softmax_bands(cfg: "MemoryLMConfig", symbols: int) -> Optional[Bands]:
         raise ValueError("--tie-adaptive-proj only works together with --tie-adaptive-weights")
     if cfg.adaptive_softmax_cutoff is None:
         return None
-    return _bands("--adaptive-softmax-cutoff", cfg.adaptive_softmax_cutoff, cfg.adaptive_softmax_factor, symbols)
+    return _bands("--adaptive-softmax-cutoff", cfg.adaptive_softmax_cutoff, cfg.adaptive_softmax_factor, symbols=symbols, embed_dim=cfg.decoder_embed_dim)
 
 
-def _bands(option: str, given: Optional[str], factor: float, symbols: int) -> Bands:
-    bands = Bands(cutoff=tuple(options.eval_str_list(given, type=int) or ()), factor=factor)
+def _bands(option: str, given: Optional[str], factor: float, *, symbols: int, embed_dim: int) -> Bands:
     try:
-        bands.ends(symbols)
-    except ValueError:
+        bands = Bands(cutoff=tuple(options.eval_str_list(given, type=int) or ()), factor=factor)
+        last = len(bands.ends(symbols)) - 1
+    except (ValueError, SyntaxError):
         raise ValueError(
             f"{option} needs rising word ranks like 20000,60000, at least 4 (the special symbols) and at most the "
             f"{symbols} symbols of the dictionary; got {given}"
         ) from None
+    # A factor that is NaN is not at least 1.
+    if not factor >= 1 or bands.width(embed_dim, last) < 1:
+        raise ValueError(
+            f"{option.replace('cutoff', 'factor')} is how many times narrower each further band is: expected at least 1, and "
+            f"so that the last of {last + 1} bands has a width of at least 1 of the {embed_dim} of the first; got {factor}"
+        )
     return bands

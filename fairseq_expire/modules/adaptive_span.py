@@ -5,7 +5,7 @@ from typing import Iterator, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from .policy import MemoryPolicy, check_span_limit
+from .policy import MemoryPolicy, check_span_limit, check_steps
 
 
 class AdaptiveSpan(MemoryPolicy):
@@ -37,8 +37,7 @@ class AdaptiveSpan(MemoryPolicy):
         span_limit: Optional[int] = None,
     ):
         super().__init__(ramp=ramp)
-        if max_span < 1:
-            raise ValueError(f"max_span is the longest span in steps: expected at least 1, got {max_span}")
+        check_steps("max_span is the longest span in steps", max_span)
         if not 0 <= span_init <= max_span:
             raise ValueError(
                 f"span_init is the span of every head before training: expected 0 to max_span = {max_span}, got {span_init}"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layer_memory import EMPTY_AGE, LayerMemory
-from .policy import ContentAttention, MemoryPolicy, NewlyCompressed, check_span_limit
+from .policy import ContentAttention, MemoryPolicy, NewlyCompressed, check_span_limit, check_steps
 from .soft_mask import Compressed
 
 POOLINGS = ("mean", "max", "conv")
@@ -49,13 +49,14 @@ class Compressive(MemoryPolicy):
             raise ValueError(f"compressed_size is the number of compressed memories: expected at least 1, got {compressed_size}")
         if rate < 2:
             raise ValueError(f"rate is how many states a compressed memory stands for: expected at least 2, got {rate}")
-        if max_span < rate:
+        if not max_span >= rate:
             raise ValueError(
                 f"max_span is the number of states remembered as they are: expected at least the {rate} that are compressed "
                 f"into one, got {max_span}"
             )
         if pooling not in POOLINGS:
             raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling}")
+        check_steps("max_span + compressed_size x rate is how many steps back is remembered", max_span + compressed_size * rate)
         check_span_limit(span_limit)
         self.max_span = max_span
         self.compressed_size = compressed_size
@@ -72,6 +73,10 @@ class Compressive(MemoryPolicy):
     @property
     def longest(self) -> Optional[int]:
         return None if self.training else self.span_limit
+
+    @property
+    def reach(self) -> int:
+        return self.max_span + self.compressed_size * self.rate
 
     @property
     def compressed_span(self) -> float:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .policy import MemoryPolicy, check_span_limit
+from .policy import MemoryPolicy, check_span_limit, check_steps
 from .soft_mask import queries_on_ramp
 
 
@@ -41,15 +41,17 @@ class ExpireSpan(MemoryPolicy):
         span_limit: Optional[int] = None,
     ):
         super().__init__(ramp=ramp)
-        if max_span < 1:
-            raise ValueError(f"max_span is the longest span in steps: expected at least 1, got {max_span}")
+        check_steps("max_span is the longest span in steps", max_span)
         if not 0 < span_init < max_span:
             raise ValueError(
                 f"span_init is the span of every state before training: expected more than 0 and less than "
                 f"max_span = {max_span}, got {span_init}"
             )
-        if input_scale <= 0:
-            raise ValueError(f"input_scale divides the input of the span predictor: expected more than 0, got {input_scale}")
+        if not 0 < input_scale < math.inf:
+            raise ValueError(
+                f"input_scale divides the input of the span predictor: expected more than 0 and less than infinity, "
+                f"got {input_scale}"
+            )
         check_span_limit(span_limit)
         self.max_span = max_span
         self.input_scale = input_scale
@@ -58,6 +60,10 @@ class ExpireSpan(MemoryPolicy):
         self.predictor = nn.Linear(embed_dim, 1)
         nn.init.zeros_(self.predictor.weight)
         nn.init.constant_(self.predictor.bias, math.log(span_init / (max_span - span_init)))
+
+    @property
+    def reach(self) -> int:
+        return math.ceil(self.max_span + self.ramp)
 
     def draw_shortening(self) -> Optional[float]:
         return torch.rand(()).item() if self.shortening else None

@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from .policy import MemoryPolicy, check_span_limit
+from .policy import MemoryPolicy, check_span_limit, check_steps
 
 
 class FixedSpan(MemoryPolicy):
@@ -20,11 +20,14 @@ class FixedSpan(MemoryPolicy):
 
     def __init__(self, *, max_span: int, span_limit: Optional[int] = None):
         super().__init__(ramp=1)
-        if max_span < 1:
-            raise ValueError(f"max_span is the number of steps remembered: expected at least 1, got {max_span}")
+        check_steps("max_span is the number of steps remembered", max_span)
         check_span_limit(span_limit)
         self.max_span = max_span
         self.span_limit = span_limit
+
+    @property
+    def reach(self) -> int:
+        return self.max_span
 
     def spans(self, states: Tensor) -> Tensor:
         limited = self.span_limit is not None and not self.training

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from .layer_memory import LayerMemory
 from .soft_mask import Compressed
 
+# Spans and distances are compared in single precision, which tells whole steps apart up to here.
+MOST_STEPS = 1 << 24
+
 # Given states [B, N, D] and which of them count [B, N] bool: what the block's queries read from them by content alone, [B, T, D].
 # Of all that it uses, only the given states get a gradient.
 ContentAttention = Callable[[Tensor, Tensor], Tensor]
@@ -46,7 +49,7 @@ class MemoryPolicy(nn.Module):
     Args:
         ramp: R, in steps; 1 is a hard edge, since distances are whole steps.
     Raises:
-        ValueError: if ``ramp`` is below 1.
+        ValueError: if ``ramp`` is below 1 or more than ``MOST_STEPS``.
     """
 
     # Nothing is seen from further than this many steps, whatever its span; None for no limit.
@@ -56,9 +59,14 @@ class MemoryPolicy(nn.Module):
 
     def __init__(self, *, ramp: float):
         super().__init__()
-        if ramp < 1:
-            raise ValueError(f"ramp is the length of the soft edge in steps: expected at least 1, got {ramp}")
+        check_steps("ramp is the length of the soft edge in steps", ramp)
         self.ramp = ramp
+
+    @property
+    def reach(self) -> Optional[int]:
+        """Nothing is remembered of what was read more than this many steps ago; None if there is no such limit. So much is
+        read again where a memory was lost."""
+        return self.longest
 
     def spans(self, states: Tensor) -> Tensor:
         """[..., D] -> [..., H], how many steps each state stays, in float32 or better (half precision cannot count to L).
@@ -144,7 +152,20 @@ def keep_bounds(module: nn.Module) -> None:
                 parameter.clamp_(least, most)
 
 
+def check_steps(what: str, steps: float) -> None:
+    """Raises ValueError unless it is a number of steps that spans can be counted in.
+
+    Args:
+        what: the argument and what it means, for the message.
+    """
+    # Not the other way round: no comparison with a NaN is true.
+    if not steps >= 1:
+        raise ValueError(f"{what}: expected at least 1, got {steps}")
+    if steps > MOST_STEPS:
+        raise ValueError(f"{what}: expected at most {MOST_STEPS}, as far as single precision counts, got {steps}")
+
+
 def check_span_limit(span_limit: Optional[int]) -> None:
     """Raises ValueError unless it is None or a number of steps."""
-    if span_limit is not None and span_limit < 1:
+    if span_limit is not None and not span_limit >= 1:
         raise ValueError(f"span_limit is a number of steps: expected at least 1 or none, got {span_limit}")

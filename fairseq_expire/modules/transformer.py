@@ -99,6 +99,17 @@ class MemoryTransformer(nn.Module):
         )
         self.final_norm = nn.LayerNorm(embed_dim) if pre_norm else None
 
+    @property
+    def reach(self) -> Optional[int]:
+        """How many steps back a layer's memory may go; None for no limit."""
+        reaches = [layer.policy.reach for layer in self.layers]
+        return None if None in reaches else max(reaches)
+
+    def empty_memory(self, batch: int, *, read: int = 0) -> Memory:
+        """A memory of B rows that holds nothing of the ``read`` tokens that came before."""
+        shape = dict(batch=batch, num_layers=len(self.layers), embed_dim=self.embed_dim)
+        return Memory.empty(**shape, like=self.position).aged(read)
+
     def forward(
         self,
         hidden: Tensor,
@@ -162,7 +173,9 @@ def _kept(
     if candidates.spans is None:
         return candidates.kept(keep, counts, oldest=oldest)
     enough = -(-max(counts) // SLACK) * SLACK + block
-    if candidates.age.size(1) <= enough and candidates.room is not None:
+    room = candidates.room
+    # A longer block before this one had more room.
+    if candidates.age.size(1) <= enough and room is not None and room.data.size(1) <= enough:
         # What is gone stays where it is, out of sight.
         return replace(candidates, age=candidates.age.masked_fill(~keep, EMPTY_AGE), oldest=oldest)
     return candidates.kept(keep, counts, oldest=oldest, room=enough - max(counts))

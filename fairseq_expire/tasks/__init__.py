@@ -1,6 +1,8 @@
+from . import checkpoints
 from .ensembles import split_names_for
 from .fusion import let_translation_models_load
 from .memory_caching_lm import MemoryCachingLMTask  # importing it registers the task
 
 split_names_for(MemoryCachingLMTask)
 let_translation_models_load()
+checkpoints.install()

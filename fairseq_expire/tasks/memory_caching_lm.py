@@ -1,14 +1,15 @@
 """Language modelling over contiguous streams, with a memory that outlives the batch."""
 
-import hashlib
+import argparse
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from fairseq import utils
 from fairseq.data import Dictionary
+from fairseq.data.indexed_dataset import get_available_dataset_impl
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import MODEL_REGISTRY
@@ -16,6 +17,7 @@ from fairseq.tasks import register_task
 from omegaconf import II, MISSING, open_dict
 
 from fairseq_expire.data.manifest import Manifest, read_manifest
+from fairseq_expire.data.memory_files import read_memory
 from fairseq_expire.data.memory_pass import MemoryBatchIterator
 from fairseq_expire.data.prompts import PromptDataset, StreamItems
 from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
@@ -23,7 +25,8 @@ from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream,
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 
 from .bounds import keep_bounds_of
-from .fusion import check_target_dictionary, translation_dictionaries
+from .data_folder import check_split, read_dictionary
+from .fusion import check_target_dictionary
 from .prompting import PromptingTask
 
 logger = logging.getLogger(__name__)
@@ -50,7 +53,18 @@ class MemoryCachingLMConfig(FairseqDataclass):
         default=False,
         metadata={"help": "a byte model writes valid UTF-8 only, and no character that is incomplete at the end"},
     )
+    save_memory: bool = field(
+        default=True,
+        metadata={
+            "help": "write what is remembered in the middle of an epoch beside the checkpoint, so that a run that was "
+            "stopped goes on as if it had not been (default: yes)"
+        },
+    )
     update_freq: List[int] = II("optimization.update_freq")
+    batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
+    max_tokens_valid: Optional[int] = II("dataset.max_tokens_valid")
+    disable_validation: bool = II("dataset.disable_validation")
+    dataset_impl: Optional[ChoiceEnum(get_available_dataset_impl())] = II("dataset.dataset_impl")
 
 
 @register_task("memory_caching_lm", dataclass=MemoryCachingLMConfig)
@@ -77,18 +91,38 @@ class MemoryCachingLMTask(PromptingTask):
         if cfg.utf8 and self.level != "bytes":
             level = self.level or "words, by all that is known"
             raise ValueError(f"--utf8 is for models of bytes, and the symbols in {cfg.data} are {level}: leave the option out")
+        # Where the memory that belongs to the checkpoint being written is; None if none does. See checkpoints.py.
+        self.saved_memory: Optional[str] = None
+        self._training: Optional[MemoryBatchIterator] = None
+
+    @classmethod
+    def add_args(cls, parser):
+        """fairseq would make ``--save-memory``, which is on, an option that turns it off."""
+        option = MemoryCachingLMConfig.__dataclass_fields__["save_memory"]
+        parser.add_argument(
+            "--save-memory",
+            action=argparse.BooleanOptionalAction,
+            default=option.default,
+            help=option.metadata["help"],
+        )
+        super().add_args(parser)
 
     @classmethod
     def setup_task(cls, cfg: MemoryCachingLMConfig, from_checkpoint: bool = False):
+        if cfg.dataset_impl not in (None, "mmap"):
+            raise ValueError(
+                f"--dataset-impl {cfg.dataset_impl}: streams are read from fairseq's mmap format alone; leave the option out, "
+                "and prepare data of another format again"
+            )
         folders = [Path(folder) for folder in utils.split_paths(cfg.data)]
-        for folder in folders:
-            check_dictionary(folder)
+        dictionary = read_dictionary(folders[0])
+        for folder in folders[1:]:
+            read_dictionary(folder)
             if (folder / "dict.txt").read_bytes() != (folders[0] / "dict.txt").read_bytes():
                 raise ValueError(
                     f"{folder}/dict.txt differs from {folders[0]}/dict.txt: the same numbers would stand for other symbols; "
                     "prepare all folders with one dictionary (data_prep/text.py --dict)"
                 )
-        dictionary = Dictionary.load(str(folders[0] / "dict.txt"))
         if from_checkpoint:
             check_target_dictionary(folders[0], dictionary)
         manifest = read_manifest(folders[0])
@@ -115,8 +149,11 @@ class MemoryCachingLMTask(PromptingTask):
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Opens a split. Raises FileNotFoundError or ValueError, naming the file, if it is missing or damaged."""
         folders = utils.split_paths(self.cfg.data)
-        parts = find_parts(folders[(epoch - 1) % len(folders)], split, combine)
+        folder = folders[(epoch - 1) % len(folders)]
+        parts = find_parts(folder, split, combine)
         stream = TokenStream(parts, num_symbols=len(self.dictionary), pad=self.dictionary.pad())
+        if len(parts) == 1:
+            check_split(Path(folder), split, tokens=len(stream))
         logger.info("%s: %d tokens in %s", split, len(stream), ", ".join(parts))
         if self.cfg.sample_break_mode == "eos":
             if "data_selector" in kwargs:
@@ -157,23 +194,64 @@ class MemoryCachingLMTask(PromptingTask):
                 num_workers=num_workers,
                 buffer_size=data_buffer_size,
             )
-        block = self.cfg.tokens_per_sample
-        rows = max_sentences or max_tokens // block
-        if max_tokens is not None and not 1 <= rows * block <= max_tokens:
-            raise ValueError(
-                f"a batch of {max(rows, 1)} rows x {block} tokens (--batch-size x --tokens-per-sample) exceeds "
-                f"--max-tokens {max_tokens}: lower one or raise the other"
-            )
+        rows, block = self._rows(max_sentences, max_tokens), self.cfg.tokens_per_sample
         lanes = 1
         if dataset.training:
             lanes = self.cfg.update_freq[min(epoch, len(self.cfg.update_freq)) - 1]
-        return MemoryBatchIterator(
+        batches = MemoryBatchIterator(
             self._blocks(dataset, rows, block, lanes, shard_id, num_shards),
             epoch=epoch,
             num_workers=num_workers,
             buffer_size=data_buffer_size,
             skip_remainder_batch=skip_remainder_batch,
         )
+        if dataset.training:
+            self._training = batches
+            self._check_validation(num_shards)
+        return batches
+
+    def _rows(self, batch_size: Optional[int], max_tokens: Optional[int]) -> int:
+        """B. Raises ValueError if the rows do not fit ``max_tokens``."""
+        block = self.cfg.tokens_per_sample
+        rows = max_tokens // block if batch_size is None else batch_size
+        fits = max_tokens is None or rows * block <= max_tokens
+        if not fits or (batch_size is None and rows < 1):
+            raise ValueError(
+                f"a batch of {max(rows, 1)} rows x {block} tokens (--batch-size x --tokens-per-sample) exceeds "
+                f"--max-tokens {max_tokens}: lower one or raise the other"
+            )
+        return rows
+
+    def _check_validation(self, num_shards: int) -> None:
+        """Raises ValueError if a split that training is to be validated on cannot be cut as asked; the first validation may be
+        hours away."""
+        if self.cfg.disable_validation:
+            return
+        rows = self._rows(self.cfg.batch_size_valid, self.cfg.max_tokens_valid)
+        for dataset in self.datasets.values():
+            if not dataset.training:
+                self._blocks(dataset, rows, self.cfg.tokens_per_sample, 1, 0, num_shards)
+
+    def get_checkpoint_dict(self) -> Dict[str, Dict[str, Any]]:
+        """What fairseq puts into a checkpoint for the task."""
+        return {type(self).__name__: {"memory": self.saved_memory}}
+
+    def set_checkpoint_dict(self, state: Dict[str, Any]) -> None:
+        """Continues with the memory of a checkpoint, or notes why not; called when the iterator stands where that was written.
+
+        Args:
+            state: what :meth:`get_checkpoint_dict` gave, and the checkpoint's ``folder``.
+        """
+        batches, name = self._training, state.get("memory")
+        if name is None or not batches.iterations_in_epoch:
+            return
+        blocks = batches.dataset
+        try:
+            batches.load_memory_state(
+                read_memory(Path(state["folder"]), name, process=blocks.shard_id, processes=blocks.num_shards)
+            )
+        except ValueError as error:
+            batches.memories.lost = str(error)
 
     def eval_lm_dataloader(
         self,
@@ -193,7 +271,7 @@ class MemoryCachingLMTask(PromptingTask):
         """
         if isinstance(dataset, PromptDataset):
             raise ValueError(f"fairseq-eval-lm {NO_ITEMS}")
-        if context_window > 0:
+        if context_window != 0:
             raise ValueError(
                 "--context-window gives each sample some context again; here every token is scored with the whole "
                 "memory before it: leave the option out"
@@ -201,8 +279,10 @@ class MemoryCachingLMTask(PromptingTask):
         if torch.distributed.is_initialized():
             # fairseq starts a process for each GPU it finds, and adds nothing up: each scores all, the first one prints.
             num_shards, shard_id = 1, 0
-        rows = batch_size or 1
-        block = min(self.cfg.tokens_per_sample, max(1, max_tokens // rows))
+        if max_tokens < 1:
+            raise ValueError(f"--max-tokens is the number of tokens read at once: expected at least 1, got {max_tokens}")
+        rows = 1 if batch_size is None else batch_size
+        block = min(self.cfg.tokens_per_sample, max(1, max_tokens // max(1, rows)))
         batches = MemoryBatchIterator(
             self._blocks(dataset, rows, block, 1, shard_id, num_shards),
             epoch=1,
@@ -241,21 +321,3 @@ class MemoryCachingLMTask(PromptingTask):
     @property
     def target_dictionary(self) -> Dictionary:
         return self.dictionary
-
-
-def check_dictionary(folder: Path) -> None:
-    """Raises FileNotFoundError or ValueError unless the folder has the dictionary that its data was made with."""
-    path = folder / "dict.txt"
-    if not path.exists():
-        languages = translation_dictionaries(folder)
-        raise FileNotFoundError(
-            f"no dict.txt in {folder}: expected a data-bin made by data_prep/text.py or fairseq-preprocess"
-            + (
-                f"; for --lm-path, copy the one of the target language there, of {', '.join(p.name for p in languages)}"
-                if languages
-                else ""
-            )
-        )
-    manifest = read_manifest(folder)
-    if manifest and hashlib.sha256(path.read_bytes()).hexdigest() != manifest.dictionary_sha256:
-        raise ValueError(f"{path}: dict.txt is not the one the data beside it was made with; restore it or prepare again")

@@ -88,11 +88,13 @@ def test_rows_read_by_themselves_go_on_side_by_side(decoder):
 def test_a_beam_step_copies_a_memory_once(decoder):
     """Reordered into a tensor with room, in which the next token is appended."""
     tokens, state = text(4, 20), {}
-    _, extra = decoder(tokens, incremental_state=state)
+    decoder(tokens, incremental_state=state)
+    # After the prompt, which had room for another of its length.
+    _, extra = decoder(text(4, 21), incremental_state=state)
     decoder.reorder_incremental_state_scripting(state, torch.tensor([1, 0, 3, 3]))
     reordered = decoder.kept_in(state)[0]
     assert not any(a.states.data_ptr() == b.states.data_ptr() for a, b in zip(reordered.layers, extra["memory"].layers))
-    decoder(text(4, 21), incremental_state=state)
+    decoder(text(4, 22), incremental_state=state)
     read_on = decoder.kept_in(state)[0]
     assert all(a.states.data_ptr() == b.states.data_ptr() for a, b in zip(reordered.layers, read_on.layers))
     decoder.reorder_incremental_state_scripting(state, torch.arange(4))

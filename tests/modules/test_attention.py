@@ -5,7 +5,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from fairseq_expire.modules import attend, attention_inputs, fused, naive, pieces
+from attention_by_loops import LEAVES, check, slow, small_pieces, without_fused_kernel
+from fairseq_expire.modules import attend, fused, pieces
 from fairseq_expire.modules.soft_mask import Compressed
 
 
@@ -36,7 +37,6 @@ SIZES = [
     Size(3, 2, 1, 17, 23, 3, 8, 9),
 ]
 KERNELS = pytest.mark.parametrize("kernel", [True, False], ids=["fused", "step-by-step"])
-LEAVES = ["query", "key", "value", "span", "position"]
 
 
 def problem(size, seed=0):
@@ -59,52 +59,6 @@ def problem(size, seed=0):
         ramp=size.R,
         position=normal(size.P, size.d),
     )
-
-
-def slow(inputs):
-    """By the loops, a head at a time."""
-    heads = inputs["query"].size(1)
-    block = inputs["query"].size(2)
-    distance = inputs["age"].unsqueeze(1) + torch.arange(block).view(1, block, 1)
-    outs = []
-    for head in range(heads):
-        span = inputs["span"][:, head if inputs["span"].size(1) > 1 else 0]
-        mask, _ = naive.expire_span_view(span, distance, ramp=inputs["ramp"])
-        back = distance
-        if "longest" in inputs:
-            mask = mask * (distance <= inputs["longest"])
-        if "compressed" in inputs:
-            slots, after, rate = (getattr(inputs["compressed"], name) for name in ("slots", "after", "rate"))
-            slots = slots.unsqueeze(1)
-            mask = mask * ~(slots & (distance <= after))
-            # The first of them stands at after + 1 for as long as it takes the next one to come.
-            back = torch.where(slots, after + 1 + (distance - after - 1) // rate, distance)
-        states = {name: inputs[name][:, head : head + 1] for name in ("query", "key", "value")}
-        outs.append(naive.attend(**states, mask=mask, distance=back, position=inputs["position"]))
-    return torch.cat(outs, dim=1)
-
-
-def small_pieces(monkeypatch, scores, queries):
-    monkeypatch.setattr(attention_inputs, "SCORES_ON_CPU", scores)
-    monkeypatch.setattr(attention_inputs, "QUERIES_ON_CPU", queries)
-    monkeypatch.setattr(pieces, "FEWEST_QUERIES", 1)
-    monkeypatch.setattr(fused, "BIAS_SIZE", scores)
-
-
-def without_fused_kernel(monkeypatch):
-    monkeypatch.setattr(fused, "_kernel_works", lambda dtype: False)
-
-
-def check(inputs):
-    """Values and every gradient against the loops."""
-    expected, actual = slow(inputs), attend(**inputs)
-    torch.testing.assert_close(actual, expected)
-    weights = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    leaves = [inputs[name] for name in LEAVES]
-    slow_grads = torch.autograd.grad((expected * weights).sum() + 0 * sum(x.sum() for x in leaves), leaves)
-    fast_grads = torch.autograd.grad((actual * weights).sum(), leaves)
-    for name, by_loops, quick in zip(LEAVES, slow_grads, fast_grads):
-        torch.testing.assert_close(quick, by_loops, msg=lambda text: f"{name}: {text}")
 
 
 # All at once; a few queries of all rows; three queries of one row.

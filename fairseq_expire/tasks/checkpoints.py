@@ -1,0 +1,138 @@
+"""What fairseq's saving and loading lacks for a run with a memory to survive a kill.
+
+fairseq asks a task for its state in the first process only, makes checkpoints by copying one in place, and takes whatever
+it finds under the name it looks for. So two of its functions (of the one version that this package works with) get
+something around them here, which does nothing unless the task is ours; and a third one, which reads the file for all
+commands, says in a sentence what is wrong with one that is no checkpoint.
+"""
+
+import functools
+import logging
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Optional
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.file_io import PathManager
+from fairseq.trainer import Trainer
+
+from fairseq_expire.data.memory_files import new_name, write_memory
+
+from .checkpoint_files import last_complete, remove_leftovers
+from .checkpoint_problems import problem_of
+from .memory_caching_lm import MemoryCachingLMTask
+
+logger = logging.getLogger(__name__)
+
+
+def install() -> None:
+    checkpoint_utils.load_checkpoint_to_cpu = _said_plainly(checkpoint_utils.load_checkpoint_to_cpu)
+    checkpoint_utils.save_checkpoint = _with_memory(checkpoint_utils.save_checkpoint)
+    Trainer.load_checkpoint = _from_complete(Trainer.load_checkpoint)
+
+
+def _with_memory(fairseq_save):
+    @functools.wraps(fairseq_save)
+    def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
+        """The memory first, by every process; then the checkpoint; then away with memories that no checkpoint needs now."""
+        if not isinstance(trainer.task, MemoryCachingLMTask) or cfg.no_save:
+            return fairseq_save(cfg, trainer, epoch_itr, val_loss)
+        trainer.task.saved_memory = _saved_memory(Path(cfg.save_dir), trainer, epoch_itr)
+        with _whole_copies():
+            saved = fairseq_save(cfg, trainer, epoch_itr, val_loss)
+        if trainer.is_data_parallel_master:
+            remove_leftovers(Path(cfg.save_dir))
+        return saved
+
+    return save_checkpoint
+
+
+def _saved_memory(folder: Path, trainer: Trainer, epoch_itr) -> Optional[str]:
+    """Writes the memory of this process and waits for the others; the name of it all. None if there is nothing to save: an
+    epoch starts with an empty memory. Raises OSError if a process cannot write its part."""
+    if not trainer.task.cfg.save_memory or epoch_itr.end_of_epoch():
+        return None
+    process, processes = trainer.data_parallel_rank, trainer.data_parallel_world_size
+    os.makedirs(folder, exist_ok=True)
+    name = new_name(trainer.get_num_updates())
+    if processes > 1:
+        names = [None] * processes
+        torch.distributed.all_gather_object(names, name, group=trainer.data_parallel_process_group)
+        name = names[0]
+    failure = None
+    try:
+        write_memory(folder, name, epoch_itr.memory_state(), process=process, processes=processes)
+    except OSError as error:
+        failure = error
+    if processes > 1:
+        # None waits for one that has failed.
+        failures = [None] * processes
+        torch.distributed.all_gather_object(failures, failure, group=trainer.data_parallel_process_group)
+        failure = next((error for error in failures if error is not None), None)
+    if failure is not None:
+        raise failure
+    return name
+
+
+@contextmanager
+def _whole_copies():
+    """fairseq copies a checkpoint to its other names in place; here a copy appears when it is complete."""
+    copy = PathManager.copy
+
+    def copy_whole(src_path: str, dst_path: str, overwrite: bool = False):
+        if not PathManager.supports_rename(dst_path):
+            return copy(src_path, dst_path, overwrite=overwrite)
+        unfinished = dst_path + ".tmp"
+        done = copy(src_path, unfinished, overwrite=True)
+        PathManager.rename(unfinished, dst_path)
+        return done
+
+    PathManager.copy = staticmethod(copy_whole)
+    try:
+        yield
+    finally:
+        PathManager.copy = staticmethod(copy)
+
+
+def _from_complete(fairseq_load):
+    @functools.wraps(fairseq_load)
+    def load_checkpoint(self, filename, *arguments, **options):
+        """A checkpoint that was cut short is not loaded; the task gets to know where the one that was loaded lies."""
+        if not isinstance(self.task, MemoryCachingLMTask):
+            return fairseq_load(self, filename, *arguments, **options)
+        if self.cfg.checkpoint.write_checkpoints_asynchronously and self.task.cfg.save_memory:
+            raise ValueError(
+                "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good one, and "
+                "later than the memory that belongs to them: leave it out, or give --no-save-memory"
+            )
+        asked = self.cfg.checkpoint.restore_file
+        if asked != "checkpoint_last.pt" and not PathManager.isfile(filename):
+            raise ValueError(
+                f"--restore-file {asked}: there is no such file, and fairseq would train a new model; look at the spelling, or "
+                "leave the option out"
+            )
+        filename = last_complete(filename, suffix=self.checkpoint_suffix)
+        extra_state = fairseq_load(self, filename, *arguments, **options)
+        if extra_state is not None:
+            extra_state.setdefault(type(self.task).__name__, {})["folder"] = os.path.dirname(filename)
+        return extra_state
+
+    return load_checkpoint
+
+
+def _said_plainly(fairseq_load):
+    @functools.wraps(fairseq_load)
+    def load_checkpoint_to_cpu(path, *arguments, **options):
+        """Raises ValueError if the file is no checkpoint."""
+        try:
+            return fairseq_load(path, *arguments, **options)
+        # What torch raises depends on where a file breaks off.
+        except Exception as error:
+            problem = problem_of(path, error)
+            if problem is None:
+                raise
+            raise ValueError(f"{path} {problem}") from error
+
+    return load_checkpoint_to_cpu

@@ -1,0 +1,71 @@
+"""A folder of data as the task gets it: whether its dictionary, its manifest and its splits are of one and the same data."""
+
+import hashlib
+from pathlib import Path
+from typing import Optional
+
+from fairseq.data import Dictionary
+
+from fairseq_expire.data.dictionary import PlainDictionary
+from fairseq_expire.data.levels import make_level
+from fairseq_expire.data.manifest import FILE_NAME, Manifest, read_manifest
+
+from .fusion import translation_dictionaries
+
+
+def read_dictionary(folder: Path) -> Dictionary:
+    """The dictionary that the data in a folder was made with.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or the manifest beside it is, or is of another dictionary.
+    """
+    path = folder / "dict.txt"
+    if not path.is_file():
+        languages = ", ".join(name.name for name in translation_dictionaries(folder))
+        raise FileNotFoundError(
+            f"no dict.txt in {folder}: expected a data-bin made by data_prep/text.py or fairseq-preprocess"
+            + (f"; for --lm-path, copy the one of the target language there, of {languages}" if languages else "")
+        )
+    manifest = read_manifest(folder)
+    if manifest and hashlib.sha256(path.read_bytes()).hexdigest() != manifest.dictionary_sha256:
+        raise ValueError(f"{path}: dict.txt is not the one the data beside it was made with; restore it or prepare again")
+    try:
+        # fairseq's own errors do not name the file or the line.
+        PlainDictionary.load(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a dictionary ({error}): restore it, or prepare the data again") from None
+    dictionary = Dictionary.load(str(path))
+    if manifest:
+        _check_manifest(manifest, folder / FILE_NAME, symbols=len(dictionary))
+    return dictionary
+
+
+def _check_manifest(manifest: Manifest, path: Path, *, symbols: int) -> None:
+    if manifest.symbols != symbols:
+        raise ValueError(
+            f"{path}: {manifest.symbols} symbols, and dict.txt has {symbols}; restore the file, or make the data again"
+        )
+    try:
+        make_level(manifest.level, manifest.options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; restore the file, or make the data again") from None
+
+
+def check_split(folder: Path, split: str, *, tokens: int) -> None:
+    """Raises ValueError if a folder's manifest says something else of a split than its files, which hold so many tokens."""
+    manifest: Optional[Manifest] = read_manifest(folder)
+    counts = manifest.splits.get(split) if manifest else None
+    if counts is None:
+        return
+    if counts.tokens != tokens:
+        raise ValueError(
+            f"{folder / FILE_NAME}: {counts.tokens} tokens in split {split}, and its files hold {tokens}; restore the files, "
+            "or make the data again"
+        )
+    # What scores are divided by.
+    if tokens and not (counts.text_bytes > 0 and counts.text_chars > 0):
+        raise ValueError(
+            f"{folder / FILE_NAME}: {counts.text_bytes} bytes and {counts.text_chars} characters in split {split}, which has "
+            f"{tokens} tokens; restore the file, or make the data again"
+        )

@@ -1,0 +1,62 @@
+"""The fast attention against the loops of modules/naive.py."""
+
+import torch
+
+from fairseq_expire.modules import attend, attention_inputs, fused, naive, pieces
+
+LEAVES = ["query", "key", "value", "span", "position"]
+
+
+def slow(inputs):
+    """What attention over ``inputs``, the arguments of ``attend``, gives by the loops, a head at a time."""
+    heads = inputs["query"].size(1)
+    block = inputs["query"].size(2)
+    distance = inputs["age"].unsqueeze(1) + torch.arange(block).view(1, block, 1)
+    outs = []
+    for head in range(heads):
+        span = inputs["span"][:, head if inputs["span"].size(1) > 1 else 0]
+        mask, _ = naive.expire_span_view(span, distance, ramp=inputs["ramp"])
+        back = distance
+        if "longest" in inputs:
+            mask = mask * (distance <= inputs["longest"])
+        if "compressed" in inputs:
+            slots, after, rate = (getattr(inputs["compressed"], name) for name in ("slots", "after", "rate"))
+            slots = slots.unsqueeze(1)
+            mask = mask * ~(slots & (distance <= after))
+            # The first of them stands at after + 1 for as long as it takes the next one to come.
+            back = torch.where(slots, after + 1 + (distance - after - 1) // rate, distance)
+        states = {name: inputs[name][:, head : head + 1] for name in ("query", "key", "value")}
+        outs.append(naive.attend(**states, mask=mask, distance=back, position=inputs["position"]))
+    return torch.cat(outs, dim=1)
+
+
+def small_pieces(monkeypatch, scores, queries):
+    monkeypatch.setattr(attention_inputs, "SCORES_ON_CPU", scores)
+    monkeypatch.setattr(attention_inputs, "QUERIES_ON_CPU", queries)
+    monkeypatch.setattr(pieces, "FEWEST_QUERIES", 1)
+    monkeypatch.setattr(fused, "BIAS_SIZE", scores)
+
+
+def without_fused_kernel(monkeypatch):
+    monkeypatch.setattr(fused, "_kernel_works", lambda dtype: False)
+
+
+def check(inputs, dtype=torch.float64):
+    """Values and every gradient against the loops, which compute in float64."""
+    ours = {**inputs, **{name: inputs[name].detach().to(dtype).requires_grad_() for name in LEAVES}}
+    expected, actual = slow(inputs), attend(**ours)
+    _assert_close("values", actual, expected)
+    weights = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    leaves = [inputs[name] for name in LEAVES]
+    slow_grads = torch.autograd.grad((expected * weights).sum() + 0 * sum(x.sum() for x in leaves), leaves)
+    fast_grads = torch.autograd.grad((actual * weights.to(dtype)).sum(), [ours[name] for name in LEAVES])
+    for name, by_loops, quick in zip(LEAVES, slow_grads, fast_grads):
+        _assert_close(name, quick, by_loops)
+
+
+def _assert_close(name, ours, expected):
+    tolerance = {}
+    if ours.dtype == torch.float32:
+        # A gradient may be the small difference of large ones.
+        tolerance = dict(rtol=1e-4, atol=1e-5 * max(1.0, expected.abs().amax().item() if expected.numel() else 0.0))
+    torch.testing.assert_close(ours.double(), expected, **tolerance, msg=lambda text: f"{name}: {text}")

@@ -1,0 +1,116 @@
+"""Checkpoints that are missing, damaged, of something else, or dangerous."""
+
+import pickle
+
+import torch
+
+from wrong_uses import Use
+
+MODEL = "model.pt"
+
+
+def cut_to(share):
+    """The first part of the file."""
+
+    def damage(folder):
+        content = (folder / MODEL).read_bytes()
+        (folder / MODEL).write_bytes(content[: int(share * len(content))])
+
+    return damage
+
+
+def replaced_by(content):
+    return lambda folder: (folder / MODEL).write_bytes(content)
+
+
+def missing(folder):
+    (folder / MODEL).unlink()
+
+
+def a_folder(folder):
+    missing(folder)
+    (folder / MODEL).mkdir()
+
+
+def changed(change):
+    """What is in the file, changed."""
+
+    def damage(folder):
+        state = torch.load(folder / MODEL)
+        torch.save(change(state) or state, folder / MODEL)
+
+    return damage
+
+
+class Command:
+    """Writes a file when it is loaded."""
+
+    def __reduce__(self):
+        return exec, ("open('it_ran', 'w')",)
+
+
+def as_last(damage):
+    """In the place where training looks for a checkpoint to go on from."""
+
+    def moved(folder):
+        damage(folder)
+        (folder / "save").mkdir()
+        (folder / MODEL).rename(folder / "save" / "checkpoint_last.pt")
+
+    return moved
+
+
+half = cut_to(0.5)
+code = changed(lambda state: {**state, "command": Command()})
+weights = changed(lambda state: state["model"])
+NOT_COMPLETE = r"model.pt is no checkpoint, or is cut short \([\d,]+ bytes\): restore it, or take another one"
+CODE = r"{} holds more than tensors and plain values \(exec\), which could run any code when it is loaded: it is refused"
+NO_MODEL = "model.pt holds no model with its options: expected a checkpoint that fairseq-train wrote"
+
+USES = [
+    Use("no checkpoint", "eval-lm", "", "Model file not found: model.pt", missing),
+    Use("a folder of checkpoints", "eval-lm", "", "model.pt is a folder: give a checkpoint in it", a_folder),
+    Use("half a checkpoint", "eval-lm", "", NOT_COMPLETE, half),
+    Use("half a checkpoint to validate", "validate", "", NOT_COMPLETE, half),
+    Use("a checkpoint of no bytes", "eval-lm", "", NOT_COMPLETE, cut_to(0)),
+    Use("a text", "eval-lm", "", NOT_COMPLETE, replaced_by(b"epoch 1: loss 2.3\n")),
+    Use("something pickled", "eval-lm", "", NOT_COMPLETE, replaced_by(pickle.dumps({"model": {}}))),
+    Use("weights alone", "eval-lm", "", NO_MODEL, weights),
+    Use("a checkpoint that carries code", "eval-lm", "", CODE.format("model.pt"), code),
+    Use("code to go on from", "train", "", CODE.format("save/checkpoint_last.pt"), as_last(code)),
+    Use("code to start from", "train", "--finetune-from-model model.pt", CODE.format("model.pt"), code),
+    Use(
+        "a weight that is not there",
+        "eval-lm",
+        "",
+        r"weight stack.position of shape \[32, 16\] where the checkpoint has none: give the options",
+        changed(lambda state: state["model"].__delitem__("decoder.stack.position")),
+    ),
+    Use(
+        "a checkpoint of another architecture",
+        "eval-lm",
+        "",
+        "memory_caching_lm reads with a memory, which TransformerLanguageModel does not have: .* a checkpoint of one",
+        changed(lambda state: state["cfg"]["model"].update(_name="transformer_lm", max_target_positions=64)),
+    ),
+    Use(
+        "another model to go on from",
+        "train",
+        "--restore-file model.pt --decoder-ffn-embed-dim 32",
+        "Cannot load model parameters from checkpoint model.pt; please ensure that the architectures match",
+    ),
+    Use(
+        "half a checkpoint to go on from",
+        "train",
+        "",
+        r"save/checkpoint_last.pt is cut short \(\d+ bytes are left\) and no complete checkpoint lies beside it: delete it",
+        as_last(half),
+    ),
+    Use("weights to go on from", "train", "--restore-file model.pt", NO_MODEL, weights),
+    Use(
+        "no checkpoint to go on from",
+        "train",
+        "--restore-file modle.pt",
+        "--restore-file modle.pt: there is no such file, .*look at the spelling",
+    ),
+]

@@ -1,0 +1,79 @@
+"""Options that do not go together, and names of what does not exist."""
+
+from wrong_uses import Use
+
+UNKNOWN = "error: unrecognized arguments: {}"
+
+USES = [
+    Use(
+        "span options of another architecture",
+        "train",
+        "--span-shortening",
+        UNKNOWN.format("--span-shortening"),
+        arch="adaptive_span_lm",
+    ),
+    Use("a ramp of a fixed span", "train", "--span-ramp 5", UNKNOWN.format("--span-ramp 5"), arch="transformer_xl_lm"),
+    Use("no such architecture", "train", "--arch expire_span", "argument --arch/-a: invalid choice: 'expire_span'"),
+    Use(
+        "an architecture without memory",
+        "train",
+        "--arch lstm_lm --criterion cross_entropy --decoder-hidden-size 32",
+        "memory_caching_lm reads with a memory, which LSTMLanguageModel does not have: expected one of --arch .*expire_span_lm",
+        arch="lstm_lm",
+    ),
+    Use(
+        "a criterion without its task",
+        "train",
+        "--task language_modeling --decoder-hidden-size 32",
+        "--criterion expire_span_loss needs the memories of --task memory_caching_lm, which LanguageModelingTask does not keep",
+        arch="lstm_lm",
+    ),
+    Use(
+        "training without the task",
+        "train",
+        "--task language_modeling",
+        "ExpireSpanLanguageModel reads with the memories of --task memory_caching_lm, which LanguageModelingTask does not keep",
+    ),
+    Use(
+        "scoring without the task",
+        "eval-lm",
+        "--task language_modeling",
+        "ExpireSpanLanguageModel reads with the memories of --task memory_caching_lm, which LanguageModelingTask does not keep",
+    ),
+    Use(
+        "one matrix of two bands",
+        "train",
+        "--share-decoder-input-output-embed --adaptive-softmax-cutoff 20",
+        "shares one full matrix: .* use --tie-adaptive-weights instead",
+    ),
+    Use(
+        "ties without bands",
+        "train",
+        "--tie-adaptive-weights",
+        "--tie-adaptive-weights needs --adaptive-input with the cutoffs",
+    ),
+    Use("projections tied alone", "train", "--tie-adaptive-proj", "only works together with --tie-adaptive-weights"),
+    Use("context for each sample", "eval-lm", "--context-window 8", "--context-window gives .*: leave the option out"),
+    Use("less than no context", "eval-lm", "--context-window -8", "--context-window gives .*: leave the option out"),
+    *(
+        Use(
+            f"another format of data, {name}",
+            command,
+            f"--dataset-impl {name}",
+            f"--dataset-impl {name}: streams are read from fairseq's mmap format alone; leave the option out",
+        )
+        for name, command in [("raw", "train"), ("lazy", "eval-lm")]
+    ),
+    Use(
+        "no such split to score",
+        "eval-lm",
+        "--gen-subset tset",
+        "no split 'tset' in data: .* found splits: test, train, valid",
+    ),
+    Use(
+        "no such split to validate on",
+        "train",
+        "--valid-subset dev",
+        "no split 'dev' in data: .* found splits: test, train, valid",
+    ),
+]
