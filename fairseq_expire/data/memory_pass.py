@@ -46,7 +46,7 @@ class MemoryPass:
         self._held: "WeakKeyDictionary[nn.Module, Dict[int, _Held]]" = WeakKeyDictionary()
         self._saved: Dict[int, _Held] = {}
         # Why there is no memory of what was read before the pass began, if so.
-        self.lost: Optional[str] = "there is none beside the checkpoint" if begin else None
+        self.lost: Optional[str] = "none was saved with the checkpoint" if begin else None
 
     def held(self, model: nn.Module, lane: int, start: int) -> Optional[_Held]:
         """What ``model`` remembers of the rows of ``lane``, of which it is to read on from token ``start``."""
@@ -58,28 +58,29 @@ class MemoryPass:
             held = self._saved[lane]
             lanes[lane] = held._replace(after=held.after.to(device=parameter.device, dtype=dtype))
         elif lane not in lanes and self.lost is not None:
-            lanes[lane] = _Held(None, start, None, self._read_again(model, lane, start))
+            lanes[lane] = _Held(None, start, None, self._read_again(model, lane, start, say=not lanes))
         return lanes.get(lane)
 
     def hold(self, model: nn.Module, lane: int, held: _Held) -> None:
         self._held.setdefault(model, {})[lane] = held
 
     @torch.no_grad()
-    def _read_again(self, model: nn.Module, lane: int, end: int) -> Memory:
+    def _read_again(self, model: nn.Module, lane: int, end: int, *, say: bool) -> Memory:
         """The memory of the text before ``end``, as today's weights make it of as much text as can be remembered."""
         blocks, reach = self._blocks, model.stack.reach
         last = end // blocks.block
         first = 0 if reach is None else max(0, last - math.ceil(reach / blocks.block))
-        logger.warning(
-            "the memory is rebuilt by reading the last %d tokens of each row again, without gradient, since %s",
-            (last - first) * blocks.block,
-            self.lost,
-        )
+        if say:
+            tokens = (last - first) * blocks.block
+            logger.warning("the memory is made again by reading the last %d tokens of each row: %s", tokens, self.lost)
+        device = model.stack.position.device
         memory = model.stack.empty_memory(blocks.rows, read=first * blocks.block)
-        for step in range(first, last):
-            tokens = blocks[step * blocks.lanes + lane]["net_input"]["src_tokens"]
-            _, extra = model.extract_features(tokens.to(model.stack.position.device), memory=memory)
-            memory = extra["memory"]
+        # The update that this is for draws the random numbers that it would have drawn.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for step in range(first, last):
+                tokens = blocks[step * blocks.lanes + lane]["net_input"]["src_tokens"]
+                _, extra = model.extract_features(tokens.to(device), memory=memory)
+                memory = extra["memory"]
         # It holds copies of weights that were made without gradient.
         torch.clear_autocast_cache()
         return memory

@@ -7,7 +7,6 @@ commands, says in a sentence what is wrong with one that is no checkpoint.
 """
 
 import functools
-import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Optional
 import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
+from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
 from fairseq_expire.data.memory_files import new_name, write_memory
@@ -23,8 +23,7 @@ from fairseq_expire.data.memory_files import new_name, write_memory
 from .checkpoint_files import last_complete, remove_leftovers
 from .checkpoint_problems import problem_of
 from .memory_caching_lm import MemoryCachingLMTask
-
-logger = logging.getLogger(__name__)
+from .stopping import stop_if_over
 
 
 def install() -> None:
@@ -98,10 +97,13 @@ def _whole_copies():
 
 def _from_complete(fairseq_load):
     @functools.wraps(fairseq_load)
-    def load_checkpoint(self, filename, *arguments, **options):
+    def load_checkpoint(
+        self, filename, reset_optimizer=False, reset_lr_scheduler=False, optimizer_overrides=None, reset_meters=False
+    ):
         """A checkpoint that was cut short is not loaded; the task gets to know where the one that was loaded lies."""
+        resets = (reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters)
         if not isinstance(self.task, MemoryCachingLMTask):
-            return fairseq_load(self, filename, *arguments, **options)
+            return fairseq_load(self, filename, *resets)
         if self.cfg.checkpoint.write_checkpoints_asynchronously and self.task.cfg.save_memory:
             raise ValueError(
                 "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good one, and "
@@ -114,9 +116,16 @@ def _from_complete(fairseq_load):
                 "leave the option out"
             )
         filename = last_complete(filename, suffix=self.checkpoint_suffix)
-        extra_state = fairseq_load(self, filename, *arguments, **options)
-        if extra_state is not None:
-            extra_state.setdefault(type(self.task).__name__, {})["folder"] = os.path.dirname(filename)
+        extra_state = fairseq_load(self, filename, *resets)
+        if extra_state is None:
+            return None
+        state = extra_state.setdefault(type(self.task).__name__, {})
+        state["folder"] = os.path.dirname(filename)
+        anew = reset_optimizer or reset_meters or self.cfg.checkpoint.reset_dataloader
+        stop_if_over(self, patience=None if anew else state.get("patience"))
+        if not reset_meters and extra_state["train_iterator"]["iterations_in_epoch"] == 0:
+            # fairseq drops all meters here, but the line that is logged every --log-interval updates does not end with an epoch.
+            metrics.load_state_dict({name: meter for name, meter in extra_state["metrics"].items() if name == "train_inner"})
         return extra_state
 
     return load_checkpoint

@@ -28,6 +28,7 @@ from .bounds import keep_bounds_of
 from .data_folder import check_split, read_dictionary
 from .fusion import check_target_dictionary
 from .prompting import PromptingTask
+from .stopping import load_patience_state, patience_state
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class MemoryCachingLMConfig(FairseqDataclass):
         default=True,
         metadata={
             "help": "write what is remembered in the middle of an epoch beside the checkpoint, so that a run that was "
-            "stopped goes on as if it had not been (default: yes)"
+            "stopped goes on as if it had not been"
         },
     )
     update_freq: List[int] = II("optimization.update_freq")
@@ -234,14 +235,15 @@ class MemoryCachingLMTask(PromptingTask):
 
     def get_checkpoint_dict(self) -> Dict[str, Dict[str, Any]]:
         """What fairseq puts into a checkpoint for the task."""
-        return {type(self).__name__: {"memory": self.saved_memory}}
+        return {type(self).__name__: {"memory": self.saved_memory, "patience": patience_state()}}
 
     def set_checkpoint_dict(self, state: Dict[str, Any]) -> None:
-        """Continues with the memory of a checkpoint, or notes why not; called when the iterator stands where that was written.
+        """Continues where a checkpoint was written, with its memory, or notes why not; the iterator stands there already.
 
         Args:
             state: what :meth:`get_checkpoint_dict` gave, and the checkpoint's ``folder``.
         """
+        load_patience_state(state.get("patience"))
         batches, name = self._training, state.get("memory")
         if name is None or not batches.iterations_in_epoch:
             return
