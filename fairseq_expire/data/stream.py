@@ -239,6 +239,7 @@ class BlockDataset(torch.utils.data.Dataset):
             "nsentences": self.rows,
             "ntokens": int((target != self.pad).sum()),
             "lane": lane,
+            "lanes": self.lanes,
             "offset": offset,
         }
 

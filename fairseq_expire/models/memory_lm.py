@@ -15,6 +15,7 @@ from torch import Tensor
 from fairseq_expire.data.memory_pass import MemoryHandle
 from fairseq_expire.modules import Description, Memory, MemoryPolicy, TokenReader, dictionary_digest
 
+from .every_gradient import with_every_gradient
 from .hub import MemoryHubInterface
 from .size import check_size
 from .vocabulary import input_bands, softmax_bands
@@ -141,8 +142,11 @@ class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
             memory.store(self, held, out.memory)
         else:
             out = self.read(src_tokens, memory)
+        features = out.hidden
+        if torch.is_grad_enabled():
+            features = with_every_gradient(features, out.reports, self.adaptive_softmax)
         # fairseq's generator asks for attention, of which there is none to tell.
-        return out.hidden, {"memory": out.memory, "reports": out.reports, "attn": None}
+        return features, {"memory": out.memory, "reports": out.reports, "attn": None}
 
     def start_from(self, incremental_state: Dict, memory: Memory, done: int) -> None:
         """Lets the next call with this incremental state read on from a memory.

@@ -27,6 +27,7 @@ from fairseq_expire.models.memory_lm import MemoryLanguageModel
 from .bounds import keep_bounds_of
 from .data_folder import check_split, read_dictionary
 from .fusion import check_target_dictionary
+from .processes import check_processes_are_joined
 from .prompting import PromptingTask
 from .stopping import load_patience_state, patience_state
 
@@ -131,6 +132,9 @@ class MemoryCachingLMTask(PromptingTask):
         return cls(cfg, dictionary, manifest)
 
     def build_model(self, cfg, from_checkpoint=False):
+        if not from_checkpoint:
+            # Of fairseq's commands, only training builds a model that is not in a checkpoint.
+            check_processes_are_joined()
         model = super().build_model(cfg, from_checkpoint)
         if not isinstance(model, MemoryLanguageModel):
             known = sorted(name for name, kind in MODEL_REGISTRY.items() if issubclass(kind, MemoryLanguageModel))

@@ -1,0 +1,94 @@
+"""Several runs of ``fairseq-train``, one after the other, in one process or in several that train together.
+
+Starting fairseq takes seconds, so all the runs of a test file share their processes. This file is also what these
+processes run: ``python processes.py RANK RUNS.json``.
+"""
+
+import json
+import os
+import socket
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from subprocess import STDOUT, Popen
+
+import commands
+
+MARK = "=== run "
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def options(data, *given, arch="expire_span_lm"):
+    """Of ``fairseq-train``, for a model that is smaller still than the other tests'; options given last win."""
+    spans = ["--max-span", "64", "--span-ramp", "8", "--span-init", "16", "--expire-loss-weight", "1e-3"]
+    spans = {"expire_span_lm": spans, "adaptive_span_lm": spans,
+             "compressive_transformer_lm": ["--max-span", "12", "--compressed-size", "4"]}.get(arch, ["--max-span", "24"])  # fmt: skip
+    given = [
+        data, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--arch", arch, "--decoder-layers", "2",
+        "--decoder-embed-dim", "16", "--decoder-ffn-embed-dim", "32", "--decoder-attention-heads", "2", "--dropout", "0",
+        *spans, "--criterion", "expire_span_loss", "--tokens-per-sample", "8", "--batch-size", "4", "--optimizer", "nag",
+        "--lr", "0.1", "--clip-norm", "1", "--max-update", "6", "--cpu", "--log-format", "json",
+        "--log-interval", "1", "--num-workers", "0", "--no-epoch-checkpoints", "--disable-validation", *given,
+    ]  # fmt: skip
+    return [str(part) for part in given]
+
+
+def train(folder, runs, *, count):
+    """Trains; fails the test unless all processes end well.
+
+    Args:
+        folder: where each run gets a folder for its checkpoints, by its name.
+        runs: options by name.
+        count: of processes.
+    Returns:
+        what the first process printed for each run.
+    """
+    folder.mkdir(exist_ok=True)
+    joined = []
+    if count > 1:
+        joined = ["--distributed-backend", "gloo", "--distributed-world-size", str(count), "--distributed-no-spawn",
+                  "--distributed-init-method", f"tcp://127.0.0.1:{free_port()}"]  # fmt: skip
+    runs = {name: ["--save-dir", str(folder / name), *joined, *given] for name, given in runs.items()}
+    (folder / "runs.json").write_text(json.dumps(runs))
+    environment = {**os.environ, "PYTHONPATH": str(commands.ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    logs = [folder / f"{rank}.log" for rank in range(count)]
+    with ExitStack() as stack:
+        started = [
+            Popen([sys.executable, __file__, str(rank), folder / "runs.json"], stdout=stack.enter_context(log.open("w")),
+                  stderr=STDOUT, env=environment)  # fmt: skip
+            for rank, log in enumerate(logs)
+        ]
+        for process in started:
+            stack.callback(process.kill)
+        codes = [process.wait(timeout=300) for process in started]
+    outputs = [log.read_text() for log in logs]
+    assert codes == [0] * count, "".join(output[-4000:] for output in outputs)
+    parts = outputs[0].split(MARK)[1:]
+    return {name: part for name, _, part in (part.partition("\n") for part in parts)}
+
+
+def _ddp_on_a_cpu():
+    """fairseq gives PyTorch's DDP the number of a GPU, even without one."""
+    from fairseq.models import distributed_fairseq_model as wrapping
+
+    ddp = wrapping.DistributedDataParallel
+    wrapping.DistributedDataParallel = lambda device_ids, output_device, **rest: ddp(**rest)
+
+
+def main(rank, path):
+    from fairseq_cli import train as command
+
+    _ddp_on_a_cpu()
+    for name, given in json.loads(Path(path).read_text()).items():
+        print(MARK + name, flush=True)
+        sys.argv = ["fairseq-train", *given, *(["--distributed-rank", rank] if "--distributed-no-spawn" in given else [])]
+        command.cli_main()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
