@@ -91,13 +91,35 @@ def test_lanes_models_and_passes_each_have_a_memory_of_their_own():
     assert again[2].load(one) is None, "a new pass starts cold"
 
 
-def test_resuming_in_the_middle_starts_cold_and_says_so(caplog):
-    batches = iterator()
-    batches.load_state_dict({"epoch": 1, "iterations_in_epoch": 2, "shuffle": False, "version": 2})
-    rest = list(batches.next_epoch_itr())
-    assert [batch["offset"] for batch in rest] == [6, 9]
-    assert handles(rest)[0].load(nn.Linear(1, 1)) is None
-    assert "empty memory" in caplog.text
+class Reader(nn.Module):
+    """A decoder whose memory says how many tokens it stands behind, and which notes the first row of what it reads."""
+
+    def __init__(self, reach):
+        super().__init__()
+        self.stack = nn.Module()
+        self.stack.position, self.stack.reach = nn.Parameter(torch.zeros(1)), reach
+        self.stack.empty_memory = lambda rows, read: memory_of(read)
+        self.seen = []
+
+    def extract_features(self, tokens, memory):
+        self.seen.append(tokens[0].tolist())
+        return None, {"memory": memory.aged(tokens.size(1))}
+
+
+@pytest.mark.parametrize("reach, first", [(3, 6), (4, 3), (6, 3), (100, 0), (None, 0)])
+def test_without_a_saved_memory_what_it_reaches_back_to_is_read_again(reach, first, caplog):
+    batches, model = iterator(), Reader(reach)
+    batches.load_state_dict({"epoch": 1, "iterations_in_epoch": 3, "shuffle": False, "version": 2})
+    (rest,) = batches.next_epoch_itr()
+    assert rest["offset"] == 9
+    (handle,) = handles([rest])
+    assert number_of(handle.load(model)) == 9
+    # Token n is n + 4, and what is read is one step behind, with </s> in front.
+    text = [2, *range(4, 4 + TOKENS)]
+    assert model.seen == [text[start : start + BLOCK] for start in range(first, 9, BLOCK)]
+    assert f"by reading the last {9 - first} tokens of each row: none was saved" in caplog.text
+    handle.load(model)
+    assert len(model.seen) == (9 - first) / BLOCK, "once"
 
 
 def test_the_batch_that_fairseq_keeps_as_a_dummy_has_no_handle():
