@@ -106,6 +106,9 @@ def _from_complete(fairseq_load):
                 "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good one, and "
                 "later than the memory that belongs to them: leave it out, or give --no-save-memory"
             )
+        if self.data_parallel_world_size > 1:
+            # What the first process would send to the others holds omegaconf's classes, which torch does not load any more.
+            self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
         filename = last_complete(filename, suffix=self.checkpoint_suffix)
         extra_state = fairseq_load(self, filename, *resets)
         if extra_state is None:
