@@ -109,8 +109,9 @@ def _from_complete(fairseq_load):
                 "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good one, and "
                 "later than the memory that belongs to them: leave it out, or give --no-save-memory"
             )
-        # What the first process would send to the others holds omegaconf's classes, which torch does not load any more.
-        self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+        if self.data_parallel_world_size > 1:
+            # What the first process would send to the others holds omegaconf's classes, which torch does not load any more.
+            self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
         asked = self.cfg.checkpoint.restore_file
         if asked != "checkpoint_last.pt" and not PathManager.isfile(filename):
             raise ValueError(
