@@ -17,7 +17,7 @@ OPTIONS = [
     "--task", "memory_caching_lm", "--arch", "expire_span_lm", *commands.MODEL, "--max-span", "256",
     "--span-ramp", "16", "--span-init", "48", "--span-shortening", "--dropout", "0.2", "--attention-dropout", "0.1",
     "--tokens-per-sample", "16", "--batch-size", "80", "--update-freq", "2", "--optimizer", "adam", "--lr", "0.003",
-    "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "10", "--cpu", "--num-workers", "1", "--log-format", "json",
+    "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "10", "--cpu", "--log-format", "json",
     "--log-interval", "1", "--save-interval-updates", "1", "--keep-interval-updates", "2", "--disable-validation",
 ]  # fmt: skip
 # What depends on the clock.
@@ -31,12 +31,15 @@ class Run:
 
     def __init__(self, data, folder, *options, processes=1):
         self.save_dir, self.processes = folder / "checkpoints", processes
+        self.lives = 0
         self.logs = [folder / f"log.{process}" for process in range(processes)]
         self.command = [commands.tool("fairseq-train"), data, "--user-dir", commands.USER_DIR, *OPTIONS, *options]
         folder.mkdir()
 
     def start(self):
-        """A life; returns its processes."""
+        """A life, the first one without data-loading workers, the next ones with four, one, none...; returns its processes."""
+        workers = [0, 4, 1][self.lives % 3]
+        self.lives += 1
         distributed = []
         if self.processes > 1:
             with socket.socket() as free:
@@ -49,7 +52,7 @@ class Run:
         started = []
         for process, log in enumerate(self.logs):
             rank = ["--distributed-rank", process] if distributed else []
-            command = [*self.command, "--save-dir", self.save_dir, *distributed, *rank]
+            command = [*self.command, "--save-dir", self.save_dir, "--num-workers", workers, *distributed, *rank]
             with open(log, "ab") as output:
                 started.append(
                     subprocess.Popen(
