@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# A test file is run by one process, a core each has one. Two threads of each would wait for each other's cores most of the time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 .PHONY: help test test-long demo bench clean
 
@@ -13,10 +15,10 @@ help:
 	@echo "PYTHON=python3.12      the Python to make .venv with (3.11 or 3.12)"
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-long: .venv/installed-test
-	$(BIN)/python -m pytest --long
+	$(PYTEST) --long
 
 demo: .venv/installed
 	$(BIN)/python examples/quickstart/demo.py $(if $(TEXT),--text "$(TEXT)")

@@ -47,5 +47,5 @@ setup(
         # modules, which are plain PyTorch, still install.
         've-fairseq==0.12.3; sys_platform == "linux" and platform_machine == "x86_64"',
     ],
-    extras_require={"plot": ["matplotlib"], "test": ["hypothesis", "matplotlib", "pytest", "tensorboard"]},
+    extras_require={"plot": ["matplotlib"], "test": ["hypothesis", "matplotlib", "pytest", "pytest-xdist", "tensorboard"]},
 )

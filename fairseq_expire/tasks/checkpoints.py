@@ -50,7 +50,7 @@ def _with_memory(fairseq_save):
 
 def _saved_memory(folder: Path, trainer: Trainer, epoch_itr) -> Optional[str]:
     """Writes the memory of this process and waits for the others; the name of it all. None if there is nothing to save: an
-    epoch starts with an empty memory. Raises OSError if a process cannot write its part."""
+    epoch starts with an empty memory. Raises OSError or RuntimeError if a process cannot write its part."""
     if not trainer.task.cfg.save_memory or epoch_itr.end_of_epoch():
         return None
     process, processes = trainer.data_parallel_rank, trainer.data_parallel_world_size
@@ -63,7 +63,8 @@ def _saved_memory(folder: Path, trainer: Trainer, epoch_itr) -> Optional[str]:
     failure = None
     try:
         write_memory(folder, name, epoch_itr.memory_state(), process=process, processes=processes)
-    except OSError as error:
+    # What torch makes of a full disk is of either kind.
+    except (OSError, RuntimeError) as error:
         failure = error
     if processes > 1:
         # None waits for one that has failed.
@@ -109,8 +110,9 @@ def _from_complete(fairseq_load):
                 "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good one, and "
                 "later than the memory that belongs to them: leave it out, or give --no-save-memory"
             )
-        # What the first process would send to the others holds omegaconf's classes, which torch does not load any more.
-        self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+        if self.data_parallel_world_size > 1:
+            # What the first process would send to the others holds omegaconf's classes, which torch does not load any more.
+            self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
         asked = self.cfg.checkpoint.restore_file
         if asked != "checkpoint_last.pt" and not PathManager.isfile(filename):
             raise ValueError(

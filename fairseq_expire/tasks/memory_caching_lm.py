@@ -112,7 +112,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
 
     @classmethod
     def setup_task(cls, cfg: MemoryCachingLMConfig, from_checkpoint: bool = False):
-        if cfg.dataset_impl not in (None, "mmap"):
+        if str(cfg.dataset_impl) in set(get_available_dataset_impl()) - {"mmap"}:
             raise ValueError(
                 f"--dataset-impl {cfg.dataset_impl}: streams are read from fairseq's mmap format alone; leave the option out, "
                 "and prepare data of another format again"

@@ -1,6 +1,7 @@
 """fairseq-train as its users know it."""
 
 import math
+import re
 import shutil
 
 import commands
@@ -82,6 +83,7 @@ def test_continues_from_its_checkpoint(data_bin, trained, tmp_path):
     shutil.copy(trained[0] / "checkpoint_last.pt", tmp_path)
     output = commands.train(data_bin, tmp_path, "--disable-validation", updates=42)
     assert [line["num_updates"] for line in commands.logged(output, "train_inner")] == [41, 42]
+    assert re.search("the memory is made again by reading the last 288 tokens of each row: .* is missing", output)
 
 
 def test_hydra(data_bin, tmp_path):

@@ -131,7 +131,7 @@ def build(cfg, symbols):
     dictionary = Dictionary()
     for number in range(symbols):
         dictionary.add_symbol(str(number))
-    task = argparse.Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    task = argparse.Namespace(source_dictionary=dictionary, target_dictionary=dictionary, level="bytes")
     with torch.device("meta"):
         return build_model(cfg.model, task)
 
