@@ -26,8 +26,9 @@ def free_port():
 def options(data, *given, arch="expire_span_lm", criterion=("expire_span_loss", "--expire-loss-weight", "1e-3")):
     """Of ``fairseq-train``, for a model that is smaller still than the other tests'; options given last win."""
     spans = ["--max-span", "64", "--span-ramp", "8", "--span-init", "16"]
-    spans = {"expire_span_lm": spans, "adaptive_span_lm": spans,
-             "compressive_transformer_lm": ["--max-span", "12", "--compressed-size", "4"]}.get(arch, ["--max-span", "24"])  # fmt: skip
+    fixed = ["--max-span", "24"]
+    compressed = ["--max-span", "12", "--compressed-size", "4"]
+    spans = {"transformer_xl_lm": fixed, "compressive_transformer_lm": compressed}.get(arch, spans)
     given = [
         data, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--arch", arch, "--decoder-layers", "2",
         "--decoder-embed-dim", "16", "--decoder-ffn-embed-dim", "32", "--decoder-attention-heads", "2", "--dropout", "0",

@@ -12,9 +12,9 @@ logger = logging.getLogger(__name__)
 class JointTask(FairseqTask):
     """A task in whose training a batch that is too large for one process does not stop the others.
 
-    A process that trains alone leaves such a batch out, which is fairseq's trainer's doing. Of several it lets the others go
-    on, but this one then sends neither gradients through PyTorch's DDP nor a log, for both of which they wait forever. So here it
-    reads one token from which nothing is learnt, as a process does that has run out of text. If memory ran out in backward, of
+    A process that trains alone leaves such a batch out: fairseq's trainer sees to that. Of several it lets the others go on,
+    but this one then sends neither gradients through PyTorch's DDP nor a log, and they wait for both forever. So here it reads
+    one token from which nothing is learnt, as a process does that has run out of text. Where memory runs out in backward, of
     which PyTorch's DDP has sent a part by then, that helps with ``--ddp-backend legacy_ddp`` alone.
     """
 
@@ -26,7 +26,8 @@ class JointTask(FairseqTask):
             if "out of memory" not in str(error) or distributed_utils.get_data_parallel_world_size() == 1:
                 raise
             logger.warning("OOM: this process takes no part in an update: %s", error)
-        # Out of the handler, for the error holds on to the batch. As in fairseq, what other batches of the update have added is lost.
+        # Out of the handler, for the error holds on to the batch. As in fairseq, what is lost is also what other batches of the
+        # update have added.
         optimizer.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -60,7 +60,11 @@ def weights(run):
 
 @pytest.mark.parametrize(
     "arch, precision",
-    [*(("expire_span_lm", precision) for precision in PRECISIONS), *((arch, "fp16") for arch in OTHERS), (OTHERS[2], "amp")],
+    [
+        *(("expire_span_lm", precision) for precision in PRECISIONS),
+        *((arch, "fp16") for arch in OTHERS),
+        ("compressive_transformer_lm", "amp"),
+    ],
 )
 def test_trains_as_in_full_precision(data_bin, tmp_path, amp_on_a_cpu, spans, arch, precision):
     """With spans in float32, and from an empty memory, where the first token of every row sees nothing."""

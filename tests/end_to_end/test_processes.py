@@ -17,15 +17,15 @@ BANDS = "20,50,85"
 INPUT = ["--adaptive-input", "--adaptive-input-cutoff", BANDS, "--adaptive-input-factor", "2"]
 ADAPTIVE = [*INPUT, "--adaptive-softmax-cutoff", BANDS, "--adaptive-softmax-factor", "2"]
 ADAM = ["--optimizer", "adam", "--lr", "0.003"]
-EIGHT = ["--batch-size", "8"]
+TWO, EIGHT = ["--batch-size", "2"], ["--batch-size", "8"]
 
 # Name: architecture, options of two processes, and of one that has to give the same. Where nothing else is said, they train
 # through PyTorch's DDP, which insists on a gradient for every parameter.
 PAIRS = {
     "rows": ("expire_span_lm", [], EIGHT),
     "legacy": ("expire_span_lm", ["--ddp-backend", "legacy_ddp", *ADAM], [*EIGHT, *ADAM]),
-    "update-freq": ("expire_span_lm", ["--ddp-backend", "no_c10d", "--batch-size", "2", "--update-freq", "2"], EIGHT),
-    "update-freq-ddp": ("expire_span_lm", ["--batch-size", "2", "--update-freq", "2"], ["--batch-size", "2", "--update-freq", "4"]),
+    "update-freq": ("expire_span_lm", ["--ddp-backend", "no_c10d", *TWO, "--update-freq", "2"], EIGHT),
+    "update-freq-ddp": ("expire_span_lm", [*TWO, "--update-freq", "2"], [*TWO, "--update-freq", "4"]),
     # Adam skips a parameter without a gradient, so that here a band without words has to get one in one process, too.
     "adaptive-softmax": ("expire_span_lm", [*ADAPTIVE, *ADAM], [*EIGHT, *ADAPTIVE, *ADAM]),
     "conv": ("compressive_transformer_lm", CONV, [*EIGHT, *CONV]),
@@ -39,7 +39,8 @@ DDP = {
     "tied": [*ADAPTIVE, "--tie-adaptive-weights", "--tie-adaptive-proj"],
     "found": [*ADAPTIVE, "--find-unused-parameters", "--tie-adaptive-weights"],
 }
-SAME = ["loss", "nll_loss", "expire_loss", "memory_size", "memory_size_0", "memory_size_1", "span_mean", "span_max", "gnorm", "wpb"]
+SAME = ["loss", "nll_loss", "expire_loss", "memory_size", "memory_size_0", "memory_size_1", "span_mean", "span_max", "gnorm",
+        "wpb"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,10 @@ def runs(data_bin, short, tmp_path_factory):
         runs["padded"] = options(short, "--batch-size", rows, "--max-epoch", "2")
         valid = options(data_bin, "--batch-size", 2 * rows, "--max-update", "2", "--batch-size-valid", 3 * rows)
         runs["valid"] = [option for option in valid if option != "--disable-validation"]
-    return {count: (folder / str(count), processes.train(folder / str(count), of, count=count)) for count, of in ((2, two), (1, one))}
+    return {
+        count: (folder / str(count), processes.train(folder / str(count), of, count=count))
+        for count, of in ((2, two), (1, one))
+    }
 
 
 def parameters(runs, count, name):
@@ -151,7 +155,11 @@ def test_any_number_of_shards_scores_every_token_once(data_bin, checkpoint, monk
     assert sum(counts) == 3001 and max(counts) - min(counts) == 1
 
 
-@pytest.mark.parametrize("environment, words", [(TORCHRUN, r"torchrun started 2 .*\$RANK"), (SRUN, r"srun started 3 .*\$SLURM_PROCID")])
+@pytest.mark.parametrize(
+    "environment, words",
+    [(TORCHRUN, r"torchrun started 2 .*\$RANK"), (SRUN, r"srun started 3 .*\$SLURM_PROCID")],
+    ids=["torchrun", "srun"],
+)
 def test_processes_that_would_train_models_of_their_own(data_bin, monkeypatch, environment, words, tmp_path):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
