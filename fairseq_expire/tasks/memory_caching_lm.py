@@ -1,20 +1,17 @@
 """Language modelling over contiguous streams, with a memory that outlives the batch."""
 
-import argparse
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import torch
 from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import get_available_dataset_impl
 from fairseq.data.iterators import EpochBatchIterator
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks import register_task
-from omegaconf import II, MISSING, open_dict
+from omegaconf import open_dict
 
 from fairseq_expire.data.manifest import Manifest, read_manifest
 from fairseq_expire.data.memory_files import read_memory
@@ -27,6 +24,7 @@ from fairseq_expire.models.memory_lm import MemoryLanguageModel
 from .bounds import keep_bounds_of
 from .data_folder import check_split, read_dictionary
 from .fusion import check_target_dictionary
+from .options import MemoryCachingLMConfig, add_save_memory
 from .out_of_memory import JointTask
 from .processes import check_processes_are_joined
 from .prompting import PromptingTask
@@ -38,36 +36,6 @@ NO_ITEMS = (
     "reads a split as one stream, across the borders of its items: leave out --sample-break-mode eos, with which "
     "fairseq-generate takes each item as a prompt"
 )
-
-
-@dataclass
-class MemoryCachingLMConfig(FairseqDataclass):
-    data: str = field(
-        default=MISSING, metadata={"help": "path to the data-bin; several, separated by ':', are read one an epoch"}
-    )
-    tokens_per_sample: int = field(
-        default=512, metadata={"help": "tokens of each row read at once (the block, T); the memory reaches far beyond"}
-    )
-    sample_break_mode: ChoiceEnum(["none", "eos"]) = field(
-        default="none",
-        metadata={"help": "what fairseq-generate goes on from: with 'eos' each item (line, document, file) is a prompt"},
-    )
-    utf8: bool = field(
-        default=False,
-        metadata={"help": "a byte model writes valid UTF-8 only, and no character that is incomplete at the end"},
-    )
-    save_memory: bool = field(
-        default=True,
-        metadata={
-            "help": "write what is remembered in the middle of an epoch beside the checkpoint, so that a run that was "
-            "stopped goes on as if it had not been"
-        },
-    )
-    update_freq: List[int] = II("optimization.update_freq")
-    batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
-    max_tokens_valid: Optional[int] = II("dataset.max_tokens_valid")
-    disable_validation: bool = II("dataset.disable_validation")
-    dataset_impl: Optional[ChoiceEnum(get_available_dataset_impl())] = II("dataset.dataset_impl")
 
 
 @register_task("memory_caching_lm", dataclass=MemoryCachingLMConfig)
@@ -100,14 +68,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
 
     @classmethod
     def add_args(cls, parser):
-        """fairseq would make ``--save-memory``, which is on, an option that turns it off."""
-        option = MemoryCachingLMConfig.__dataclass_fields__["save_memory"]
-        parser.add_argument(
-            "--save-memory",
-            action=argparse.BooleanOptionalAction,
-            default=option.default,
-            help=option.metadata["help"],
-        )
+        add_save_memory(parser)
         super().add_args(parser)
 
     @classmethod

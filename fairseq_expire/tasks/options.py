@@ -1,0 +1,47 @@
+"""The options of ``--task memory_caching_lm``."""
+
+import argparse
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+from fairseq.data.indexed_dataset import get_available_dataset_impl
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import II, MISSING
+
+
+@dataclass
+class MemoryCachingLMConfig(FairseqDataclass):
+    data: str = field(
+        default=MISSING, metadata={"help": "path to the data-bin; several, separated by ':', are read one an epoch"}
+    )
+    tokens_per_sample: int = field(
+        default=512, metadata={"help": "tokens of each row read at once (the block, T); the memory reaches far beyond"}
+    )
+    sample_break_mode: ChoiceEnum(["none", "eos"]) = field(
+        default="none",
+        metadata={"help": "what fairseq-generate goes on from: with 'eos' each item (line, document, file) is a prompt"},
+    )
+    utf8: bool = field(
+        default=False,
+        metadata={"help": "a byte model writes valid UTF-8 only, and no character that is incomplete at the end"},
+    )
+    save_memory: bool = field(
+        default=True,
+        metadata={
+            "help": "write what is remembered in the middle of an epoch beside the checkpoint, so that a run that was "
+            "stopped goes on as if it had not been"
+        },
+    )
+    update_freq: List[int] = II("optimization.update_freq")
+    batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
+    max_tokens_valid: Optional[int] = II("dataset.max_tokens_valid")
+    disable_validation: bool = II("dataset.disable_validation")
+    dataset_impl: Optional[ChoiceEnum(get_available_dataset_impl())] = II("dataset.dataset_impl")
+
+
+def add_save_memory(parser: argparse.ArgumentParser) -> None:
+    """fairseq would make ``--save-memory``, which is on, an option that turns it off."""
+    option = MemoryCachingLMConfig.__dataclass_fields__["save_memory"]
+    parser.add_argument(
+        "--save-memory", action=argparse.BooleanOptionalAction, default=option.default, help=option.metadata["help"]
+    )
