@@ -107,7 +107,8 @@ class Compressive(MemoryPolicy):
         slots = torch.arange(whole.size(1), device=device).expand_as(place)
         where = where.scatter_(1, place.masked_fill(~mine, groups * rate), slots)[:, :-1]  # [B, G c]
         present = (where >= 0).unflatten(1, (groups, rate))  # [B, G, c]
-        sources = self._gather(memory, states.detach(), where)
+        # Slots that hold nothing may hold anything.
+        sources = self._gather(memory, states.detach(), where).masked_fill(~present.flatten(1).unsqueeze(-1), 0)
         pooled = self._pool(sources.unflatten(1, (groups, rate)), present)
         age = begins.expand(len(states), groups).masked_fill(~present.any(dim=-1), EMPTY_AGE)
         return NewlyCompressed(states=pooled, age=age, sources=sources, present=present)

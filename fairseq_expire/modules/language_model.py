@@ -4,7 +4,6 @@ Size legend: B rows, T tokens of a block, D width, V symbols.
 """
 
 import hashlib
-from dataclasses import replace
 from typing import NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -74,7 +73,7 @@ class TokenReader:
         """
         hidden = self.dropout_in(self.embed_scale * self.embed_tokens(tokens))
         out = self.stack(hidden, memory, padding=tokens.eq(self.description.pad))
-        return replace(out, hidden=self.dropout_out(out.hidden))
+        return out._replace(hidden=self.dropout_out(out.hidden))
 
     def output_layer(self, features: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, V] scores; the features themselves where there is an adaptive softmax."""

@@ -151,6 +151,9 @@ class MemoryLayer(nn.Module):
                 "this memory was made while scoring and holds keys and values of fixed weights; training needs the states "
                 "themselves: start from None, or from a memory made in training mode"
             )
+        # A state that overflowed (fp16) is not remembered: the update is skipped, and with it all blocks to come would overflow.
+        lost = ~hidden.detach().isfinite().all(dim=-1)
+        padding = lost if padding is None else padding | lost
         made = None
         if self.policy.compresses:
             made = self.policy.compress(memory, hidden, padding)
@@ -160,7 +163,7 @@ class MemoryLayer(nn.Module):
         if self.pre_norm:
             held = self.attention_norm(held)
         key, value, spans = (
-            _joined(of(held), of(states), memory) for of in (self.key_proj, self.value_proj, self.policy.spans)
+            _joined(of(held), of(states), memory) for of in (self.key_proj, self.value_proj, self.policy)
         )
         memory = memory.extended(hidden, None, padding)
         if memory.compressed is not None:
@@ -176,7 +179,7 @@ class MemoryLayer(nn.Module):
             inputs = memory.packed()
             held = self.attention_norm(inputs) if self.pre_norm else inputs
             stored = self._stored(inputs, held)
-            spans = _joined(self.policy.spans(held), self.policy.spans(states[:, :0]), memory)
+            spans = _joined(self.policy(held), self.policy(states[:, :0]), memory)
             if memory.compressed is not None:
                 spans = spans.masked_fill(memory.compressed.unsqueeze(-1), self.policy.compressed_span)
             memory = LayerMemory(
@@ -192,7 +195,7 @@ class MemoryLayer(nn.Module):
         if memory.states.dtype != read.dtype:
             # Under autocast, or just out of it.
             memory = memory.to(dtype=read.dtype)
-        made, spans = None, self.policy.spans(states)
+        made, spans = None, self.policy(states)
         if self.policy.compresses:
             made = self.policy.compress(memory, hidden, padding)
             normed = self.attention_norm(made.states) if self.pre_norm else made.states

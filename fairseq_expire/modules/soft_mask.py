@@ -55,8 +55,8 @@ def soft_mask_slope(left: Tensor, first: int, last: int, *, ramp: float) -> Tens
 
 
 def _queries_before(steps: Tensor, block: int) -> Tensor:
-    """[...] int64: how many queries of a block, at steps 0 ... T - 1, come before a number of steps."""
-    return steps.ceil().clamp(0, block).to(torch.int64)
+    """[...] int64: how many queries of a block, at steps 0 ... T - 1, come before a number of steps; none before a NaN."""
+    return steps.ceil().clamp(0, block).nan_to_num(0.0).to(torch.int64)
 
 
 def _seen_from(age: Tensor) -> Tensor:

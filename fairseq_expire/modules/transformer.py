@@ -3,8 +3,8 @@
 Size legend: B rows, T tokens of a block, D width, K heads, P reach of positions.
 """
 
-from dataclasses import dataclass, replace
-from typing import Callable, List, Optional, Tuple
+from dataclasses import replace
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ from .memory import Memory
 from .policy import MemoryPolicy
 
 
-@dataclass(frozen=True)
-class StackOutput:
+class StackOutput(NamedTuple):
     """A block read: its output states [B, T, D], the memory to read on from, and a report for each layer."""
 
     hidden: Tensor

@@ -25,6 +25,7 @@ from .bounds import keep_bounds_of
 from .data_folder import check_split, read_dictionary
 from .fusion import check_target_dictionary
 from .options import MemoryCachingLMConfig, add_save_memory
+from .out_of_memory import JointTask
 from .processes import check_processes_are_joined
 from .prompting import PromptingTask
 from .stopping import load_patience_state, patience_state
@@ -38,7 +39,7 @@ NO_ITEMS = (
 
 
 @register_task("memory_caching_lm", dataclass=MemoryCachingLMConfig)
-class MemoryCachingLMTask(PromptingTask):
+class MemoryCachingLMTask(JointTask, PromptingTask):
     """Reads each split as contiguous rows and hands every batch the memory of its pass.
 
     A pass (a training epoch, a validation, a scoring run) starts cold and reads its rows in order; every token of the
