@@ -22,7 +22,8 @@ def with_every_gradient(
         reports: of the layers.
         adaptive_softmax: of the model, if it has one.
     """
-    nothing = [0 * report.reconstruction.sum() for report in reports if report.reconstruction is not None]
+    # None of it, not zero times it: a loss that overflowed must not get into the features.
+    nothing = [report.reconstruction[:0].sum() for report in reports if report.reconstruction is not None]
     if adaptive_softmax is not None:
         nothing += [band(features[:0, 0]).sum() for band in adaptive_softmax.tail]
         # Always used, but only outside of the forward pass that is watched.
