@@ -15,6 +15,7 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from fairseq.file_io import PathManager
+from fairseq.logging import progress_bar
 from fairseq_cli import train as train_command
 
 from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss
@@ -363,20 +364,31 @@ def test_patience_is_counted_on(train, tmp_path, caplog):
     assert "the last 3 validations were no better, --patience is 3" in caplog.text
 
 
-def test_the_log_goes_on_across_the_end_of_an_epoch(train, tmp_path, caplog):
+class Lines:
+    """Stands for the logger of fairseq's progress bars, whatever other tests have made of that: its lines of --log-interval."""
+
+    name = "progress_bar"
+
+    def __init__(self):
+        self.found = []
+
+    def info(self, message):
+        if self.name == "train_inner":
+            line = json.loads(message)
+            self.found.append({name: line[name] for name in ("num_updates", "loss", "span_mean", "memory_size")})
+
+
+def test_the_log_goes_on_across_the_end_of_an_epoch(train, tmp_path, monkeypatch):
     """A line of --log-interval is about the same updates."""
-    caplog.set_level(logging.INFO)
 
-    def lines():
-        found = [json.loads(record.getMessage()) for record in caplog.records if record.name == "train_inner"]
-        caplog.clear()
-        return [{name: line[name] for name in ("num_updates", "loss", "span_mean", "memory_size")} for line in found]
+    def lines(folder, **settings):
+        monkeypatch.setattr(progress_bar, "logger", Lines())
+        train(tmp_path / folder, "--log-interval", "8", **settings)
+        return progress_bar.logger.found
 
-    train(tmp_path / "whole", "--log-interval", "8")
-    whole = lines()
-    train(tmp_path / "again", "--log-interval", "8", killed_in=STEPS)
-    train(tmp_path / "again", "--log-interval", "8")
-    assert len(whole) == 2 and lines() == whole
+    whole = lines("whole")
+    again = lines("again", killed_in=STEPS) + lines("again")
+    assert len(whole) == 2 and again == whole
 
 
 def test_writing_asynchronously_is_refused(train, tmp_path, monkeypatch):
