@@ -5,6 +5,7 @@ that a file never replaces one that an older checkpoint needs.
 """
 
 import os
+import re
 import secrets
 import zipfile
 from pathlib import Path
@@ -22,6 +23,11 @@ UNFINISHED = ".tmp"
 def new_name(updates: int) -> str:
     """A name that no other save has."""
     return f"{PREFIX}{updates}_{secrets.token_hex(4)}"
+
+
+def is_memory_file(path: Path) -> bool:
+    """Whether a file (or what is there of it) has a name that :func:`write_memory` gives, and so is ours."""
+    return re.fullmatch(rf"{PREFIX}\d+_[0-9a-f]{{8}}\.\d+-of-\d+\.pt({re.escape(UNFINISHED)})?", path.name) is not None
 
 
 def set_of(path: Path) -> str:

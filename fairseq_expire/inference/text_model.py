@@ -112,8 +112,8 @@ class TextModel:
 
     @functools.cached_property
     def fingerprint(self) -> Tensor:
-        """[4] int64, the first half of the SHA-256 of all weights."""
-        digest = hashlib.sha256()
+        """[4] int64, the first half of the SHA-256 of all weights, and of the limit that spans are cut to."""
+        digest = hashlib.sha256(repr([layer.policy.span_limit for layer in self.model.stack.layers]).encode())
         for name, weight in self.model.state_dict().items():
             digest.update(name.encode())
             digest.update(weight.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())

@@ -42,6 +42,7 @@ def _kernel_works(dtype: torch.dtype) -> bool:
     try:
         out, total = _forward(query, key, key, 0.0, False, attn_mask=bias, scale=SCALE)
         right = torch.allclose(out[..., :2, :], query[..., :2, :]) and torch.allclose(total[..., :2].to(bias.dtype), expected)
+        right &= bool(out.isfinite().all())
         out, total = _forward(query, key, key, 0.0, False, attn_mask=None, scale=SCALE)
         everything = torch.full_like(total, math.log(1100) + 2.0 * SCALE, dtype=bias.dtype)
         right &= torch.allclose(out, query) and torch.allclose(total.to(bias.dtype), everything)

@@ -54,6 +54,8 @@ class MemoryPolicy(nn.Module):
 
     # Nothing is seen from further than this many steps, whatever its span; None for no limit.
     longest: Optional[int] = None
+    # While scoring, no span is longer than this many steps; None for no limit.
+    span_limit: Optional[int] = None
     # Whether old states are compressed; then the four methods on that, below, are called.
     compresses = False
 

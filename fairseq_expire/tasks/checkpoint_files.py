@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 
 import torch
 
-from fairseq_expire.data.memory_files import PREFIX, UNFINISHED, set_of
+from fairseq_expire.data.memory_files import UNFINISHED, is_memory_file, set_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,16 +52,15 @@ def remove_leftovers(folder: Path) -> None:
     """Deletes the memory files that no checkpoint in the folder needs, and what a kill left half written. Nothing may be
     being written."""
     needed = {summary.memory for path in _checkpoints(folder) if (summary := _summary_of(path)) is not None}
-    for path in folder.glob(f"{PREFIX}*.pt"):
-        if set_of(path) not in needed:
+    for path in filter(is_memory_file, folder.iterdir()):
+        if path.name.endswith(UNFINISHED) or set_of(path) not in needed:
             path.unlink(missing_ok=True)
-    for pattern in (f"{PREFIX}*.pt{UNFINISHED}", "checkpoint*.pt.tmp"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    for path in folder.glob("checkpoint*.pt.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _checkpoints(folder: Path):
-    return (path for path in folder.glob("*.pt") if not path.name.startswith(PREFIX))
+    return (path for path in folder.glob("*.pt") if not is_memory_file(path))
 
 
 def _is_complete(path: Path) -> bool:

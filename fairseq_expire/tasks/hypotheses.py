@@ -88,7 +88,7 @@ class MemoryEnsemble(EnsembleModel):
         tokens = torch.cat([prompts.tokens[:, 1:][:, -LOOK_BACK:][prompts.rows], written], dim=1)
         valid = torch.ones_like(log_probs, dtype=torch.bool)
         # Later, a text that cannot be completed is one that is impossible already, which a beam keeps for want of others.
-        possible = self.utf8.needed(tokens) <= left if written.size(1) else valid[:, 0]
+        possible = self.utf8.needed(tokens) <= left if written.size(1) else valid.new_ones(len(valid))
         if possible.any():
             valid[possible] = self.utf8(tokens[possible], left)
         return log_probs.masked_fill(~valid, -torch.inf)

@@ -132,7 +132,15 @@ def test_a_kernel_that_does_not_serve_is_not_used(monkeypatch):
         return torch.full_like(query, float("nan")), query[..., 0]
 
     assert all(fused._kernel_works(dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16))
-    for kernel in (None, without_a_bias, nan):
+    forward = fused._forward
+
+    def nan_where_nothing_is_seen(*tensors, attn_mask, **options):
+        out, total = forward(*tensors, attn_mask=attn_mask, **options)
+        if attn_mask is not None:
+            out[attn_mask.amax(dim=-1) == float("-inf")] = float("nan")
+        return out, total
+
+    for kernel in (None, without_a_bias, nan, nan_where_nothing_is_seen):
         monkeypatch.setattr(fused, "_forward", kernel)
         fused._kernel_works.cache_clear()
         assert not fused._kernel_works(torch.float32)

@@ -53,16 +53,18 @@ def test_only_those_of_the_same_suffix(tmp_path):
 
 
 def test_what_no_checkpoint_needs_goes(tmp_path):
-    files = ["memory_5_a.0-of-1.pt", "memory_10_b.0-of-2.pt", "memory_10_b.1-of-2.pt", "memory_15_c.0-of-1.pt"]
-    for name in [*files, "memory_20_d.0-of-1.pt.tmp", "checkpoint_1_20.pt.tmp", "other.tmp", "vectors.pt"]:
+    files = ["memory_5_0000000a.0-of-1.pt", "memory_10_0000000b.0-of-2.pt", "memory_10_0000000b.1-of-2.pt",
+             "memory_15_0000000c.0-of-1.pt"]  # fmt: skip
+    others = ["other.tmp", "vectors.pt", "memory_bank.pt", "memory_5_a.pt"]
+    for name in [*files, *others, "memory_20_0000000d.0-of-1.pt.tmp", "checkpoint_1_20.pt.tmp"]:
         (tmp_path / name).write_bytes(b"anything")
-    checkpoint(tmp_path / "checkpoint_1_10.pt", 10, "memory_10_b")
-    checkpoint(tmp_path / "copied-by-hand.pt", 15, "memory_15_c")
+    checkpoint(tmp_path / "checkpoint_1_10.pt", 10, "memory_10_0000000b")
+    checkpoint(tmp_path / "copied-by-hand.pt", 15, "memory_15_0000000c")
     checkpoint(tmp_path / "checkpoint1.pt", 18)
     remove_leftovers(tmp_path)
-    kept = {*files[1:], "checkpoint_1_10.pt", "copied-by-hand.pt", "checkpoint1.pt", "other.tmp", "vectors.pt"}
+    kept = {*files[1:], "checkpoint_1_10.pt", "copied-by-hand.pt", "checkpoint1.pt", *others}
     assert {path.name for path in tmp_path.iterdir()} == kept
     # The same name, another checkpoint.
-    checkpoint(tmp_path / "checkpoint_1_10.pt", 15, "memory_15_c")
+    checkpoint(tmp_path / "checkpoint_1_10.pt", 15, "memory_15_0000000c")
     remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.glob("memory_*")} == {"memory_15_c.0-of-1.pt"}
+    assert {path.name for path in tmp_path.glob("memory_*")} == {files[3], *others[2:]}

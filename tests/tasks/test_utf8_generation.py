@@ -73,6 +73,13 @@ def test_all_that_is_written_is_valid(model, changes, long):
     assert any(not text.isascii() for text in texts), "and what it writes is more than ASCII"
 
 
+@pytest.mark.parametrize("sampling", [False, True], ids=["greedy", "sampled"])
+def test_one_prompt_with_one_hypothesis(model, sampling):
+    for prompt in PROMPTS:
+        (text,) = written(model, [prompt.encode()], utf8=True, max_len_b=6, sampling=sampling, beam=1)
+        assert is_utf8(text) and text.startswith(prompt.encode())
+
+
 def test_a_prompt_cut_within_a_character_is_completed(model):
     cut = ["é".encode()[:1], "中".encode()[:2], "\U0001f600".encode()[:1]]
     texts = written(model, cut, utf8=True, max_len_b=4, sampling=True, beam=2)
