@@ -25,7 +25,7 @@ def load(
             ``fairseq-train``.
         data: with a checkpoint: the data-bin whose dictionary it was trained with, if that is not where it was then.
         device: where the model runs.
-        dtype: of the weights; None for what they were saved in.
+        dtype: of the weights; None for float32.
         span_limit: remember nothing for longer than this many steps, as ``--model-overrides`` has it.
     Raises:
         FileNotFoundError: there is nothing at ``path``, or a file that belongs to it is missing.

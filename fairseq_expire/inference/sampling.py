@@ -1,5 +1,6 @@
 """Picking the next token."""
 
+import math
 from typing import Optional
 
 import torch
@@ -28,8 +29,8 @@ class Sampler:
         top_p: Optional[float] = None,
         seed: Optional[int] = None,
     ):
-        if not temperature > 0:
-            raise ValueError(f"temperature divides log-probabilities: expected more than 0, got {temperature}; see greedy")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature divides log-probabilities: expected a finite number more than 0, got {temperature}; see greedy")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is a number of tokens: expected at least 1, got {top_k}")
         if top_p is not None and not 0 < top_p <= 1:

@@ -42,7 +42,7 @@ class Score:
 
     @property
     def tokens(self) -> List[ScoredToken]:
-        """Each token. Their texts together are the whole; a character of several bytes comes with the last of them."""
+        """Each token. Their texts together are the whole, but for unknown symbols; a character of several bytes comes with the last of them."""
         decoder = self.codec.stream_decoder()
         return [
             ScoredToken(self.codec.symbols[index], decoder.feed(index), bits)

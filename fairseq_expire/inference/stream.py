@@ -180,13 +180,16 @@ class Stream:
         if not expected <= set(state):
             raise ValueError(f"not the state of a stream: expected {', '.join(sorted(expected))}, got {sorted(state)}")
         if not torch.equal(state["weights"].cpu(), self._model.fingerprint):
-            raise ValueError("the state of a stream goes on only with the weights it was made with; these are others")
+            raise ValueError("the state of a stream goes on only with the weights it was made with, and their span_limit; these are others")
         memory = Memory.from_state_dict(
             {name.removeprefix("memory."): value for name, value in state.items() if name not in expected}
         )
         stack = self._model.model.stack
         parts = 3 if stack.layers[0].policy.compresses else 2
         memory.check_fits(batch=1, num_layers=len(stack.layers), embed_dim=stack.embed_dim, parts=parts)
+        expected_shape, shape = [1, 1, stack.embed_dim], list(state["features"].shape)
+        if shape != expected_shape:
+            raise ValueError(f"not the state of a stream: expected features {expected_shape}, got {shape}")
         self._memory = memory.to(device=self._model.device)
         self._features = state["features"].to(self._model.device)
         self._recent = state["recent"].tolist()

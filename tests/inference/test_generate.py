@@ -105,6 +105,7 @@ def test_padding_is_never_written():
     "asked, words",
     [
         ({"temperature": 0}, "temperature .* more than 0, got 0"),
+        ({"temperature": float("inf")}, "temperature .* more than 0, got inf"),
         ({"temperature": float("nan")}, "temperature .* got nan"),
         ({"top_k": 0}, "top_k .* at least 1, got 0"),
         ({"top_p": 0}, "top_p .* got 0"),

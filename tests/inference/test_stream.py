@@ -1,5 +1,7 @@
 """Streams and what is written from them, against reading everything again for each token."""
 
+import copy
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -138,6 +140,14 @@ def test_states_of_other_streams(model, tmp_path):
     state = stream.state_dict()
     with pytest.raises(ValueError, match="not the state of a memory"):
         stream.load_state_dict({name: value for name, value in state.items() if name != "memory.1.age"})
+    with pytest.raises(ValueError, match=r"not the state of a stream: expected features \[1, 1, \d+\], got \[1, 1, 3\]"):
+        stream.load_state_dict({**state, "features": state["features"][..., :3]})
+    with pytest.raises(ValueError, match="only with the weights it was made with, and their span_limit"):
+        limited = copy.deepcopy(model)
+        vars(limited).pop("fingerprint", None)
+        for layer in limited.model.stack.layers:
+            layer.policy.span_limit = 3
+        limited.stream().load_state_dict(state)
     wrong = {**state, "memory.0.states": torch.zeros(1, *state["memory.0.age"].shape[1:], 5)}
     with pytest.raises(ValueError, match="width 5"):
         stream.load_state_dict(wrong)
