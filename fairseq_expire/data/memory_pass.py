@@ -61,6 +61,10 @@ class MemoryPass:
             lanes[lane] = _Held(None, start, None, self._read_again(model, lane, start, say=not lanes))
         return lanes.get(lane)
 
+    def nothing(self, model: nn.Module, start: int) -> Memory:
+        """What ``model`` remembers of ``start`` tokens of each row that were all left out."""
+        return model.stack.empty_memory(self._blocks.rows, read=start)
+
     def hold(self, model: nn.Module, lane: int, held: _Held) -> None:
         self._held.setdefault(model, {})[lane] = held
 
@@ -74,7 +78,7 @@ class MemoryPass:
             tokens = (last - first) * blocks.block
             logger.warning("the memory is made again by reading the last %d tokens of each row: %s", tokens, self.lost)
         device = model.stack.position.device
-        memory = model.stack.empty_memory(blocks.rows, read=first * blocks.block)
+        memory = self.nothing(model, first * blocks.block)
         # The update that this is for draws the random numbers that it would have drawn.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for step in range(first, last):
@@ -130,7 +134,7 @@ class MemoryHandle:
         held = self._memories.held(model, self._lane, self._start)
         if held is None:
             logger.warning("reading on from token %d of each row with an empty memory", self._start)
-            return None
+            return self._memories.nothing(model, self._start)
         if held.start == self._start:
             return held.before
         # Text that was skipped (a batch too large for the device) still makes what is remembered older.
