@@ -1,7 +1,5 @@
 """Checkpoints of fairseq-train. Reading one needs fairseq, which knows what its options mean."""
 
-import pickle
-import re
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Type
 
@@ -11,6 +9,7 @@ from fairseq.dataclass.utils import merge_with_parent
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
+from fairseq_expire.data.checkpoint_problems import NO_MODEL, problem_of
 from fairseq_expire.data.text_codec import TextCodec
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 from fairseq_expire.modules import LanguageModel, dictionary_digest
@@ -62,22 +61,15 @@ def read_checkpoint(
 def _load(path: Path) -> Dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        if code is None:
-            raise _damaged(path, "not a checkpoint") from None
-        raise ValueError(
-            f"{path}: refused, since it would run code ({code.group(1)}) where a checkpoint has weights and options only"
-        ) from None
-    except (RuntimeError, EOFError) as error:
-        raise _damaged(path, str(error).splitlines()[0] if str(error) else "empty") from None
+    # What torch raises depends on where a file breaks off.
+    except Exception as error:
+        problem = problem_of(str(path), error)
+        if problem is None:
+            raise
+        raise ValueError(f"{path} {problem}") from error
     if not isinstance(state, dict) or not isinstance(state.get("cfg"), dict) or not isinstance(state.get("model"), dict):
-        raise _damaged(path, "it has no options and weights")
+        raise ValueError(f"{path} {NO_MODEL}")
     return state
-
-
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path}: cannot be read as a checkpoint of fairseq-train ({what.rstrip('.')}); take another copy")
 
 
 def _kind(path: Path, cfg: DictConfig) -> Type[MemoryLanguageModel]:

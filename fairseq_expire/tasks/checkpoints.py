@@ -18,10 +18,10 @@ from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
+from fairseq_expire.data.checkpoint_problems import problem_of
 from fairseq_expire.data.memory_files import new_name, write_memory
 
 from .checkpoint_files import last_complete, remove_leftovers
-from .checkpoint_problems import problem_of
 from .memory_caching_lm import MemoryCachingLMTask
 from .stopping import stop_if_over
 

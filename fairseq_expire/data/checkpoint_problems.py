@@ -10,6 +10,7 @@ import torch
 
 # How torch names an object that would need code, "module.name".
 FOREIGN = re.compile(r"GLOBAL (\S+)")
+NO_MODEL = "holds no model with its options: expected a checkpoint that fairseq-train wrote"
 
 
 def problem_of(path: str, error: Exception) -> Optional[str]:
@@ -35,8 +36,9 @@ def problem_of(path: str, error: Exception) -> Optional[str]:
     try:
         # Mapped, so that only what is looked at is read.
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    # Whatever torch makes of damage.
     except Exception:
         return f"is damaged ({size:,} bytes): restore it, or take another one"
     if not isinstance(state, dict) or "model" not in state or not ("cfg" in state or "args" in state):
-        return "holds no model with its options: expected a checkpoint that fairseq-train wrote"
+        return NO_MODEL
     return None
