@@ -1,15 +1,15 @@
-"""The order in which far candidates, those out of reach of positions, are computed.
+"""The order in which the memories of a block are computed.
 
-Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates, F of them far, d width of a head.
+Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates, M of them memories, d width of a head.
 
-Without positions, nothing depends on where a far candidate stands. So they are put in order, heads first and side by side as
-products like it best: first the *steady* ones, which every query of the block sees in full and which so need no bias and
-have no gradient of their span; then what is gone already; then what fades or ends within the block, the longest-lived last. What
-a query can still see of these is a run that ends where the near candidates begin.
+Attention does not depend on where a memory stands: its age says how far back it is. So memories are put in order, heads first and
+side by side as products like it best: first the *steady* ones, which every query of the block sees in full, without a
+position, and which so need no bias and have no gradient of their span; then what is gone already; then the others, what is seen
+longest last and of the same the youngest. What a query can still see of these is a run that ends where the block begins.
 """
 
 from dataclasses import dataclass, replace
-from typing import Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from .soft_mask import Sight
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Where far candidates are put.
+    """Where memories are put.
 
     Args:
-        order: [B, F] int64, the slot of the candidate in each place.
-        until: [B, F], by place: 0 for what no query sees, else how many queries of the block see the candidate; -1 for steady ones.
+        order: [B, M] int64, the slot of the memory in each place.
+        until: [B, M], by place: 0 for what no query sees, else how many queries of the block see the memory; -1 for steady ones.
         steady: how many steady ones each row has, in its first places.
     """
 
@@ -33,54 +33,61 @@ class Arrangement:
     steady: Tuple[int, ...]
 
     @classmethod
-    def of(cls, sight: Sight, far: int, block: int) -> "Arrangement":
-        """Of the first ``far`` candidates of ``sight``; on a CPU, since it looks at what they are."""
-        sight = sight.of(slice(None), slice(far))
-        until = sight.until(block).masked_fill(sight.steady(block), -1)
+    def of(cls, sight: Sight, block: int, position_range: Optional[int]) -> "Arrangement":
+        """
+        Args:
+            sight: of the candidates, all but the last T memories; on a CPU, since it looks at what they are.
+            block: T.
+            position_range: P; None if nothing is to count as steady.
+        """
+        sight = sight.of(slice(None), slice(sight.age.size(1) - block))
+        until = sight.until(block)
+        if position_range is not None:
+            until.masked_fill_(sight.steady(block) & (sight.age > position_range), -1)
         until, order = until.sort(dim=1, stable=True)
         return cls(order, until.numpy(), tuple((until == -1).sum(dim=1).tolist()))
 
     @property
-    def far(self) -> int:
+    def memories(self) -> int:
         return self.order.size(1)
 
     @property
     def border(self) -> int:
-        """The places before this one hold no candidate, of any row, that fades or ends within the block."""
+        """The places before this one hold nothing, of any row, but what is steady or gone."""
         return int((self.until <= 0).sum(axis=1).min())
 
     def seen(self, row: int, first: int) -> int:
         """How many of the places behind the border, the last ones, queries from ``first`` on can see of a row."""
         if self.steady[row] > self.border:
-            return self.far - self.border
-        return self.far - max(self.border, int(np.searchsorted(self.until[row], first, side="right")))
+            return self.memories - self.border
+        return self.memories - max(self.border, int(np.searchsorted(self.until[row], first, side="right")))
 
     def sight(self, sight: Sight) -> Sight:
         """[B, ..., S] in order."""
         left = sight.left.clone()
-        left[..., : self.far] = sight.left.gather(2, self.order.unsqueeze(1).expand(-1, left.size(1), -1))
+        left[..., : self.memories] = sight.left.gather(2, self.order.unsqueeze(1).expand(-1, left.size(1), -1))
         age = sight.age.clone()
-        age[:, : self.far] = sight.age.gather(1, self.order)
+        age[:, : self.memories] = sight.age.gather(1, self.order)
         return replace(sight, left=left, age=age)
 
     def arranged(self, heads: Tensor) -> Tensor:
         """[B, K, S, d] -> the same in order."""
         out = torch.empty_like(heads, memory_format=torch.contiguous_format)
         for row, order, into in zip(heads, self.order, out):
-            torch.index_select(row, 1, order, out=into[:, : self.far])
-            into[:, self.far :] = row[:, self.far :]
+            torch.index_select(row, 1, order, out=into[:, : self.memories])
+            into[:, self.memories :] = row[:, self.memories :]
         return out
 
     def restored(self, arranged: Tensor) -> Tensor:
-        """The inverse of :meth:`arranged`, with the heads of a candidate side by side in memory."""
+        """The inverse of :meth:`arranged`, with the heads of a candidate side by side in the computer's memory."""
         rows, heads, slots, width = arranged.shape
         out = arranged.new_empty(rows, slots, heads, width).transpose(1, 2)
         for row, order, into in zip(arranged, self.order, out):
-            into.index_copy_(1, order, row[:, : self.far])
-            into[:, self.far :] = row[:, self.far :]
+            into.index_copy_(1, order, row[:, : self.memories])
+            into[:, self.memories :] = row[:, self.memories :]
         return out
 
     def restored_left(self, left: Tensor) -> Tensor:
         """[B, H, S], a gradient, out of order again."""
         order = self.order.unsqueeze(1).expand(-1, left.size(1), -1)
-        return left.clone().scatter_(2, order, left[..., : self.far])
+        return left.clone().scatter_(2, order, left[..., : self.memories])

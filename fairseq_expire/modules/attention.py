@@ -3,10 +3,10 @@
 Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates (memory and block), d width of a head,
 P reach of positions. A piece (see pieces.py) has n rows, Q queries and as many of the candidates as these can see.
 
-Candidates are *far*, memories too old for a position, or *near*. Far ones that the whole block sees in full are left to a fused
-kernel (fused.py); those that fade within the block are put next to the near ones (arrangement.py), which are computed step by step, piece
-by piece. Where there is no kernel, all candidates are near. Of [T, S] only the logarithm of each query's sum is kept: backward
-computes scores again. Spans, masks and softmax are in float32 or better.
+Candidates are *far* or *near*. Far are memories too old for a position: those that the whole block sees in full, put in front of all
+others (arrangement.py), or for a few queries simply the oldest. They are left to a fused kernel (fused.py), if there is one. Near ones are
+computed step by step, piece by piece, and a piece leaves out memories that are gone. Of [T, S] only the logarithm of each query's
+sum is kept: backward computes scores again. Spans, masks and softmax are in float32 or better.
 """
 
 from typing import Optional, Sequence, Tuple
@@ -97,8 +97,7 @@ def _scores(work: Work, inputs: Inputs, scratch: Scratch) -> Tensor:
     future = torch.ones(queries, queries, dtype=torch.bool, device=shared.device).triu_()
     shared[..., seen - queries :].masked_fill_(future, float("-inf"))
     scores = scratch.take("scores", (*work.query.shape[:3], seen), shared.dtype)
-    put_position_scores(scores, work.query, inputs.positions, piece, work.reach, scratch)
-    scores += shared
+    put_position_scores(scores, shared, work.query, inputs.positions, piece, work.reach, scratch)
     _add_product(scores, work.query, work.key.transpose(-1, -2))
     return scores
 
@@ -205,9 +204,9 @@ class _Attention(torch.autograd.Function):
                 )
                 by_near = _product(grad_scores, work.key, scratch.take("by_near", work.query.shape, query.dtype))
                 grad_query[work.queries] += by_near.add_(by_position).div_(LOG2_E)
-                grad_positions[: len(of_position)] += of_position
+                grad_positions += of_position
             if inputs.arrangement is not None:
                 grad_key, grad_value = (inputs.arrangement.restored(grad) for grad in (grad_key, grad_value))
                 grad_left = inputs.arrangement.restored_left(grad_left)
-        grad_position = grad_positions[: position.size(0)].flip(0).to(position.dtype)
+        grad_position = grad_positions.flip(0).to(position.dtype)
         return grad_query, grad_key, grad_value, grad_left, grad_position, None, None

@@ -13,7 +13,7 @@ from torch import Tensor
 from .arrangement import Arrangement
 from .fused import has_fused_kernel
 from .pieces import Piece, pieces
-from .positions import Reach, padded_positions, reach_of
+from .positions import Reach, reach_of
 from .soft_mask import Compressed, Sight, steps_left
 
 # Exponents are to base 2: on a CPU, PyTorch's exp takes many times as long where there is a -inf, and exp2 does not.
@@ -37,10 +37,11 @@ class Settings(NamedTuple):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What attention is computed of; ``query`` is scaled so that its products are exponents to base 2, ``positions`` padded.
+    """What attention is computed of; ``query`` is scaled so that its products are exponents to base 2, ``positions`` are those of
+    the distances P ... 1.
 
-    Without an arrangement, the first ``far`` candidates are far and the others near. With one, candidates are in its order; near
-    are then also those far ones that are not steady.
+    With an arrangement, memories are in its order and steady ones are far, if a kernel is there to take them. Without, as many as
+    ``far``, the oldest, are.
     """
 
     query: Tensor
@@ -49,7 +50,7 @@ class Inputs:
     sight: Sight
     positions: Tensor
     settings: Settings
-    far: int
+    has_kernel: bool
     arrangement: Optional[Arrangement] = None
 
     @classmethod
@@ -57,38 +58,45 @@ class Inputs:
         cls, query: Tensor, key: Tensor, value: Tensor, span: Tensor, position: Tensor, age: Tensor, settings: Settings
     ) -> "Inputs":
         """With the candidates where they are."""
-        block, slots = query.size(2), key.size(2)
-        fused = has_fused_kernel(query, settings.dropout)
-        # A compressed memory stands behind others that are not seen yet: its place says little about its position.
-        far = max(0, slots - block - position.size(0)) if fused and settings.compressed is None else 0
         left = steps_left(span, age, ramp=settings.ramp)
         return cls(
             query=query,
             key=key,
             value=value,
             sight=Sight(left, age, settings.ramp, settings.longest, settings.compressed),
-            positions=padded_positions(position.to(query.dtype), block),
+            positions=position.to(query.dtype).flip(0),
             settings=settings,
-            far=far,
+            # A compressed memory stands behind others that are not seen yet: its place says little about its position.
+            has_kernel=settings.compressed is None and has_fused_kernel(query, settings.dropout),
         )
 
     def arranged(self) -> "Inputs":
-        """With the far candidates in order, if there are any."""
-        if not self.far:
-            return self
+        """With the memories in order, where that helps."""
         ordered = self.in_order()
+        if ordered.arrangement is None:
+            return ordered
         return replace(ordered, **{name: ordered.arrangement.arranged(getattr(self, name)) for name in ("key", "value")})
 
     def in_order(self) -> "Inputs":
         """As :meth:`arranged`, of inputs whose keys and values are so already."""
-        if not self.far:
+        if not self.memories or self.settings.compressed is not None or self.query.device.type != "cpu":
             return self
-        arrangement = Arrangement.of(self.sight, self.far, self.query.size(2))
+        position_range = self.position_range if self.has_kernel else None
+        arrangement = Arrangement.of(self.sight, self.query.size(2), position_range)
         return replace(self, sight=arrangement.sight(self.sight), arrangement=arrangement)
 
     @property
     def position_range(self) -> int:
-        return self.positions.size(0) - self.query.size(2) - 1
+        return self.positions.size(0)
+
+    @property
+    def memories(self) -> int:
+        return self.key.size(2) - self.query.size(2)
+
+    @property
+    def far(self) -> int:
+        """How many slots, the first ones, are far where there is no arrangement."""
+        return max(0, self.memories - self.position_range) if self.has_kernel else 0
 
     @property
     def border(self) -> int:
@@ -103,23 +111,21 @@ class Inputs:
     @property
     def far_held(self) -> Tuple[int, ...]:
         """How many of the far slots, the last ones, each row holds where there is no arrangement."""
-        near = self.key.size(2) - self.query.size(2) - self.far
+        near = self.memories - self.far
         return tuple(max(0, count - near) for count in self.settings.held)
 
     def _seen(self, row: int, first: int) -> int:
-        """How many memories at most the queries of a row from ``first`` on can see of the near ones, the youngest."""
-        memories = self.key.size(2) - self.query.size(2) - self.far
+        """How many memories at most the queries of a row from ``first`` on can see of the near ones, the last ones."""
         if self.arrangement is None:
-            return min(self.settings.held[row], memories)
-        seen = self.arrangement.seen(row, first)
-        return memories + seen if seen else min(self.settings.held[row], memories)
+            return min(self.settings.held[row], self.memories - self.far)
+        return self.arrangement.seen(row, first)
 
     def near(self) -> Iterator["Work"]:
         """The near candidates, in pieces."""
         rows, heads, block = self.query.shape[:3]
         on_cpu = self.query.device.type == "cpu"
         scores, queries = (SCORES_ON_CPU, QUERIES_ON_CPU) if on_cpu else (SCORES_ELSEWHERE, block)
-        own = self.key.size(2) - block
+        own, ordered = self.memories, self.arrangement is None
         for piece in pieces(rows, self._seen, block=block, heads=heads, scores=scores, queries=queries):
             seen = slice(own - piece.memory, own + piece.last)
             sight = self.sight.of(piece.rows, seen)
@@ -131,7 +137,7 @@ class Inputs:
                 key=self.key[piece.rows, :, seen],
                 value=self.value[piece.rows, :, seen],
                 sight=sight,
-                reach=reach_of(piece, sight, self.position_range),
+                reach=reach_of(piece, sight, self.position_range, ordered=ordered),
             )
 
 

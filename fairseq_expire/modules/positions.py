@@ -4,14 +4,13 @@ Size legend: n rows, K heads, Q queries of the piece, P reach of positions, d wi
 
 Only distances 1 ... P have a position, so the products of the queries with all of them are a table [Q, P]. One query on, a
 candidate is one step further back, so its scores lie on a diagonal: read with rows that are one shorter, the table has them in
-one column. Q + 1 columns of zeros behind the table take what lies out of reach or in the future.
+one column. Q + 1 columns of zeros behind the table take what lies out of reach or in the future; no product needs them.
 """
 
 from dataclasses import dataclass
 from typing import Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .pieces import Piece, Scratch
@@ -24,7 +23,7 @@ class Reach:
 
     Args:
         position_range: P.
-        memories: how many of the youngest memories may.
+        memories: how many of the memories may, the last ones; there may be others among them.
         columns: [n, 1, 1 or Q, memories] int64, the column of each of those memories.
         own: the first of the block's tokens that does.
         own_column: its column; the tokens after it have the next ones.
@@ -37,13 +36,19 @@ class Reach:
     own_column: int
 
 
-def reach_of(piece: Piece, sight: Sight, position_range: int) -> Reach:
-    """``sight``: of the piece's rows and candidates; the last are the block's up to ``piece.last``, in their order."""
+def reach_of(piece: Piece, sight: Sight, position_range: int, *, ordered: bool) -> Reach:
+    """
+    Args:
+        sight: of the piece's rows and candidates; the last are the block's up to ``piece.last``, in their order.
+        ordered: whether the memories are in the order of their age, too. If not, they are looked at.
+    """
     queries = piece.last - piece.first
     end = sight.age.size(1) - piece.last
     if sight.compressed is None:
-        # The youngest stand last.
         memories = min(piece.memory, max(0, position_range - piece.first))
+        if not ordered:
+            within = (sight.age[:, end - piece.memory : end] <= position_range - piece.first).any(dim=0)
+            memories = piece.memory - int(within.to(torch.uint8).argmax()) if within.any() else 0
         # Column P - n of the first query's row holds distance n.
         columns = (position_range - piece.first) - sight.age[:, None, end - memories : end]  # [n, 1, memories]
     else:
@@ -62,11 +67,6 @@ def reach_of(piece: Piece, sight: Sight, position_range: int) -> Reach:
     return Reach(position_range, memories, columns.unsqueeze(1), own, position_range - piece.first + own)
 
 
-def padded_positions(position: Tensor, block: int) -> Tensor:
-    """[P, d] of the distances 1 ... P -> [P + T + 1, d] of P ... 1 and zeros, from which tables are made."""
-    return F.pad(position.flip(0), (0, 0, 0, block + 1))
-
-
 def _by_candidate(table: Tensor) -> Tensor:
     """The table [n, K, Q, W] as a view in which a column is a candidate."""
     rows, heads, queries, width = table.shape
@@ -81,46 +81,48 @@ def _parts(scores: Tensor, piece: Piece, reach: Reach) -> Tuple[Tensor, Tensor]:
 
 
 def put_position_scores(
-    scores: Tensor, query: Tensor, positions: Tensor, piece: Piece, reach: Reach, scratch: Scratch
+    scores: Tensor, shared: Tensor, query: Tensor, positions: Tensor, piece: Piece, reach: Reach, scratch: Scratch
 ) -> None:
-    """Sets the scores to q_t . p(t - i), to 0 where there is no position.
+    """Sets the scores to q_t . p(t - i), or to 0 where there is no position, and what all heads share.
 
     Args:
         scores: [n, K, Q, S] of the piece, the block's tokens last.
+        shared: [n, 1 or K, Q, S], added.
         query: [n, K, Q, d].
-        positions: from :func:`padded_positions`.
+        positions: [P, d] of the distances P ... 1.
     """
     rows, heads, queries, width = query.shape
-    columns = reach.position_range + queries + 1
-    table = scratch.take("table", (rows, heads, queries, columns), query.dtype)
-    torch.mm(query.reshape(-1, width), positions[:columns].t(), out=table.view(-1, columns))
+    reached = reach.position_range
+    table = scratch.take("table", (rows, heads, queries, reached + queries + 1), query.dtype)
+    torch.mm(query.reshape(-1, width), positions.t(), out=table.flatten(0, 2)[:, :reached])
+    table[..., reached:] = 0
     by_candidate = _by_candidate(table)
     memories, own = _parts(scores, piece, reach)
     end = scores.size(-1) - piece.last
     for unplaced in (slice(end - reach.memories), slice(end, end + reach.own)):
-        scores[..., unplaced] = 0
-    own.copy_(by_candidate[..., reach.own_column : reach.own_column + own.size(-1)])
+        scores[..., unplaced] = shared[..., unplaced]
+    own_scores = by_candidate[..., reach.own_column : reach.own_column + own.size(-1)]
+    torch.add(own_scores, shared[..., end + reach.own :], out=own)
     if reach.memories:
         where = reach.columns.expand(rows, heads, queries, -1)
         if memories.dtype == table.dtype:
             torch.gather(by_candidate, -1, where, out=memories)
         else:
             memories.copy_(by_candidate.gather(-1, where))
+        memories += shared[..., end - reach.memories : end]
 
 
 def position_gradients(
     grad_scores: Tensor, query: Tensor, positions: Tensor, piece: Piece, reach: Reach, scratch: Scratch
 ) -> Tuple[Tensor, Tensor]:
-    """The gradients of :func:`put_position_scores`: of the query [n, K, Q, d], and of ``positions`` [up to P + T + 1, d],
-    of which only the first P mean anything."""
+    """The gradients of :func:`put_position_scores`: of the query [n, K, Q, d], and of ``positions`` [P, d]."""
     rows, heads, queries, width = query.shape
-    columns = reach.position_range + queries + 1
-    table = scratch.take("grad_table", (rows, heads, queries, columns), query.dtype).zero_()
+    reached = reach.position_range
+    table = scratch.take("grad_table", (rows, heads, queries, reached + queries + 1), query.dtype).zero_()
     by_candidate = _by_candidate(table)
     memories, own = _parts(grad_scores, piece, reach)
     by_candidate[..., reach.own_column : reach.own_column + own.size(-1)] = own
     if reach.memories:
         by_candidate.scatter_(-1, reach.columns.expand(rows, heads, queries, -1), memories)
-    table = table.view(-1, columns)
-    by_query = torch.mm(table, positions[:columns]).view(query.shape)
-    return by_query, torch.mm(table.t(), query.reshape(-1, width))
+    table = table.flatten(0, 2)[:, :reached]
+    return torch.mm(table, positions).view(query.shape), torch.mm(table.t(), query.reshape(-1, width))
