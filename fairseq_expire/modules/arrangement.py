@@ -9,12 +9,14 @@ longest last and of the same the youngest. What a query can still see of these i
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Optional, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .pieces import Piece
 from .soft_mask import Sight
 
 
@@ -25,11 +27,13 @@ class Arrangement:
     Args:
         order: [B, M] int64, the slot of the memory in each place.
         until: [B, M], by place: 0 for what no query sees, else how many queries of the block see the memory; -1 for steady ones.
+        age: [B, M], by place, steps back from the first query.
         steady: how many steady ones each row has, in its first places.
     """
 
     order: Tensor
     until: np.ndarray
+    age: np.ndarray
     steady: Tuple[int, ...]
 
     @classmethod
@@ -45,13 +49,13 @@ class Arrangement:
         if position_range is not None:
             until.masked_fill_(sight.steady(block) & (sight.age > position_range), -1)
         until, order = until.sort(dim=1, stable=True)
-        return cls(order, until.numpy(), tuple((until == -1).sum(dim=1).tolist()))
+        return cls(order, until.numpy(), sight.age.gather(1, order).numpy(), tuple((until == -1).sum(dim=1).tolist()))
 
     @property
     def memories(self) -> int:
         return self.order.size(1)
 
-    @property
+    @cached_property
     def border(self) -> int:
         """The places before this one hold nothing, of any row, but what is steady or gone."""
         return int((self.until <= 0).sum(axis=1).min())
@@ -61,6 +65,12 @@ class Arrangement:
         if self.steady[row] > self.border:
             return self.memories - self.border
         return self.memories - max(self.border, int(np.searchsorted(self.until[row], first, side="right")))
+
+    def within(self, piece: Piece, steps: int) -> int:
+        """How many of the places that a piece sees, the last ones, hold all that is at most ``steps`` back from its first query."""
+        age = self.age[piece.rows, self.memories - piece.memory :]
+        within = (age <= steps - piece.first).any(axis=0)
+        return piece.memory - int(within.argmax()) if within.any() else 0
 
     def sight(self, sight: Sight) -> Sight:
         """[B, ..., S] in order."""

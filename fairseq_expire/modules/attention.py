@@ -21,6 +21,9 @@ from .pieces import Scratch
 from .positions import position_gradients, put_position_scores
 from .soft_mask import Compressed
 
+# The logarithm of a query's sum as long as it has seen nothing: below that of every sum, and yet a number.
+NOTHING = -1e30
+
 
 def attend(
     query: Tensor,
@@ -91,11 +94,10 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 def _scores(work: Work, inputs: Inputs, scratch: Scratch) -> Tensor:
     """[n, K, Q, S] in float32 or better: log2 of what the softmax makes shares of, -inf for what is not seen."""
     piece = work.piece
-    shared = work.sight.bias(piece.first, piece.last).mul_(LOG2_E)  # [n, H, Q, S]
+    shared = work.sight.bias(piece.first, piece.last)  # [n, H, Q, S]
     queries, seen = shared.shape[2:]
     # Of the block, a query sees what comes before it.
-    future = torch.ones(queries, queries, dtype=torch.bool, device=shared.device).triu_()
-    shared[..., seen - queries :].masked_fill_(future, float("-inf"))
+    shared[..., seen - queries :].masked_fill_(inputs.future[:queries, :queries], float("-inf"))
     scores = scratch.take("scores", (*work.query.shape[:3], seen), shared.dtype)
     put_position_scores(scores, shared, work.query, inputs.positions, piece, work.reach, scratch)
     _add_product(scores, work.query, work.key.transpose(-1, -2))
@@ -122,28 +124,26 @@ def _attend_far(inputs: Inputs) -> Tuple[Tensor, Tensor]:
 
 
 def _attend(inputs: Inputs) -> Tuple[Tensor, Tensor]:
-    """[B, K, T, d] and [B, K, T]: what attention gives, and the logarithm of each query's sum; inf for a query that sees
-    nothing, so that its probabilities come out as 0."""
+    """[B, K, T, d] and [B, K, T]: what attention gives, and log2 of each query's sum; inf for a query that sees nothing, so
+    that its probabilities come out as 0."""
     out, total = _attend_far(inputs)
+    total.mul_(LOG2_E).clamp_(min=NOTHING)
     generator = _generator(inputs.settings, out.device)
     scratch = Scratch(out)
     for work in inputs.near():
         scores = _scores(work, inputs, scratch)
-        far, far_total = out[work.queries], total[work.queries].unsqueeze(-1) * LOG2_E
+        far, far_total = out[work.queries], total[work.queries].unsqueeze(-1)
         largest = torch.maximum(scores.amax(dim=-1, keepdim=True), far_total)
-        # Any number will do for a query that sees nothing, but -inf.
-        largest = largest.masked_fill_(largest == float("-inf"), 0)
         probabilities = scores.sub_(largest).exp2_()
-        by_far = far_total.sub_(largest).exp2_()
+        by_far = (far_total - largest).exp2_()
         sums = probabilities.sum(dim=-1, keepdim=True).add_(by_far)
         if generator is not None:
             probabilities *= _keep(probabilities, inputs.settings.dropout, generator)
         near = _product(probabilities.to(out.dtype), work.value, scratch.take("out", work.query.shape, out.dtype))
-        nothing = sums == 0
         # Rounded once in half precision: sums and weights are in float32.
-        out[work.queries] = torch.addcmul(near.to(sums.dtype), far.to(sums.dtype), by_far).div_(sums.masked_fill(nothing, 1))
-        total[work.queries] = sums.log2_().add_(largest).div_(LOG2_E).masked_fill_(nothing, float("inf")).squeeze(-1)
-    return out, total
+        far.copy_(torch.addcmul(near.to(sums.dtype), far.to(sums.dtype), by_far).div_(sums))
+        far_total.copy_(sums.log2_().add_(largest))
+    return out, total.masked_fill_(total <= NOTHING, float("inf"))
 
 
 class _Attention(torch.autograd.Function):
@@ -173,14 +173,14 @@ class _Attention(torch.autograd.Function):
             inputs = Inputs.of(query, key, value, span, position, age, settings).in_order()
             if inputs.arrangement is not None:
                 into = grad_query, grad_key, grad_value
-                add_steady_gradients(into, grad_out, (query, key, value), (out, total), counts=inputs.steady)
+                add_steady_gradients(into, grad_out, (query, key, value), (out, total / LOG2_E), counts=inputs.steady)
             grad_left = torch.zeros_like(inputs.sight.left)
             grad_positions = torch.zeros_like(inputs.positions, dtype=span.dtype)
             for work in inputs.near():
                 piece, grad = work.piece, grad_out[work.queries]  # [n, K, Q, d]
                 natural_query = work.query / LOG2_E
                 scores = _scores(work, inputs, scratch)
-                probabilities = scores.sub_(total[work.queries].unsqueeze(-1) * LOG2_E).exp2_()
+                probabilities = scores.sub_(total[work.queries].unsqueeze(-1)).exp2_()
                 # How much each query's output follows its own gradient: the softmax takes it off every score.
                 offset = (grad.to(span.dtype) * out[work.queries]).sum(dim=-1, keepdim=True)
                 products = scratch.take("products", probabilities.shape, query.dtype)

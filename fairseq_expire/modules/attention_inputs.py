@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Iterator, NamedTuple, Optional, Tuple
 
+import torch
 from torch import Tensor
 
 from .arrangement import Arrangement
@@ -38,7 +39,7 @@ class Settings(NamedTuple):
 @dataclass(frozen=True)
 class Inputs:
     """What attention is computed of; ``query`` is scaled so that its products are exponents to base 2, ``positions`` are those of
-    the distances P ... 1.
+    the distances P ... 1, ``future`` [Q, Q] bool says which of the next queries, itself among them, a query does not see.
 
     With an arrangement, memories are in its order and steady ones are far, if a kernel is there to take them. Without, as many as
     ``far``, the oldest, are.
@@ -50,6 +51,7 @@ class Inputs:
     sight: Sight
     positions: Tensor
     settings: Settings
+    future: Tensor
     has_kernel: bool
     arrangement: Optional[Arrangement] = None
 
@@ -59,6 +61,7 @@ class Inputs:
     ) -> "Inputs":
         """With the candidates where they are."""
         left = steps_left(span, age, ramp=settings.ramp)
+        queries = _most_queries(query)
         return cls(
             query=query,
             key=key,
@@ -66,6 +69,7 @@ class Inputs:
             sight=Sight(left, age, settings.ramp, settings.longest, settings.compressed),
             positions=position.to(query.dtype).flip(0),
             settings=settings,
+            future=torch.ones(queries, queries, dtype=torch.bool, device=query.device).triu_(),
             # A compressed memory stands behind others that are not seen yet: its place says little about its position.
             has_kernel=settings.compressed is None and has_fused_kernel(query, settings.dropout),
         )
@@ -120,13 +124,21 @@ class Inputs:
             return min(self.settings.held[row], self.memories - self.far)
         return self.arrangement.seen(row, first)
 
+    def _within(self, piece: Piece) -> int:
+        """How many of the piece's memories, the last ones, may lie within P steps of a query of it."""
+        if self.settings.compressed is not None:
+            return piece.memory
+        if self.arrangement is not None:
+            return self.arrangement.within(piece, self.position_range)
+        # The youngest stand last.
+        return min(piece.memory, max(0, self.position_range - piece.first))
+
     def near(self) -> Iterator["Work"]:
         """The near candidates, in pieces."""
         rows, heads, block = self.query.shape[:3]
-        on_cpu = self.query.device.type == "cpu"
-        scores, queries = (SCORES_ON_CPU, QUERIES_ON_CPU) if on_cpu else (SCORES_ELSEWHERE, block)
-        own, ordered = self.memories, self.arrangement is None
-        for piece in pieces(rows, self._seen, block=block, heads=heads, scores=scores, queries=queries):
+        scores = SCORES_ON_CPU if self.query.device.type == "cpu" else SCORES_ELSEWHERE
+        own = self.memories
+        for piece in pieces(rows, self._seen, block=block, heads=heads, scores=scores, queries=_most_queries(self.query)):
             seen = slice(own - piece.memory, own + piece.last)
             sight = self.sight.of(piece.rows, seen)
             yield Work(
@@ -137,8 +149,13 @@ class Inputs:
                 key=self.key[piece.rows, :, seen],
                 value=self.value[piece.rows, :, seen],
                 sight=sight,
-                reach=reach_of(piece, sight, self.position_range, ordered=ordered),
+                reach=reach_of(piece, sight, self.position_range, self._within(piece)),
             )
+
+
+def _most_queries(query: Tensor) -> int:
+    """The most queries of a piece."""
+    return min(query.size(2), QUERIES_ON_CPU) if query.device.type == "cpu" else query.size(2)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def attend_with_bias(
         step = max(1, BIAS_SIZE // max(1, heads * count))
         for first in range(0, query.size(2) if count else 0, step):
             queries = slice(first, min(first + step, query.size(2)))
-            bias = sight.of(slice(row, row + 1), slots).bias(queries.start, queries.stop)
+            bias = sight.of(slice(row, row + 1), slots).bias(queries.start, queries.stop).mul_(SCALE)
             memories = (_row(row, heads, slots) for heads in (key, value))
             some, sums = _forward(_row(row, query, queries), *memories, 0.0, False, attn_mask=bias, scale=SCALE)
             # Where a query sees nothing, the kernel has 0.

@@ -36,23 +36,20 @@ class Reach:
     own_column: int
 
 
-def reach_of(piece: Piece, sight: Sight, position_range: int, *, ordered: bool) -> Reach:
+def reach_of(piece: Piece, sight: Sight, position_range: int, memories: int) -> Reach:
     """
     Args:
+        piece: what is computed.
         sight: of the piece's rows and candidates; the last are the block's up to ``piece.last``, in their order.
-        ordered: whether the memories are in the order of their age, too. If not, they are looked at.
+        position_range: P.
+        memories: how many of the memories, the last ones, may lie within reach.
     """
     queries = piece.last - piece.first
     end = sight.age.size(1) - piece.last
     if sight.compressed is None:
-        memories = min(piece.memory, max(0, position_range - piece.first))
-        if not ordered:
-            within = (sight.age[:, end - piece.memory : end] <= position_range - piece.first).any(dim=0)
-            memories = piece.memory - int(within.to(torch.uint8).argmax()) if within.any() else 0
         # Column P - n of the first query's row holds distance n.
         columns = (position_range - piece.first) - sight.age[:, None, end - memories : end]  # [n, 1, memories]
     else:
-        memories = piece.memory
         within = sight.of(slice(None), slice(end - memories, end))
         distance = within.distance(piece.first, piece.last)  # [n, Q, memories]
         compressed = within.compressed.slots.unsqueeze(1)

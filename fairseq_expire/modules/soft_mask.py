@@ -38,18 +38,18 @@ def steps_left(span: Tensor, age: Tensor, *, ramp: float) -> Tensor:
 
 def _left_to(left: Tensor, first: int, last: int) -> Tensor:
     """[B, H, S] -> [B, H, last - first, S], as the queries first ... last - 1 see it."""
-    return left.unsqueeze(-2) - torch.arange(first, last, device=left.device).to(left.dtype).unsqueeze(-1)
+    return left.unsqueeze(-2) - torch.arange(first, last, device=left.device, dtype=left.dtype).unsqueeze(-1)
 
 
 def soft_mask_bias(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
-    """[B, H, last - first, S]: log m for the queries first ... last - 1, -inf for what is expired."""
+    """[B, H, last - first, S]: log2 m for the queries first ... last - 1, -inf for what is expired."""
     # Not from zero: its logarithm takes a slow path in vector units.
     mask = _left_to(left, first, last).div_(ramp).clamp_(TINY, 1)
-    return F.threshold_(mask.log_(), math.log(TINY) / 2, float("-inf"))
+    return F.threshold_(mask.log2_(), math.log2(TINY) / 2, float("-inf"))
 
 
 def soft_mask_slope(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
-    """Derivative of :func:`soft_mask_bias` by the span: 1 / (R m) on the ramp, zero elsewhere."""
+    """Derivative of log m by the span: 1 / (R m) on the ramp, zero elsewhere."""
     left = _left_to(left, first, last)
     return torch.where((left > 0) & (left < ramp), left, float("inf")).reciprocal_()
 
@@ -113,7 +113,7 @@ class Sight:
         return self.age.unsqueeze(1) + torch.arange(first, last, device=self.age.device).unsqueeze(1)
 
     def bias(self, first: int, last: int) -> Tensor:
-        """[B, H, last - first, S]: log m, -inf for what is not seen (but the future is)."""
+        """[B, H, last - first, S]: log2 m, -inf for what is not seen (but the future is)."""
         bias = soft_mask_bias(self.left, first, last, ramp=self.ramp)
         if self.longest is not None:
             bias.masked_fill_((self.distance(first, last) > self.longest).unsqueeze(1), float("-inf"))
@@ -123,7 +123,7 @@ class Sight:
         return bias
 
     def slope(self, first: int, last: int) -> Tensor:
-        """[B, H, last - first, S]: the derivative of :meth:`bias` by the span, where it is finite."""
+        """[B, H, last - first, S]: the derivative of log m by the span, where it is finite."""
         return soft_mask_slope(self.left, first, last, ramp=self.ramp)
 
     def until(self, block: int) -> Tensor:

@@ -19,7 +19,7 @@ def mask(made, block=1):
     spans = made.spans(torch.zeros(1, 2 * L + block, 5)).transpose(1, 2)
     sight = Sight(steps_left(spans, age, ramp=R), age, R, longest=made.longest)
     bias = sight.bias(0, block).masked_fill(sight.distance(0, block).unsqueeze(1) < 1, float("-inf"))
-    return bias.exp().squeeze(0), sight, age
+    return bias.exp2().squeeze(0), sight, age
 
 
 def test_mask_is_that_of_the_paper():

@@ -56,7 +56,7 @@ def test_mask_sizes_and_penalty_equal_the_loops(shortening):
     mask, penalty = naive.expire_span_view(charged.squeeze(-1), distance, ramp=7)
     left = steps_left(charged.transpose(1, 2), age, ramp=7)
     past = soft_mask_bias(left, 0, 5, ramp=7).masked_fill(distance.unsqueeze(1) < 1, float("-inf"))
-    torch.testing.assert_close(past.squeeze(1).exp(), mask)
+    torch.testing.assert_close(past.squeeze(1).exp2(), mask)
     assert torch.equal(Sight(left, age, 7).sizes(5), (mask > 0).sum(dim=-1))
     torch.testing.assert_close(penalty_of(module, states, age, 5, shortening), penalty)
 
