@@ -19,6 +19,9 @@ from torch import Tensor
 from .pieces import Piece
 from .soft_mask import Sight
 
+# For fewer memories than this, calling a kernel of their own takes longer than what it saves.
+FEWEST_STEADY = 32
+
 
 @dataclass(frozen=True)
 class Arrangement:
@@ -47,7 +50,9 @@ class Arrangement:
         sight = sight.of(slice(None), slice(sight.age.size(1) - block))
         until = sight.until(block)
         if position_range is not None:
-            until.masked_fill_(sight.steady(block) & (sight.age > position_range), -1)
+            steady = sight.steady(block) & (sight.age > position_range)
+            # A few are as well computed with the others.
+            until.masked_fill_(steady & (steady.sum(dim=1, keepdim=True) >= FEWEST_STEADY), -1)
         until, order = until.sort(dim=1, stable=True)
         return cls(order, until.numpy(), sight.age.gather(1, order).numpy(), tuple((until == -1).sum(dim=1).tolist()))
 
@@ -84,8 +89,10 @@ class Arrangement:
         """[B, K, S, d] -> the same in order."""
         out = torch.empty_like(heads, memory_format=torch.contiguous_format)
         for row, order, into in zip(heads, self.order, out):
-            torch.index_select(row, 1, order, out=into[:, : self.memories])
             into[:, self.memories :] = row[:, self.memories :]
+            # Head by head, so that what is copied at once lies side by side.
+            for head, into_head in zip(row, into):
+                torch.index_select(head, 0, order, out=into_head[: self.memories])
         return out
 
     def restored(self, arranged: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from .soft_mask import Compressed, Sight, steps_left
 LOG2_E = math.log2(math.e)
 # Scores (floats) and queries of a piece. On a CPU a piece fits a cache, and fewer queries would make the matrix products
 # inefficient, more compute scores of the block's own future.
-SCORES_ON_CPU, QUERIES_ON_CPU = 1 << 20, 128
+SCORES_ON_CPU, QUERIES_ON_CPU = 1 << 21, 128
 SCORES_ELSEWHERE = 1 << 26
 # For fewer queries than this, putting far candidates in order takes longer than what it saves.
 FEWEST_ARRANGED = 32

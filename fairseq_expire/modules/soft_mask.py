@@ -49,9 +49,10 @@ def soft_mask_bias(left: Tensor, first: int, last: int, *, ramp: float) -> Tenso
 
 
 def soft_mask_slope(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
-    """Derivative of log m by the span: 1 / (R m) on the ramp, zero elsewhere."""
-    left = _left_to(left, first, last)
-    return torch.where((left > 0) & (left < ramp), left, float("inf")).reciprocal_()
+    """Derivative of log m by the span: 1 / (R m) on the ramp, zero where m is 1; some number where it is 0."""
+    # Not from zero, and of what is expired 1 / TINY: of its gradient, which is zero, that makes zero.
+    slope = _left_to(left, first, last).clamp_(min=TINY).reciprocal_()
+    return F.threshold_(slope, 1 / ramp, 0.0)
 
 
 def _queries_before(steps: Tensor, block: int) -> Tensor:
@@ -123,7 +124,7 @@ class Sight:
         return bias
 
     def slope(self, first: int, last: int) -> Tensor:
-        """[B, H, last - first, S]: the derivative of log m by the span, where it is finite."""
+        """[B, H, last - first, S]: the derivative of log m by the span; some number where nothing is seen."""
         return soft_mask_slope(self.left, first, last, ramp=self.ramp)
 
     def until(self, block: int) -> Tensor:
