@@ -21,6 +21,13 @@ from .soft_mask import Sight
 
 # For fewer memories than this, calling a kernel of their own takes longer than what it saves.
 FEWEST_STEADY = 32
+# A matrix whose rows do not begin at cache lines of the CPU makes products take up to three times as long.
+ALIGNED = 16
+
+
+def _aligned(count: int) -> int:
+    """The next number of floats that ends with a cache line."""
+    return -(-count // ALIGNED) * ALIGNED
 
 
 @dataclass(frozen=True)
@@ -62,14 +69,15 @@ class Arrangement:
 
     @cached_property
     def border(self) -> int:
-        """The places before this one hold nothing, of any row, but what is steady or gone."""
-        return int((self.until <= 0).sum(axis=1).min())
+        """The places before this one hold nothing, of any row, but what is steady or gone; a multiple of ``ALIGNED`` from the end."""
+        return max(0, self.memories - _aligned(self.memories - int((self.until <= 0).sum(axis=1).min())))
 
     def seen(self, row: int, first: int) -> int:
-        """How many of the places behind the border, the last ones, queries from ``first`` on can see of a row."""
+        """How many of the places behind the border, the last ones, queries from ``first`` on can see of a row, about."""
+        most = self.memories - self.border
         if self.steady[row] > self.border:
-            return self.memories - self.border
-        return self.memories - max(self.border, int(np.searchsorted(self.until[row], first, side="right")))
+            return most
+        return min(most, _aligned(self.memories - int(np.searchsorted(self.until[row], first, side="right"))))
 
     def within(self, piece: Piece, steps: int) -> int:
         """How many of the places that a piece sees, the last ones, hold all that is at most ``steps`` back from its first query."""
