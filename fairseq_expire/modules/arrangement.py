@@ -16,18 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .pieces import Piece
+from .pieces import Piece, aligned
 from .soft_mask import Sight
 
 # For fewer memories than this, calling a kernel of their own takes longer than what it saves.
 FEWEST_STEADY = 32
-# A matrix whose rows do not begin at cache lines of the CPU makes products take up to three times as long.
-ALIGNED = 16
-
-
-def _aligned(count: int) -> int:
-    """The next number of floats that ends with a cache line."""
-    return -(-count // ALIGNED) * ALIGNED
 
 
 @dataclass(frozen=True)
@@ -69,15 +62,15 @@ class Arrangement:
 
     @cached_property
     def border(self) -> int:
-        """The places before this one hold nothing, of any row, but what is steady or gone; a multiple of ``ALIGNED`` from the end."""
-        return max(0, self.memories - _aligned(self.memories - int((self.until <= 0).sum(axis=1).min())))
+        """The places before this one hold nothing, of any row, but what is steady or gone; in whole cache lines from the end."""
+        return max(0, self.memories - aligned(self.memories - int((self.until <= 0).sum(axis=1).min())))
 
     def seen(self, row: int, first: int) -> int:
         """How many of the places behind the border, the last ones, queries from ``first`` on can see of a row, about."""
         most = self.memories - self.border
         if self.steady[row] > self.border:
             return most
-        return min(most, _aligned(self.memories - int(np.searchsorted(self.until[row], first, side="right"))))
+        return min(most, aligned(self.memories - int(np.searchsorted(self.until[row], first, side="right"))))
 
     def within(self, piece: Piece, steps: int) -> int:
         """How many of the places that a piece sees, the last ones, hold all that is at most ``steps`` back from its first query."""
@@ -107,9 +100,10 @@ class Arrangement:
         """The inverse of :meth:`arranged`, with the heads of a candidate side by side in the computer's memory."""
         rows, heads, slots, width = arranged.shape
         out = arranged.new_empty(rows, slots, heads, width).transpose(1, 2)
-        for row, order, into in zip(arranged, self.order, out):
-            into.index_copy_(1, order, row[:, : self.memories])
+        for row, place, into in zip(arranged, self.order.argsort(dim=1), out):
             into[:, self.memories :] = row[:, self.memories :]
+            for head, into_head in zip(row, into):
+                torch.index_select(head, 0, place, out=into_head[: self.memories])
         return out
 
     def restored_left(self, left: Tensor) -> Tensor:

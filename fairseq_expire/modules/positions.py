@@ -1,10 +1,10 @@
 """Scores that depend on the distance between query and candidate, q_t . p(t - i), for one piece of attention.
 
-Size legend: n rows, K heads, Q queries of the piece, P reach of positions, d width of a head, W = P + Q + 1.
+Size legend: n rows, K heads, Q queries of the piece, P reach of positions, d width of a head, W at least P + Q + 1.
 
 Only distances 1 ... P have a position, so the products of the queries with all of them are a table [Q, P]. One query on, a
 candidate is one step further back, so its scores lie on a diagonal: read with rows that are one shorter, the table has them in
-one column. Q + 1 columns of zeros behind the table take what lies out of reach or in the future; no product needs them.
+one column. At least Q + 1 columns of zeros behind the table take what lies out of reach or in the future; no product needs them.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import Tuple
 import torch
 from torch import Tensor
 
-from .pieces import Piece, Scratch
+from .pieces import Piece, Scratch, aligned
 from .soft_mask import Sight
 
 
@@ -90,7 +90,7 @@ def put_position_scores(
     """
     rows, heads, queries, width = query.shape
     reached = reach.position_range
-    table = scratch.take("table", (rows, heads, queries, reached + queries + 1), query.dtype)
+    table = scratch.take("table", (rows, heads, queries, aligned(reached + queries + 1)), query.dtype)
     torch.mm(query.reshape(-1, width), positions.t(), out=table.flatten(0, 2)[:, :reached])
     table[..., reached:] = 0
     by_candidate = _by_candidate(table)
@@ -115,7 +115,7 @@ def position_gradients(
     """The gradients of :func:`put_position_scores`: of the query [n, K, Q, d], and of ``positions`` [P, d]."""
     rows, heads, queries, width = query.shape
     reached = reach.position_range
-    table = scratch.take("grad_table", (rows, heads, queries, reached + queries + 1), query.dtype).zero_()
+    table = scratch.take("grad_table", (rows, heads, queries, aligned(reached + queries + 1)), query.dtype).zero_()
     by_candidate = _by_candidate(table)
     memories, own = _parts(grad_scores, piece, reach)
     by_candidate[..., reach.own_column : reach.own_column + own.size(-1)] = own

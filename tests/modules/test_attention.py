@@ -189,18 +189,20 @@ def test_dropout_drops_that_share_and_keeps_the_mean():
 
 @pytest.mark.parametrize("rows_together, rest", [(False, float("nan")), (True, 1e3)])
 def test_slots_that_are_not_held_do_not_count(monkeypatch, rows_together, rest):
-    """Finite ones where rows are worked on together; by itself a row does not even read them."""
+    """Finite ones where rows are worked on together; by itself a row does not even read them, but for some next to what it holds."""
     small_pieces(monkeypatch, 1 << 20 if rows_together else 100, 4)
-    inputs = problem(Size(3, 2, 1, 5, 8, 3, 4, 3))
-    held = (2, 8, 0)
+    slots = 50
+    inputs = problem(Size(3, 2, 1, 5, slots, 3, 4, 3))
+    held = (2, 20, 0)
     blank = dict(inputs)
     with torch.no_grad():
         for row, count in enumerate(held):
-            inputs["age"][row, : 8 - count] = 1 << 40
+            inputs["age"][row, : slots - count] = 1 << 40
         for name in ("key", "value"):
             blank[name] = inputs[name].clone()
             for row, count in enumerate(held):
-                blank[name][row, :, : 8 - count] = rest
+                blank[name][row, :, : slots - count] = 1e3
+                blank[name][row, :, : slots - pieces.aligned(count)] = rest
         torch.testing.assert_close(attend(**blank, held=held), slow(inputs))
 
 
