@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .attention_inputs import FEWEST_ARRANGED, LOG2_E, Inputs, Settings, Work
-from .fused import add_steady_gradients, attend_steady, attend_with_bias
+from .fused import attend_steady, attend_with_bias, steady_gradients
 from .pieces import Scratch
 from .positions import position_gradients, put_position_scores
 from .soft_mask import Compressed
@@ -166,14 +166,12 @@ class _Attention(torch.autograd.Function):
         query, key, value, span, position, age, out, total = ctx.saved_tensors
         settings, with_spans = ctx.settings, ctx.needs_input_grad[3]
         generator = _generator(settings, query.device)
-        grad_query = torch.zeros_like(query)
-        grad_key, grad_value = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (key, value))
         scratch = Scratch(query)
         with torch.autocast(query.device.type, enabled=False):
             inputs = Inputs.of(query, key, value, span, position, age, settings).in_order()
-            if inputs.arrangement is not None:
-                into = grad_query, grad_key, grad_value
-                add_steady_gradients(into, grad_out, (query, key, value), (out, total / LOG2_E), counts=inputs.steady)
+            grad_query, grad_key, grad_value = steady_gradients(
+                grad_out, (query, key, value), (out, total / LOG2_E), counts=inputs.steady
+            )
             grad_left = torch.zeros_like(inputs.sight.left)
             grad_positions = torch.zeros_like(inputs.positions, dtype=span.dtype)
             for work in inputs.near():

@@ -109,7 +109,9 @@ class Inputs:
 
     @property
     def steady(self) -> Tuple[int, ...]:
-        """How many of the slots before the border, the first ones, are steady memories of each row."""
+        """How many of the slots before the border, the first ones, are steady memories of each row; none without an arrangement."""
+        if self.arrangement is None:
+            return (0,) * self.query.size(0)
         return tuple(min(count, self.border) for count in self.arrangement.steady)
 
     @property

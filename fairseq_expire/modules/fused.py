@@ -125,35 +125,40 @@ def attend_with_bias(
     return out, total
 
 
-def add_steady_gradients(
-    into: Tuple[Tensor, Tensor, Tensor],
+def steady_gradients(
     grad_out: Tensor,
     tensors: Tuple[Tensor, Tensor, Tensor],
     outcome: Tuple[Tensor, Tensor],
     *,
     counts: Sequence[int],
-) -> None:
+) -> Tuple[Tensor, Tensor, Tensor]:
     """The share of :func:`attend_steady` in the backward pass of attention over these and other candidates.
 
     Args:
-        into: the gradients of query, key and value so far.
         grad_out: [B, K, T, d] of the output of that attention.
         tensors: query, key and value, as there.
         outcome: that output [B, K, T, d], and the logarithm of the sum over all its candidates [B, K, T]; inf for
             queries that see none.
         counts: as there.
+    Returns:
+        the gradients of query, key and value; 0 for the other candidates.
     """
+    query, key, value = tensors
+    grads = (torch.empty_like(query), *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (key, value)))
     for row, count in enumerate(counts):
+        steady, others = slice(count), slice(count, None)
+        for gradient in grads[1:]:
+            _row(row, gradient, others).zero_()
         if not count:
+            _row(row, grads[0]).zero_()
             continue
-        slots = slice(count)
-        query, key, value = tensors
-        heads = _row(row, query), _row(row, key, slots), _row(row, value, slots)
+        heads = _row(row, query), _row(row, key, steady), _row(row, value, steady)
         out, total = (_row(row, tensor).contiguous() for tensor in outcome)
-        grads = _backward(_row(row, grad_out), *heads, out, total, 0.0, False, attn_mask=None, scale=SCALE)
-        _row(row, into[0]).add_(grads[0])
-        for gradient, share in zip(into[1:], grads[1:]):
-            _row(row, gradient, slots).add_(share)
+        shares = _backward(_row(row, grad_out), *heads, out, total, 0.0, False, attn_mask=None, scale=SCALE)
+        _row(row, grads[0]).copy_(shares[0])
+        for gradient, share in zip(grads[1:], shares[1:]):
+            _row(row, gradient, steady).copy_(share)
+    return grads
 
 
 def _nothing_yet(query: Tensor) -> Tuple[Tensor, Tensor]:
