@@ -9,7 +9,6 @@ longest last and of the same the youngest. What a query can still see of these i
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Optional, Tuple
 
 import numpy as np
@@ -31,13 +30,15 @@ class Arrangement:
         order: [B, M] int64, the slot of the memory in each place.
         until: [B, M], by place: 0 for what no query sees, else how many queries of the block see the memory; -1 for steady ones.
         age: [B, M], by place, steps back from the first query.
-        steady: how many steady ones each row has, in its first places.
+        steady: how many count as steady in each row, the first ones.
+        border: the places before this one hold nothing, of any row, but what is steady or gone, and all that is steady.
     """
 
     order: Tensor
     until: np.ndarray
     age: np.ndarray
     steady: Tuple[int, ...]
+    border: int
 
     @classmethod
     def of(cls, sight: Sight, block: int, position_range: Optional[int]) -> "Arrangement":
@@ -47,30 +48,31 @@ class Arrangement:
             block: T.
             position_range: P; None if nothing is to count as steady.
         """
-        sight = sight.of(slice(None), slice(sight.age.size(1) - block))
+        memories = sight.age.size(1) - block
+        sight = sight.of(slice(None), slice(memories))
         until = sight.until(block)
+        steady = torch.zeros_like(until, dtype=torch.bool)
         if position_range is not None:
             steady = sight.steady(block) & (sight.age > position_range)
             # A few are as well computed with the others.
-            until.masked_fill_(steady & (steady.sum(dim=1, keepdim=True) >= FEWEST_STEADY), -1)
-        until, order = until.sort(dim=1, stable=True)
-        return cls(order, until.numpy(), sight.age.gather(1, order).numpy(), tuple((until == -1).sum(dim=1).tolist()))
+            steady &= steady.sum(dim=1, keepdim=True) >= FEWEST_STEADY
+        others = int(((until > 0) & ~steady).sum(dim=1).max())
+        border = max(0, memories - aligned(others))
+        # Those for which there is no place before the border are computed with the others, too.
+        steady &= steady.cumsum(dim=1) <= border
+        until, order = until.masked_fill_(steady, -1).sort(dim=1, stable=True)
+        counts = tuple(steady.sum(dim=1).tolist())
+        return cls(order, until.numpy(), sight.age.gather(1, order).numpy(), counts, border)
 
     @property
     def memories(self) -> int:
         return self.order.size(1)
 
-    @cached_property
-    def border(self) -> int:
-        """The places before this one hold nothing, of any row, but what is steady or gone; in whole cache lines from the end."""
-        return max(0, self.memories - aligned(self.memories - int((self.until <= 0).sum(axis=1).min())))
-
     def seen(self, row: int, first: int) -> int:
-        """How many of the places behind the border, the last ones, queries from ``first`` on can see of a row, about."""
-        most = self.memories - self.border
-        if self.steady[row] > self.border:
-            return most
-        return min(most, aligned(self.memories - int(np.searchsorted(self.until[row], first, side="right"))))
+        """How many places behind the border, the last ones, hold all that queries from ``first`` on can see of a row there, in whole
+        cache lines."""
+        seen = self.memories - int(np.searchsorted(self.until[row], first, side="right"))
+        return min(self.memories - self.border, aligned(seen))
 
     def within(self, piece: Piece, steps: int) -> int:
         """How many of the places that a piece sees, the last ones, hold all that is at most ``steps`` back from its first query."""

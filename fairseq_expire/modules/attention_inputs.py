@@ -109,10 +109,8 @@ class Inputs:
 
     @property
     def steady(self) -> Tuple[int, ...]:
-        """How many of the slots before the border, the first ones, are steady memories of each row; none without an arrangement."""
-        if self.arrangement is None:
-            return (0,) * self.query.size(0)
-        return tuple(min(count, self.border) for count in self.arrangement.steady)
+        """How many slots, the first ones, are steady memories of each row; none without an arrangement."""
+        return (0,) * self.query.size(0) if self.arrangement is None else self.arrangement.steady
 
     @property
     def far_held(self) -> Tuple[int, ...]:
