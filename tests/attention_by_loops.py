@@ -2,7 +2,7 @@
 
 import torch
 
-from fairseq_expire.modules import attend, attention_inputs, fused, naive, pieces
+from fairseq_expire.modules import arrangement, attend, attention_inputs, fused, naive, pieces
 
 LEAVES = ["query", "key", "value", "span", "position"]
 
@@ -30,7 +30,10 @@ def slow(inputs):
     return torch.cat(outs, dim=1)
 
 
-def small_pieces(monkeypatch, scores, queries):
+def small_pieces(monkeypatch, scores, queries, line=1):
+    """Pieces of few scores and queries, cache lines of few floats, and a kernel that is called for a single memory."""
+    monkeypatch.setattr(pieces, "CACHE_LINE", line)
+    monkeypatch.setattr(arrangement, "FEWEST_STEADY", 1)
     monkeypatch.setattr(attention_inputs, "SCORES_ON_CPU", scores)
     monkeypatch.setattr(attention_inputs, "QUERIES_ON_CPU", queries)
     monkeypatch.setattr(pieces, "FEWEST_QUERIES", 1)

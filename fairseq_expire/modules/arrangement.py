@@ -5,11 +5,12 @@ Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidate
 Attention does not depend on where a memory stands: its age says how far back it is. So memories are put in order, heads first and
 side by side as products like it best: first the *steady* ones, which every query of the block sees in full, without a
 position, and which so need no bias and have no gradient of their span; then what is gone already; then the others, what is seen
-longest last and of the same the youngest. What a query can still see of these is a run that ends where the block begins.
+longest last and of the same the youngest. What a query can still see of these is a run that ends where the block begins. There are
+steady ones at its end, too, if they are few or no kernel can take them.
 """
 
 from dataclasses import dataclass, replace
-from typing import Optional, Tuple
+from typing import Tuple
 
 import numpy as np
 import torch
@@ -28,10 +29,11 @@ class Arrangement:
 
     Args:
         order: [B, M] int64, the slot of the memory in each place.
-        until: [B, M], by place: 0 for what no query sees, else how many queries of the block see the memory; -1 for steady ones.
+        until: [B, M], by place: 0 for what no query sees, else how many queries of the block see the memory; more than T for steady
+            ones at the end, -1 for those in front.
         age: [B, M], by place, steps back from the first query.
-        steady: how many count as steady in each row, the first ones.
-        border: the places before this one hold nothing, of any row, but what is steady or gone, and all that is steady.
+        steady: how many steady ones stand in front in each row.
+        border: the places before this one hold nothing, of any row, but what is steady or gone, and all steady ones in front.
     """
 
     order: Tensor
@@ -41,24 +43,26 @@ class Arrangement:
     border: int
 
     @classmethod
-    def of(cls, sight: Sight, block: int, position_range: Optional[int]) -> "Arrangement":
+    def of(cls, sight: Sight, block: int, position_range: int, *, in_front: bool) -> "Arrangement":
         """
         Args:
             sight: of the candidates, all but the last T memories; on a CPU, since it looks at what they are.
             block: T.
-            position_range: P; None if nothing is to count as steady.
+            position_range: P.
+            in_front: whether to put steady ones in front.
         """
         memories = sight.age.size(1) - block
         sight = sight.of(slice(None), slice(memories))
-        until = sight.until(block)
-        steady = torch.zeros_like(until, dtype=torch.bool)
-        if position_range is not None:
-            steady = sight.steady(block) & (sight.age > position_range)
-            # A few are as well computed with the others.
-            steady &= steady.sum(dim=1, keepdim=True) >= FEWEST_STEADY
+        # What is not a number is seen by all, so that it shows.
+        until = sight.until(block).masked_fill_(sight.left.isnan().any(dim=1), block)
+        steady = sight.steady(block) & (sight.age > position_range)
+        until.masked_fill_(steady, block + 1)
+        steady &= in_front & (steady.sum(dim=1, keepdim=True) >= FEWEST_STEADY)
         others = int(((until > 0) & ~steady).sum(dim=1).max())
         border = max(0, memories - aligned(others))
-        # Those for which there is no place before the border are computed with the others, too.
+        if border < FEWEST_STEADY:
+            border = 0
+        # In front is no place for more.
         steady &= steady.cumsum(dim=1) <= border
         until, order = until.masked_fill_(steady, -1).sort(dim=1, stable=True)
         counts = tuple(steady.sum(dim=1).tolist())
@@ -74,11 +78,12 @@ class Arrangement:
         seen = self.memories - int(np.searchsorted(self.until[row], first, side="right"))
         return min(self.memories - self.border, aligned(seen))
 
-    def within(self, piece: Piece, steps: int) -> int:
-        """How many of the places that a piece sees, the last ones, hold all that is at most ``steps`` back from its first query."""
+    def within(self, piece: Piece, steps: int) -> Tuple[int, int]:
+        """Of the places that a piece sees, those that hold all that is at most ``steps`` back from its first query: how many are from the
+        first of them on, and how many after the last."""
         age = self.age[piece.rows, self.memories - piece.memory :]
-        within = (age <= steps - piece.first).any(axis=0)
-        return piece.memory - int(within.argmax()) if within.any() else 0
+        within = (age <= steps - piece.first).any(axis=0).nonzero()[0]
+        return (piece.memory - int(within[0]), piece.memory - 1 - int(within[-1])) if len(within) else (0, 0)
 
     def sight(self, sight: Sight) -> Sight:
         """[B, ..., S] in order."""

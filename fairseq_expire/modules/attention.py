@@ -21,7 +21,7 @@ from .pieces import Scratch
 from .positions import position_gradients, put_position_scores
 from .soft_mask import Compressed
 
-# The logarithm of a query's sum as long as it has seen nothing: below that of every sum, and yet a number.
+# log2 of a query's sum as long as it has seen nothing: below that of every sum, and yet a number.
 NOTHING = -1e30
 
 
@@ -55,7 +55,7 @@ def attend(
         longest: candidates further back than this many steps are not seen, whatever their span.
         compressed: which memories stand for several states each, and what follows from that.
         held: how many of the S - T memories each row holds, its youngest slots; all of them if None. The rest has to be finite,
-            does not count, and costs nothing where all rows lack it.
+            does not count, and costs next to nothing where all rows lack it.
         dropout: share of attention probabilities dropped.
     Returns:
         [B, K, T, d].
@@ -97,7 +97,8 @@ def _scores(work: Work, inputs: Inputs, scratch: Scratch) -> Tensor:
     shared = work.sight.bias(piece.first, piece.last)  # [n, H, Q, S]
     queries, seen = shared.shape[2:]
     # Of the block, a query sees what comes before it.
-    shared[..., seen - queries :].masked_fill_(inputs.future[:queries, :queries], float("-inf"))
+    future = torch.ones(queries, queries, dtype=torch.bool, device=shared.device).triu_()
+    shared[..., seen - queries :].masked_fill_(future, float("-inf"))
     scores = scratch.take("scores", (*work.query.shape[:3], seen), shared.dtype)
     put_position_scores(scores, shared, work.query, inputs.positions, piece, work.reach, scratch)
     _add_product(scores, work.query, work.key.transpose(-1, -2))

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Iterator, NamedTuple, Optional, Tuple
 
-import torch
 from torch import Tensor
 
 from .arrangement import Arrangement
@@ -19,11 +18,11 @@ from .soft_mask import Compressed, Sight, steps_left
 
 # Exponents are to base 2: on a CPU, PyTorch's exp takes many times as long where there is a -inf, and exp2 does not.
 LOG2_E = math.log2(math.e)
-# Scores (floats) and queries of a piece. On a CPU a piece fits a cache, and fewer queries would make the matrix products
-# inefficient, more compute scores of the block's own future.
+# Scores (floats) and queries of a piece. On a CPU, fewer would cost more calls and less efficient products, more scores leave the
+# caches, and more queries compute scores of the block's own future.
 SCORES_ON_CPU, QUERIES_ON_CPU = 1 << 21, 128
 SCORES_ELSEWHERE = 1 << 26
-# For fewer queries than this, putting far candidates in order takes longer than what it saves.
+# For fewer queries than this, putting memories in order takes longer than what it saves.
 FEWEST_ARRANGED = 32
 
 
@@ -39,10 +38,9 @@ class Settings(NamedTuple):
 @dataclass(frozen=True)
 class Inputs:
     """What attention is computed of; ``query`` is scaled so that its products are exponents to base 2, ``positions`` are those of
-    the distances P ... 1, ``future`` [Q, Q] bool says which of the next queries, itself among them, a query does not see.
+    the distances P ... 1.
 
-    With an arrangement, memories are in its order and steady ones are far, if a kernel is there to take them. Without, as many as
-    ``far``, the oldest, are.
+    With an arrangement, memories are in its order, and the steady ones in front are far. Without, as many as ``far``, the oldest, are.
     """
 
     query: Tensor
@@ -51,7 +49,6 @@ class Inputs:
     sight: Sight
     positions: Tensor
     settings: Settings
-    future: Tensor
     has_kernel: bool
     arrangement: Optional[Arrangement] = None
 
@@ -61,7 +58,6 @@ class Inputs:
     ) -> "Inputs":
         """With the candidates where they are."""
         left = steps_left(span, age, ramp=settings.ramp)
-        queries = _most_queries(query)
         return cls(
             query=query,
             key=key,
@@ -69,13 +65,12 @@ class Inputs:
             sight=Sight(left, age, settings.ramp, settings.longest, settings.compressed),
             positions=position.to(query.dtype).flip(0),
             settings=settings,
-            future=torch.ones(queries, queries, dtype=torch.bool, device=query.device).triu_(),
             # A compressed memory stands behind others that are not seen yet: its place says little about its position.
             has_kernel=settings.compressed is None and has_fused_kernel(query, settings.dropout),
         )
 
     def arranged(self) -> "Inputs":
-        """With the memories in order, where that helps."""
+        """With the memories in order: on a CPU, since they are looked at for it, unless some are compressed and seen only later."""
         ordered = self.in_order()
         if ordered.arrangement is None:
             return ordered
@@ -85,8 +80,7 @@ class Inputs:
         """As :meth:`arranged`, of inputs whose keys and values are so already."""
         if not self.memories or self.settings.compressed is not None or self.query.device.type != "cpu":
             return self
-        position_range = self.position_range if self.has_kernel else None
-        arrangement = Arrangement.of(self.sight, self.query.size(2), position_range)
+        arrangement = Arrangement.of(self.sight, self.query.size(2), self.position_range, in_front=self.has_kernel)
         return replace(self, sight=arrangement.sight(self.sight), arrangement=arrangement)
 
     @property
@@ -103,13 +97,8 @@ class Inputs:
         return max(0, self.memories - self.position_range) if self.has_kernel else 0
 
     @property
-    def border(self) -> int:
-        """The slots before this one are not near."""
-        return self.far if self.arrangement is None else self.arrangement.border
-
-    @property
     def steady(self) -> Tuple[int, ...]:
-        """How many slots, the first ones, are steady memories of each row; none without an arrangement."""
+        """How many slots, the first ones, are far memories of each row with an arrangement; none without."""
         return (0,) * self.query.size(0) if self.arrangement is None else self.arrangement.steady
 
     @property
@@ -124,21 +113,23 @@ class Inputs:
             return min(self.settings.held[row], self.memories - self.far)
         return self.arrangement.seen(row, first)
 
-    def _within(self, piece: Piece) -> int:
-        """How many of the piece's memories, the last ones, may lie within P steps of a query of it."""
-        if self.settings.compressed is not None:
-            return piece.memory
+    def _reach(self, piece: Piece, sight: Sight) -> Reach:
+        memories, after = piece.memory, 0
         if self.arrangement is not None:
-            return self.arrangement.within(piece, self.position_range)
-        # The youngest stand last.
-        return min(piece.memory, max(0, self.position_range - piece.first))
+            memories, after = self.arrangement.within(piece, self.position_range)
+        elif self.settings.compressed is None:
+            # The youngest stand last.
+            memories = min(memories, max(0, self.position_range - piece.first))
+        return reach_of(piece, sight, self.position_range, memories=memories, after=after)
 
     def near(self) -> Iterator["Work"]:
         """The near candidates, in pieces."""
         rows, heads, block = self.query.shape[:3]
-        scores = SCORES_ON_CPU if self.query.device.type == "cpu" else SCORES_ELSEWHERE
+        on_cpu = self.query.device.type == "cpu"
+        scores = SCORES_ON_CPU if on_cpu else SCORES_ELSEWHERE
+        queries = min(block, QUERIES_ON_CPU) if on_cpu else block
         own = self.memories
-        for piece in pieces(rows, self._seen, block=block, heads=heads, scores=scores, queries=_most_queries(self.query)):
+        for piece in pieces(rows, self._seen, block=block, heads=heads, scores=scores, queries=queries):
             seen = slice(own - piece.memory, own + piece.last)
             sight = self.sight.of(piece.rows, seen)
             yield Work(
@@ -149,13 +140,8 @@ class Inputs:
                 key=self.key[piece.rows, :, seen],
                 value=self.value[piece.rows, :, seen],
                 sight=sight,
-                reach=reach_of(piece, sight, self.position_range, self._within(piece)),
+                reach=self._reach(piece, sight),
             )
-
-
-def _most_queries(query: Tensor) -> int:
-    """The most queries of a piece."""
-    return min(query.size(2), QUERIES_ON_CPU) if query.device.type == "cpu" else query.size(2)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ _backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu
 
 @lru_cache(maxsize=None)
 def _kernel_works(dtype: torch.dtype) -> bool:
-    """Whether PyTorch's kernel is there, takes a bias or none, returns the logarithm of the sum, and makes no NaN of a query
-    that sees little or nothing."""
+    """Whether PyTorch's kernel is there, takes a bias or none, returns the logarithm of the sum, and gives zeros to a query that sees
+    nothing."""
     with torch.device("cpu"):
         query, key = torch.full((2, 2, 3, 8), 0.5, dtype=dtype), torch.full((2, 2, 1100, 8), 0.5, dtype=dtype)
         bias = torch.full((2, 2, 3, 1100), float("-inf"), dtype=torch.promote_types(dtype, torch.float32))
@@ -42,7 +42,7 @@ def _kernel_works(dtype: torch.dtype) -> bool:
     try:
         out, total = _forward(query, key, key, 0.0, False, attn_mask=bias, scale=SCALE)
         right = torch.allclose(out[..., :2, :], query[..., :2, :]) and torch.allclose(total[..., :2].to(bias.dtype), expected)
-        right &= bool(out.isfinite().all())
+        right &= bool(out.isfinite().all()) and not out[..., 2, :].any()
         out, total = _forward(query, key, key, 0.0, False, attn_mask=None, scale=SCALE)
         everything = torch.full_like(total, math.log(1100) + 2.0 * SCALE, dtype=bias.dtype)
         right &= torch.allclose(out, query) and torch.allclose(total.to(bias.dtype), everything)
@@ -143,6 +143,8 @@ def steady_gradients(
     Returns:
         the gradients of query, key and value; 0 for the other candidates.
     """
+    if not any(counts):
+        return tuple(torch.zeros_like(x) for x in tensors)
     query, key, value = tensors
     grads = (torch.empty_like(query), *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (key, value)))
     for row, count in enumerate(counts):

@@ -242,7 +242,7 @@ class MemoryLayer(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def _feed_forward(self, states: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.activation_dropout(F.relu(self.fc1(states), inplace=True))))
+        return self.dropout(self.fc2(self.activation_dropout(F.relu(self.fc1(states)))))
 
 
 def _joined(held: Tensor, block: Tensor, memory: LayerMemory) -> Tensor:

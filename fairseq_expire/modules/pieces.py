@@ -27,7 +27,7 @@ def aligned(count: int) -> int:
 
 @dataclass(frozen=True)
 class Piece:
-    """Queries ``first`` ... ``last - 1`` of the rows ``rows``, and the youngest ``memory`` slots of the memory."""
+    """Queries ``first`` ... ``last - 1`` of the rows ``rows``, and the last ``memory`` slots of the memory."""
 
     rows: slice
     first: int
@@ -42,7 +42,7 @@ def pieces(
 
     Args:
         rows: B.
-        seen: how many slots of the memory, the youngest, the queries of a row (first argument) from one of them on (second
+        seen: how many slots of the memory, the last ones, the queries of a row (first argument) from one of them on (second
             argument) can see; never more from a later one on.
         block: T.
         heads: K.

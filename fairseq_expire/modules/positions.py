@@ -23,7 +23,8 @@ class Reach:
 
     Args:
         position_range: P.
-        memories: how many of the memories may, the last ones; there may be others among them.
+        memories: from the first memory that does to the last, how many there are; there may be others among them.
+        after: how many memories follow on them.
         columns: [n, 1, 1 or Q, memories] int64, the column of each of those memories.
         own: the first of the block's tokens that does.
         own_column: its column; the tokens after it have the next ones.
@@ -31,26 +32,29 @@ class Reach:
 
     position_range: int
     memories: int
+    after: int
     columns: Tensor
     own: int
     own_column: int
 
 
-def reach_of(piece: Piece, sight: Sight, position_range: int, memories: int) -> Reach:
+def reach_of(piece: Piece, sight: Sight, position_range: int, *, memories: int, after: int) -> Reach:
     """
     Args:
         piece: what is computed.
         sight: of the piece's rows and candidates; the last are the block's up to ``piece.last``, in their order.
         position_range: P.
-        memories: how many of the memories, the last ones, may lie within reach.
+        memories: how many of the memories, the last ones, there are from the first on that may lie within reach.
+        after: how many of these follow on the last that may.
     """
     queries = piece.last - piece.first
     end = sight.age.size(1) - piece.last
+    placed = slice(end - memories, end - after)
     if sight.compressed is None:
         # Column P - n of the first query's row holds distance n.
-        columns = (position_range - piece.first) - sight.age[:, None, end - memories : end]  # [n, 1, memories]
+        columns = (position_range - piece.first) - sight.age[:, None, placed]  # [n, 1, memories]
     else:
-        within = sight.of(slice(None), slice(end - memories, end))
+        within = sight.of(slice(None), placed)
         distance = within.distance(piece.first, piece.last)  # [n, Q, memories]
         compressed = within.compressed.slots.unsqueeze(1)
         back = torch.where(compressed, within.compressed.positions(distance), distance)
@@ -61,7 +65,7 @@ def reach_of(piece: Piece, sight: Sight, position_range: int, memories: int) -> 
         columns = (position_range - back).add_(diagonal).masked_fill_(unseen, -1)
     columns = columns.masked_fill(columns < 0, position_range + queries)
     own = max(0, piece.first - position_range)
-    return Reach(position_range, memories, columns.unsqueeze(1), own, position_range - piece.first + own)
+    return Reach(position_range, memories - after, after, columns.unsqueeze(1), own, position_range - piece.first + own)
 
 
 def _by_candidate(table: Tensor) -> Tensor:
@@ -71,10 +75,10 @@ def _by_candidate(table: Tensor) -> Tensor:
     return table.as_strided((rows, heads, queries, width), strides, table.storage_offset())
 
 
-def _parts(scores: Tensor, piece: Piece, reach: Reach) -> Tuple[Tensor, Tensor]:
-    """Of [n, K, Q, S]: the columns of the memories within reach, and of the block's own tokens."""
-    end = scores.size(-1) - piece.last
-    return scores[..., end - reach.memories : end], scores[..., end + reach.own :]
+def _parts(candidates: int, piece: Piece, reach: Reach) -> Tuple[slice, slice]:
+    """Of S candidates, the memories within reach, and the block's own tokens."""
+    end = candidates - piece.last
+    return slice(end - reach.after - reach.memories, end - reach.after), slice(end + reach.own, candidates)
 
 
 def put_position_scores(
@@ -94,19 +98,19 @@ def put_position_scores(
     torch.mm(query.reshape(-1, width), positions.t(), out=table.flatten(0, 2)[:, :reached])
     table[..., reached:] = 0
     by_candidate = _by_candidate(table)
-    memories, own = _parts(scores, piece, reach)
-    end = scores.size(-1) - piece.last
-    for unplaced in (slice(end - reach.memories), slice(end, end + reach.own)):
-        scores[..., unplaced] = shared[..., unplaced]
-    own_scores = by_candidate[..., reach.own_column : reach.own_column + own.size(-1)]
-    torch.add(own_scores, shared[..., end + reach.own :], out=own)
+    placed, own = _parts(scores.size(-1), piece, reach)
+    for unplaced in (slice(0, placed.start), slice(placed.stop, own.start)):
+        if unplaced.start < unplaced.stop:
+            scores[..., unplaced] = shared[..., unplaced]
+    own_scores = by_candidate[..., reach.own_column : reach.own_column + own.stop - own.start]
+    torch.add(own_scores, shared[..., own], out=scores[..., own])
     if reach.memories:
-        where = reach.columns.expand(rows, heads, queries, -1)
+        memories, where = scores[..., placed], reach.columns.expand(rows, heads, queries, -1)
         if memories.dtype == table.dtype:
             torch.gather(by_candidate, -1, where, out=memories)
         else:
             memories.copy_(by_candidate.gather(-1, where))
-        memories += shared[..., end - reach.memories : end]
+        memories += shared[..., placed]
 
 
 def position_gradients(
@@ -117,9 +121,9 @@ def position_gradients(
     reached = reach.position_range
     table = scratch.take("grad_table", (rows, heads, queries, aligned(reached + queries + 1)), query.dtype).zero_()
     by_candidate = _by_candidate(table)
-    memories, own = _parts(grad_scores, piece, reach)
-    by_candidate[..., reach.own_column : reach.own_column + own.size(-1)] = own
+    placed, own = _parts(grad_scores.size(-1), piece, reach)
+    by_candidate[..., reach.own_column : reach.own_column + own.stop - own.start] = grad_scores[..., own]
     if reach.memories:
-        by_candidate.scatter_(-1, reach.columns.expand(rows, heads, queries, -1), memories)
+        by_candidate.scatter_(-1, reach.columns.expand(rows, heads, queries, -1), grad_scores[..., placed])
     table = table.flatten(0, 2)[:, :reached]
     return torch.mm(table, positions).view(query.shape), torch.mm(table.t(), query.reshape(-1, width))

@@ -50,7 +50,7 @@ def soft_mask_bias(left: Tensor, first: int, last: int, *, ramp: float) -> Tenso
 
 def soft_mask_slope(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
     """Derivative of log m by the span: 1 / (R m) on the ramp, zero where m is 1; some number where it is 0."""
-    # Not from zero, and of what is expired 1 / TINY: of its gradient, which is zero, that makes zero.
+    # 1 / TINY where expired: times a gradient that is exactly 0.
     slope = _left_to(left, first, last).clamp_(min=TINY).reciprocal_()
     return F.threshold_(slope, 1 / ramp, 0.0)
 

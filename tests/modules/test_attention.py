@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attention_by_loops import LEAVES, check, slow, small_pieces, without_fused_kernel
-from fairseq_expire.modules import attend, fused, pieces
+from fairseq_expire.modules import attend, attention, fused, pieces
 from fairseq_expire.modules.soft_mask import Compressed
 
 
@@ -61,8 +61,8 @@ def problem(size, seed=0):
     )
 
 
-# All at once; a few queries of all rows; three queries of one row.
-@pytest.mark.parametrize("cut", [(1 << 20, 128), (400, 4), (1, 3)], ids=lambda c: f"pieces-of-{c[0]}-scores-{c[1]}-queries")
+# All at once; a few queries of all rows; three queries of one row, with memories in fours.
+@pytest.mark.parametrize("cut", [(1 << 20, 128), (400, 4), (1, 3, 4)], ids=lambda c: f"pieces-of-{c[0]}-scores-{c[1]}-queries")
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @KERNELS
 def test_values_and_gradients_equal_the_loops(size, cut, kernel, monkeypatch):
@@ -70,6 +70,35 @@ def test_values_and_gradients_equal_the_loops(size, cut, kernel, monkeypatch):
     if not kernel:
         without_fused_kernel(monkeypatch)
     check(problem(size))
+
+
+@pytest.mark.parametrize("line", [1, 16])
+@pytest.mark.parametrize("cut", [(1 << 20, 128), (1, 2)], ids=["rows-together", "a-row-alone"])
+@pytest.mark.parametrize("spans", [1, 2])
+def test_rows_with_more_steady_memories_than_there_is_room_for_in_front(spans, cut, line, monkeypatch):
+    """The row with the most that fades says how many the kernel takes of each; the others are computed with what fades."""
+    small_pieces(monkeypatch, *cut, line)
+    inputs = problem(Size(4, 2, spans, 4, 60, 3, 2, 5))
+    with torch.no_grad():
+        inputs["age"][:, :60] = torch.arange(60, 0, -1)
+        # All; the old ones alone; none; some, with others between them that are gone.
+        for row, steady in enumerate([range(60), range(25), (), range(0, 50, 2)]):
+            inputs["span"][row, :, :60] = -1e4
+            inputs["span"][row, :, list(steady)] = 1e4
+        inputs["span"][2, :, 20:60] = inputs["age"][2, 20:60] - torch.arange(40) % 4
+    said, kernel = [], attention.attend_steady
+    monkeypatch.setattr(attention, "attend_steady", lambda *args, counts: said.append(counts) or kernel(*args, counts=counts))
+    check(inputs)
+    room = 60 - -(-40 // line) * line
+    assert said == [(room, room, 0, room)]
+
+
+def test_a_span_that_is_no_number_shows():
+    inputs = problem(Size(3, 2, 1, 40, 30, 4, 5, 3))
+    with torch.no_grad():
+        inputs["span"][0, :, 2] = inputs["span"][1, :, 29] = float("nan")
+    out = attend(**inputs)
+    assert out[:2].isnan().all() and out[2].isfinite().all()
 
 
 @KERNELS
@@ -249,7 +278,12 @@ def test_fused_gradients_in_low_precision_are_as_close_as_those_step_by_step(dty
     def gradients(inputs):
         return torch.autograd.grad((attend(**inputs).double() * weights).sum(), [inputs[name] for name in LEAVES])
 
-    expected, by_kernel = gradients({**exact, **rounded}), gradients({**exact, **low})
+    small_pieces(monkeypatch, 1 << 20, 128)
+    expected = gradients({**exact, **rounded})
+    calls, kernel = [], fused._backward
+    monkeypatch.setattr(fused, "_backward", lambda *args, **options: calls.append(args) or kernel(*args, **options))
+    by_kernel = gradients({**exact, **low})
+    assert len(calls) == 2
     without_fused_kernel(monkeypatch)
     for name, right, ours, step_by_step in zip(LEAVES, expected, by_kernel, gradients({**exact, **low})):
         error, baseline = ((x.double() - right).abs().mean() for x in (ours, step_by_step))
@@ -258,7 +292,7 @@ def test_fused_gradients_in_low_precision_are_as_close_as_those_step_by_step(dty
 
 @pytest.mark.parametrize("held", [None, (900, 30, 0)])
 def test_single_precision_at_real_sizes(held):
-    """More queries than a piece, more far memories than a block of the kernel; and rows that hold less."""
+    """More queries than a piece, more memories than cache lines; and rows that hold less."""
     double = problem(Size(3, 2, 1, 200, 900, 64, 70, 40))
     # Numbers that single precision has, too: what is left of a span is a small difference of large ones.
     double["span"] = (double["span"].detach() * 64).round().div(64).requires_grad_()

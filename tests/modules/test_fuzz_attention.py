@@ -11,9 +11,9 @@ from fuzzing import fuzz
 
 SMALL = st.integers(1, 3)
 SEED = st.integers(0, 2**20)
-# How attention is cut (scores and queries of a piece), whether by the kernel, in what precision.
+# How attention is cut (scores and queries of a piece, floats of a cache line), whether by the kernel, in what precision.
 WAYS = dict(
-    cut=st.sampled_from([(1 << 20, 128), (400, 4), (60, 2), (1, 3)]),
+    cut=st.sampled_from([(1 << 20, 128, 1), (400, 4, 4), (60, 2, 1), (1, 3, 16)]),
     kernel=st.booleans(),
     dtype=st.sampled_from([torch.float64, torch.float32]),
 )
