@@ -50,7 +50,9 @@ def test_speed_and_memory_of_a_block():
 def test_operations_are_those_of_the_products():
     """Counted by PyTorch while a fixed span is trained; it counts what is computed twice, too, so less is needed."""
     script = f"""
+import math
 import sys
+import torch
 sys.path.insert(0, {str(FOLDER)!r})
 from torch.utils.flop_counter import FlopCounterMode
 from fairseq_expire.modules import fused
@@ -58,18 +60,20 @@ from limit import operations
 from subjects import Shape, blocks, fixed_span
 # PyTorch does not count what its fused kernel does on a CPU.
 fused._kernel_works = lambda dtype: False
+# And of the products that add to what is there, only those that make a new matrix.
+in_place = {{torch.ops.aten.baddbmm_: lambda total, left, right, **rest: 2 * math.prod(left) * right[-1]}}
 shape = Shape(rows=2, span=64, max_span=64, ramp=8, width=64, ffn=256, block=32)
 for mode in ("score", "train"):
     model = fixed_span(shape)
     *before, block = blocks(shape, 6)
     for earlier in before:
         getattr(model, mode)(earlier)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         getattr(model, mode)(block)
     print(mode, operations(shape, model, training=mode == "train") / counter.get_total_flops())
 """
     shares = dict(line.split() for line in commands.run(sys.executable, "-c", script).splitlines() if line[:5] in ("score", "train"))
-    assert 0.7 < float(shares["score"]) <= 1.0 and 0.6 < float(shares["train"]) <= 1.0
+    assert 0.9 < float(shares["score"]) <= 1.0 and 0.9 < float(shares["train"]) <= 1.0
 
 
 def test_growth_and_its_picture(tmp_path):
