@@ -114,6 +114,7 @@ class Inputs:
         return self.arrangement.seen(row, first)
 
     def _reach(self, piece: Piece, sight: Sight) -> Reach:
+        """``sight``: of the piece's rows and candidates."""
         memories, after = piece.memory, 0
         if self.arrangement is not None:
             memories, after = self.arrangement.within(piece, self.position_range)
@@ -126,8 +127,7 @@ class Inputs:
         """The near candidates, in pieces."""
         rows, heads, block = self.query.shape[:3]
         on_cpu = self.query.device.type == "cpu"
-        scores = SCORES_ON_CPU if on_cpu else SCORES_ELSEWHERE
-        queries = min(block, QUERIES_ON_CPU) if on_cpu else block
+        scores, queries = (SCORES_ON_CPU, QUERIES_ON_CPU) if on_cpu else (SCORES_ELSEWHERE, block)
         own = self.memories
         for piece in pieces(rows, self._seen, block=block, heads=heads, scores=scores, queries=queries):
             seen = slice(own - piece.memory, own + piece.last)

@@ -23,8 +23,8 @@ class Reach:
 
     Args:
         position_range: P.
-        memories: from the first memory that does to the last, how many there are; there may be others among them.
-        after: how many memories follow on them.
+        memories: how many there are from the first memory that does to the last that does; others may be among them.
+        after: how many memories stand between these and the block.
         columns: [n, 1, 1 or Q, memories] int64, the column of each of those memories.
         own: the first of the block's tokens that does.
         own_column: its column; the tokens after it have the next ones.
@@ -44,8 +44,8 @@ def reach_of(piece: Piece, sight: Sight, position_range: int, *, memories: int, 
         piece: what is computed.
         sight: of the piece's rows and candidates; the last are the block's up to ``piece.last``, in their order.
         position_range: P.
-        memories: how many of the memories, the last ones, there are from the first on that may lie within reach.
-        after: how many of these follow on the last that may.
+        memories: how many there are from the first that may lie within reach to the block.
+        after: how many of these stand behind the last that may.
     """
     queries = piece.last - piece.first
     end = sight.age.size(1) - piece.last
