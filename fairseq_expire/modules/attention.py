@@ -69,7 +69,12 @@ def attend(
     span = span.to(torch.promote_types(query.dtype, torch.float32))
     # Fused kernels take for granted that the numbers of a vector lie side by side.
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query * (LOG2_E * width**-0.5), key, value))
-    return _Attention.apply(query, key, value, span, position, age, settings)
+    learned = query, key, value, span, position
+    if torch.is_grad_enabled() and any(x.requires_grad for x in learned):
+        return _Attention.apply(*learned, age, settings)
+    with torch.autocast(query.device.type, enabled=False):
+        inputs = Inputs.of(*learned, age, settings)
+        return _attend(inputs.arranged() if block >= FEWEST_ARRANGED else inputs)[0]
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
@@ -153,9 +158,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, span, position, age, settings):
         with torch.autocast(query.device.type, enabled=False):
-            inputs = Inputs.of(query, key, value, span, position, age, settings)
-            if any(ctx.needs_input_grad) or query.size(2) >= FEWEST_ARRANGED:
-                inputs = inputs.arranged()
+            inputs = Inputs.of(query, key, value, span, position, age, settings).arranged()
             out, total = _attend(inputs)
         ctx.settings = settings
         ctx.save_for_backward(query, inputs.key, inputs.value, span, position, age, out, total)

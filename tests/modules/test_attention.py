@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attention_by_loops import LEAVES, check, slow, small_pieces, without_fused_kernel
-from fairseq_expire.modules import attend, attention, fused, pieces
+from fairseq_expire.modules import arrangement, attend, attention, fused, pieces
 from fairseq_expire.modules.soft_mask import Compressed
 
 
@@ -91,6 +91,20 @@ def test_rows_with_more_steady_memories_than_there_is_room_for_in_front(spans, c
     check(inputs)
     room = 60 - -(-40 // line) * line
     assert said == [(room, room, 0, room)]
+
+
+def test_memories_are_put_in_order_only_where_it_pays(monkeypatch):
+    """Not for a few queries that want no gradient, though the positions are weights that could have one."""
+    made, of = [], arrangement.Arrangement.of
+    monkeypatch.setattr(arrangement.Arrangement, "of", lambda *args, **options: made.append(args) or of(*args, **options))
+    few, many = (problem(Size(2, 2, 1, block, 40, 3, 4, 5)) for block in (1, 32))
+    with torch.no_grad():
+        attend(**few)
+        assert not made
+        attend(**many)
+        assert len(made) == 1
+    attend(**few)
+    assert len(made) == 2
 
 
 def test_a_span_that_is_no_number_shows():
