@@ -23,7 +23,7 @@ LOG2_E = math.log2(math.e)
 SCORES_ON_CPU, QUERIES_ON_CPU = 1 << 21, 128
 SCORES_ELSEWHERE = 1 << 26
 # For fewer queries than this, putting memories in order takes longer than what it saves.
-FEWEST_ARRANGED = 32
+FEWEST_ARRANGED = 64
 
 
 class Settings(NamedTuple):

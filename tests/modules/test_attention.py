@@ -97,7 +97,7 @@ def test_memories_are_put_in_order_only_where_it_pays(monkeypatch):
     """Not for a few queries that want no gradient, though the positions are weights that could have one."""
     made, of = [], arrangement.Arrangement.of
     monkeypatch.setattr(arrangement.Arrangement, "of", lambda *args, **options: made.append(args) or of(*args, **options))
-    few, many = (problem(Size(2, 2, 1, block, 40, 3, 4, 5)) for block in (1, 32))
+    few, many = (problem(Size(2, 2, 1, block, 40, 3, 4, 5)) for block in (1, 64))
     with torch.no_grad():
         attend(**few)
         assert not made
