@@ -37,7 +37,6 @@ def small_pieces(monkeypatch, scores, queries, line=1):
     monkeypatch.setattr(attention_inputs, "SCORES_ON_CPU", scores)
     monkeypatch.setattr(attention_inputs, "QUERIES_ON_CPU", queries)
     monkeypatch.setattr(pieces, "FEWEST_QUERIES", 1)
-    monkeypatch.setattr(fused, "BIAS_SIZE", scores)
 
 
 def without_fused_kernel(monkeypatch):

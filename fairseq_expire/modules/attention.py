@@ -3,10 +3,10 @@
 Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates (memory and block), d width of a head,
 P reach of positions. A piece (see pieces.py) has n rows, Q queries and as many of the candidates as these can see.
 
-Candidates are *far* or *near*. Far are memories too old for a position: those that the whole block sees in full, put in front of all
-others (arrangement.py), or for a few queries simply the oldest. They are left to a fused kernel (fused.py), if there is one. Near ones are
-computed step by step, piece by piece, and a piece leaves out memories that are gone. Of [T, S] only the logarithm of each query's
-sum is kept: backward computes scores again. Spans, masks and softmax are in float32 or better.
+Memories are put in order first (arrangement.py). *Steady* ones, which the whole block sees in full and without a position, are left
+to a fused kernel (fused.py), if there is one. All other candidates are computed step by step, piece by piece, and a piece leaves out
+memories that are gone. Of [T, S] only the logarithm of each query's sum is kept: backward computes scores again. Spans, masks and
+softmax are in float32 or better.
 """
 
 from typing import Optional, Sequence, Tuple
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .attention_inputs import FEWEST_ARRANGED, LOG2_E, Inputs, Settings, Work
-from .fused import attend_steady, attend_with_bias, steady_gradients
+from .fused import attend_steady, steady_gradients
 from .pieces import Scratch
 from .positions import position_gradients, put_position_scores
 from .soft_mask import Compressed
@@ -119,36 +119,26 @@ def _generator(settings: Settings, device: torch.device) -> Optional[torch.Gener
     return torch.Generator(device).manual_seed(settings.seed) if settings.dropout else None
 
 
-def _attend_far(inputs: Inputs) -> Tuple[Tensor, Tensor]:
-    """[B, K, T, d] and [B, K, T]: what attention to what is not near gives, and the logarithm of each query's sum."""
-    tensors = inputs.query, inputs.key, inputs.value
-    if inputs.arrangement is not None:
-        return attend_steady(*tensors, counts=inputs.steady)
-    far = slice(inputs.far)
-    query, key, value = inputs.query, inputs.key[:, :, far], inputs.value[:, :, far]
-    return attend_with_bias(query, key, value, sight=inputs.sight.of(slice(None), far), held=inputs.far_held)
-
-
 def _attend(inputs: Inputs) -> Tuple[Tensor, Tensor]:
     """[B, K, T, d] and [B, K, T]: what attention gives, and log2 of each query's sum; inf for a query that sees nothing, so
     that its probabilities come out as 0."""
-    out, total = _attend_far(inputs)
+    out, total = attend_steady(inputs.query, inputs.key, inputs.value, counts=inputs.steady)
     total.mul_(LOG2_E).clamp_(min=NOTHING)
     generator = _generator(inputs.settings, out.device)
     scratch = Scratch(out)
-    for work in inputs.near():
+    for work in inputs.work():
         scores = _scores(work, inputs, scratch)
-        far, far_total = out[work.queries], total[work.queries].unsqueeze(-1)
-        largest = torch.maximum(scores.amax(dim=-1, keepdim=True), far_total)
+        before, total_before = out[work.queries], total[work.queries].unsqueeze(-1)
+        largest = torch.maximum(scores.amax(dim=-1, keepdim=True), total_before)
         probabilities = scores.sub_(largest).exp2_()
-        by_far = (far_total - largest).exp2_()
-        sums = probabilities.sum(dim=-1, keepdim=True).add_(by_far)
+        weight = (total_before - largest).exp2_()
+        sums = probabilities.sum(dim=-1, keepdim=True).add_(weight)
         if generator is not None:
             probabilities *= _keep(probabilities, inputs.settings.dropout, generator)
-        near = _product(probabilities.to(out.dtype), work.value, scratch.take("out", work.query.shape, out.dtype))
+        seen = _product(probabilities.to(out.dtype), work.value, scratch.take("out", work.query.shape, out.dtype))
         # Rounded once in half precision: sums and weights are in float32.
-        far.copy_(torch.addcmul(near.to(sums.dtype), far.to(sums.dtype), by_far).div_(sums))
-        far_total.copy_(sums.log2_().add_(largest))
+        before.copy_(torch.addcmul(seen.to(sums.dtype), before.to(sums.dtype), weight).div_(sums))
+        total_before.copy_(sums.log2_().add_(largest))
     return out, total.masked_fill_(total <= NOTHING, float("inf"))
 
 
@@ -178,7 +168,7 @@ class _Attention(torch.autograd.Function):
             )
             grad_left = torch.zeros_like(inputs.sight.left)
             grad_positions = torch.zeros_like(inputs.positions, dtype=span.dtype)
-            for work in inputs.near():
+            for work in inputs.work():
                 piece, grad = work.piece, grad_out[work.queries]  # [n, K, Q, d]
                 natural_query = work.query / LOG2_E
                 scores = _scores(work, inputs, scratch)
@@ -204,8 +194,8 @@ class _Attention(torch.autograd.Function):
                 by_position, of_position = position_gradients(
                     grad_scores, natural_query, inputs.positions, piece, work.reach, scratch
                 )
-                by_near = _product(grad_scores, work.key, scratch.take("by_near", work.query.shape, query.dtype))
-                grad_query[work.queries] += by_near.add_(by_position).div_(LOG2_E)
+                by_key = _product(grad_scores, work.key, scratch.take("by_key", work.query.shape, query.dtype))
+                grad_query[work.queries] += by_key.add_(by_position).div_(LOG2_E)
                 grad_positions += of_position
             if inputs.arrangement is not None:
                 grad_key, grad_value = (inputs.arrangement.restored(grad) for grad in (grad_key, grad_value))

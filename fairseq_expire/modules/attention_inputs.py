@@ -1,4 +1,4 @@
-"""What attention over a block is computed of, and how that is cut into far candidates and pieces of the near ones.
+"""What attention over a block is computed of, and how that is cut into steady memories and pieces of the other candidates.
 
 Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates, d width of a head. A piece (see pieces.py) has n
 rows, Q queries and as many of the candidates as these can see.
@@ -23,7 +23,7 @@ LOG2_E = math.log2(math.e)
 SCORES_ON_CPU, QUERIES_ON_CPU = 1 << 21, 128
 SCORES_ELSEWHERE = 1 << 26
 # For fewer queries than this, putting memories in order takes longer than what it saves.
-FEWEST_ARRANGED = 64
+FEWEST_ARRANGED = 48
 
 
 class Settings(NamedTuple):
@@ -40,7 +40,7 @@ class Inputs:
     """What attention is computed of; ``query`` is scaled so that its products are exponents to base 2, ``positions`` are those of
     the distances P ... 1.
 
-    With an arrangement, memories are in its order, and the steady ones in front are far. Without, as many as ``far``, the oldest, are.
+    With an arrangement, memories are in its order, and those in front of its border are no business of the pieces.
     """
 
     query: Tensor
@@ -49,7 +49,6 @@ class Inputs:
     sight: Sight
     positions: Tensor
     settings: Settings
-    has_kernel: bool
     arrangement: Optional[Arrangement] = None
 
     @classmethod
@@ -65,8 +64,6 @@ class Inputs:
             sight=Sight(left, age, settings.ramp, settings.longest, settings.compressed),
             positions=position.to(query.dtype).flip(0),
             settings=settings,
-            # A compressed memory stands behind others that are not seen yet: its place says little about its position.
-            has_kernel=settings.compressed is None and has_fused_kernel(query, settings.dropout),
         )
 
     def arranged(self) -> "Inputs":
@@ -78,9 +75,12 @@ class Inputs:
 
     def in_order(self) -> "Inputs":
         """As :meth:`arranged`, of inputs whose keys and values are so already."""
-        if not self.memories or self.settings.compressed is not None or self.query.device.type != "cpu":
+        if not self.memories or self.settings.compressed is not None:
             return self
-        arrangement = Arrangement.of(self.sight, self.query.size(2), self.position_range, in_front=self.has_kernel)
+        in_front = has_fused_kernel(self.query, self.settings.dropout)
+        if self.query.device.type != "cpu":
+            return self
+        arrangement = Arrangement.of(self.sight, self.query.size(2), self.position_range, in_front=in_front)
         return replace(self, sight=arrangement.sight(self.sight), arrangement=arrangement)
 
     @property
@@ -92,26 +92,13 @@ class Inputs:
         return self.key.size(2) - self.query.size(2)
 
     @property
-    def far(self) -> int:
-        """How many slots, the first ones, are far where there is no arrangement."""
-        return max(0, self.memories - self.position_range) if self.has_kernel else 0
-
-    @property
     def steady(self) -> Tuple[int, ...]:
-        """How many slots, the first ones, are far memories of each row with an arrangement; none without."""
+        """How many steady memories each row has in front, for a kernel of their own."""
         return (0,) * self.query.size(0) if self.arrangement is None else self.arrangement.steady
 
-    @property
-    def far_held(self) -> Tuple[int, ...]:
-        """How many of the far slots, the last ones, each row holds where there is no arrangement."""
-        near = self.memories - self.far
-        return tuple(max(0, count - near) for count in self.settings.held)
-
     def _seen(self, row: int, first: int) -> int:
-        """How many memories at most the queries of a row from ``first`` on can see of the near ones, the last ones."""
-        if self.arrangement is None:
-            return min(self.settings.held[row], self.memories - self.far)
-        return self.arrangement.seen(row, first)
+        """In how many of the last slots there is all that the queries of a row from ``first`` on see, but for steady ones in front."""
+        return self.settings.held[row] if self.arrangement is None else self.arrangement.seen(row, first)
 
     def _reach(self, piece: Piece, sight: Sight) -> Reach:
         """``sight``: of the piece's rows and candidates."""
@@ -123,8 +110,8 @@ class Inputs:
             memories = min(memories, max(0, self.position_range - piece.first))
         return reach_of(piece, sight, self.position_range, memories=memories, after=after)
 
-    def near(self) -> Iterator["Work"]:
-        """The near candidates, in pieces."""
+    def work(self) -> Iterator["Work"]:
+        """All but the steady memories in front, in pieces."""
         rows, heads, block = self.query.shape[:3]
         on_cpu = self.query.device.type == "cpu"
         scores, queries = (SCORES_ON_CPU, QUERIES_ON_CPU) if on_cpu else (SCORES_ELSEWHERE, block)

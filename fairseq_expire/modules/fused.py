@@ -1,9 +1,8 @@
-"""Attention by a fused kernel of PyTorch, over far memories: those out of reach of positions.
+"""Attention by a fused kernel of PyTorch, over steady memories: those that a whole block sees in full and without a position.
 
-Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates, d width of a head.
+Size legend: B rows, K heads, T queries, S candidates, d width of a head.
 
-Scores of far memories are plain products and the soft mask is a bias (the equation in attention.py). Row by row, since rows hold
-different numbers.
+Their scores are plain products (the equation in attention.py). Row by row, since rows hold different numbers of them.
 """
 
 import logging
@@ -14,12 +13,7 @@ from typing import Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .soft_mask import Sight
-
 logger = logging.getLogger(__name__)
-
-# Floats of the bias that are made at once.
-BIAS_SIZE = 1 << 22
 
 # Products are exponents to base 2.
 SCALE = math.log(2)
@@ -30,27 +24,19 @@ _backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu
 
 @lru_cache(maxsize=None)
 def _kernel_works(dtype: torch.dtype) -> bool:
-    """Whether PyTorch's kernel is there, takes a bias or none, returns the logarithm of the sum, and gives zeros to a query that sees
-    nothing."""
+    """Whether PyTorch's kernel is there, does without a mask, and returns the logarithm of the sum; and whether its backward takes one of
+    more candidates than its own, infinity included."""
     with torch.device("cpu"):
         query, key = torch.full((2, 2, 3, 8), 0.5, dtype=dtype), torch.full((2, 2, 1100, 8), 0.5, dtype=dtype)
-        bias = torch.full((2, 2, 3, 1100), float("-inf"), dtype=torch.promote_types(dtype, torch.float32))
-        # The first query sees two, the second one, the third nothing.
-        bias[..., 0, -2:] = torch.arange(4.0).view(2, 2, 1).to(bias.dtype)
-        bias[..., 1, -1] = 0.0
-    expected = torch.logsumexp(bias[..., :2, :] + 2.0 * SCALE, dim=-1)
     try:
-        out, total = _forward(query, key, key, 0.0, False, attn_mask=bias, scale=SCALE)
-        right = torch.allclose(out[..., :2, :], query[..., :2, :]) and torch.allclose(total[..., :2].to(bias.dtype), expected)
-        right &= bool(out.isfinite().all()) and not out[..., 2, :].any()
         out, total = _forward(query, key, key, 0.0, False, attn_mask=None, scale=SCALE)
-        everything = torch.full_like(total, math.log(1100) + 2.0 * SCALE, dtype=bias.dtype)
-        right &= torch.allclose(out, query) and torch.allclose(total.to(bias.dtype), everything)
+        expected = torch.full_like(total, math.log(1100) + 2.0 * SCALE, dtype=torch.promote_types(dtype, torch.float32))
+        right = torch.allclose(out, query) and torch.allclose(total.to(expected.dtype), expected)
         total[..., 2] = float("inf")
         grads = _backward(out, query, key, key, out, total, 0.0, False, attn_mask=None, scale=SCALE)
     except (TypeError, RuntimeError):
         return False
-    return right and all(bool(x.isfinite().all()) for x in (out, *grads))
+    return right and all(bool(x.isfinite().all()) for x in grads)
 
 
 def has_fused_kernel(query: Tensor, dropout: float) -> bool:
@@ -92,36 +78,6 @@ def attend_steady(query: Tensor, key: Tensor, value: Tensor, *, counts: Sequence
             memories = (_row(row, heads, slice(count)) for heads in (key, value))
             part = _forward(_row(row, query), *memories, 0.0, False, attn_mask=None, scale=SCALE)
             out[row : row + 1], total[row : row + 1] = part
-    return out, total
-
-
-def attend_with_bias(
-    query: Tensor, key: Tensor, value: Tensor, *, sight: Sight, held: Sequence[int]
-) -> Tuple[Tensor, Tensor]:
-    """Attention to candidates where they are, whatever the queries see of them.
-
-    Args:
-        query: [B, K, T, d]; its products are exponents to base 2.
-        key, value: [B, K, S, d].
-        sight: of the candidates; all are memories and none is compressed.
-        held: how many of the candidates each row has, its last ones.
-    Returns:
-        as :func:`attend_steady`, with the soft mask.
-    """
-    out, total = _nothing_yet(query)
-    heads, size = sight.left.shape[1:]
-    for row, count in enumerate(held):
-        slots = slice(size - count, size)
-        step = max(1, BIAS_SIZE // max(1, heads * count))
-        for first in range(0, query.size(2) if count else 0, step):
-            queries = slice(first, min(first + step, query.size(2)))
-            bias = sight.of(slice(row, row + 1), slots).bias(queries.start, queries.stop).mul_(SCALE)
-            memories = (_row(row, heads, slots) for heads in (key, value))
-            some, sums = _forward(_row(row, query, queries), *memories, 0.0, False, attn_mask=bias, scale=SCALE)
-            # Where a query sees nothing, the kernel has 0.
-            nothing = bias.amax(dim=-1) == float("-inf")
-            out[row : row + 1, :, queries] = some
-            total[row : row + 1, :, queries] = sums.to(bias.dtype).masked_fill_(nothing, float("-inf"))
     return out, total
 
 
