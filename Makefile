@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 
 help:
 	@echo "make test              run the tests"
-	@echo "make test-long         the same, but what is random (kills, fuzzing) is tried many more times"
+	@echo "make test-long         the same, but what is random (kills, fuzzing) is tried many more times, and every recipe runs"
 	@echo "make demo              train a small model on the source of Python and score it (TEXT=a file or folder: your text)"
 	@echo "make bench             time blocks of Expire-Span against the arithmetic they take, in 3 minutes (PEER=a checkout of"
 	@echo "                       facebookresearch/transformer-sequential: beside it, which takes longer)"

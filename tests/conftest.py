@@ -12,7 +12,7 @@ import commands
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="tests that repeat what is random do so many more times")
+    parser.addoption("--long", action="store_true", help="what is random is tried many more times, and every recipe runs")
 
 
 @pytest.fixture(scope="session")

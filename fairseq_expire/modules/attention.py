@@ -3,10 +3,10 @@
 Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates (memory and block), d width of a head,
 P reach of positions. A piece (see pieces.py) has n rows, Q queries and as many of the candidates as these can see.
 
-Memories are put in order first (arrangement.py). *Steady* ones, which the whole block sees in full and without a position, are left
-to a fused kernel (fused.py), if there is one. All other candidates are computed step by step, piece by piece, and a piece leaves out
-memories that are gone. Of [T, S] only the logarithm of each query's sum is kept: backward computes scores again. Spans, masks and
-softmax are in float32 or better.
+Where it pays, memories are put in order first (arrangement.py). Then *steady* ones, which the whole block sees in full and without a
+position, are left to a fused kernel (fused.py), if there is one. Candidates are computed step by step, piece by piece, and of memories
+in order a piece leaves out those that are gone. Of [T, S] only the logarithm of each query's sum is kept: backward computes scores
+again. Spans, masks and softmax are in float32 or better.
 """
 
 from typing import Optional, Sequence, Tuple
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .attention_inputs import FEWEST_ARRANGED, LOG2_E, Inputs, Settings, Work
+from .attention_inputs import LOG2_E, Inputs, Settings, Work
 from .fused import attend_steady, steady_gradients
 from .pieces import Scratch
 from .positions import position_gradients, put_position_scores
@@ -59,22 +59,22 @@ def attend(
         dropout: share of attention probabilities dropped.
     Returns:
         [B, K, T, d].
+    Raises:
+        ValueError: if ``held`` does not say for each row how many of the S - T memories it has.
     """
     batch, _, block, width = query.shape
+    memories = key.size(2) - block
     if held is None:
-        held = [key.size(2) - block] * batch
+        held = [memories] * batch
+    elif len(held) != batch or not all(0 <= count <= memories for count in held):
+        raise ValueError(f"held: expected a number from 0 to {memories} for each of {batch} rows, got {list(held)}")
     # Drawn where no device needs to be waited for; backward draws the same probabilities to drop again.
     seed = int(torch.randint(1 << 62, ()).item()) if dropout else 0
     settings = Settings(float(ramp), longest, compressed, tuple(held), dropout, seed)
     span = span.to(torch.promote_types(query.dtype, torch.float32))
     # Fused kernels take for granted that the numbers of a vector lie side by side.
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query * (LOG2_E * width**-0.5), key, value))
-    learned = query, key, value, span, position
-    if torch.is_grad_enabled() and any(x.requires_grad for x in learned):
-        return _Attention.apply(*learned, age, settings)
-    with torch.autocast(query.device.type, enabled=False):
-        inputs = Inputs.of(*learned, age, settings)
-        return _attend(inputs.arranged() if block >= FEWEST_ARRANGED else inputs)[0]
+    return _Attention.apply(query, key, value, span, position, age, settings)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:

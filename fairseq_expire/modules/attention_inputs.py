@@ -67,7 +67,8 @@ class Inputs:
         )
 
     def arranged(self) -> "Inputs":
-        """With the memories in order: on a CPU, since they are looked at for it, unless some are compressed and seen only later."""
+        """With the memories in order, where it pays: for more than a few queries, and on a CPU, since memories are looked at for it; but not
+        if some are compressed and seen only later."""
         ordered = self.in_order()
         if ordered.arrangement is None:
             return ordered
@@ -75,8 +76,9 @@ class Inputs:
 
     def in_order(self) -> "Inputs":
         """As :meth:`arranged`, of inputs whose keys and values are so already."""
-        if not self.memories or self.settings.compressed is not None:
+        if not self.memories or self.settings.compressed is not None or self.query.size(2) < FEWEST_ARRANGED:
             return self
+        # Asked on every device: it says why there is none.
         in_front = has_fused_kernel(self.query, self.settings.dropout)
         if self.query.device.type != "cpu":
             return self
@@ -97,7 +99,7 @@ class Inputs:
         return (0,) * self.query.size(0) if self.arrangement is None else self.arrangement.steady
 
     def _seen(self, row: int, first: int) -> int:
-        """In how many of the last slots there is all that the queries of a row from ``first`` on see, but for steady ones in front."""
+        """How many of the last slots hold all that a row's queries from ``first`` on see, steady ones in front left out."""
         return self.settings.held[row] if self.arrangement is None else self.arrangement.seen(row, first)
 
     def _reach(self, piece: Piece, sight: Sight) -> Reach:

@@ -24,8 +24,8 @@ _backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu
 
 @lru_cache(maxsize=None)
 def _kernel_works(dtype: torch.dtype) -> bool:
-    """Whether PyTorch's kernel is there, does without a mask, and returns the logarithm of the sum; and whether its backward takes one of
-    more candidates than its own, infinity included."""
+    """Whether PyTorch's kernel is there, does without a mask, and returns the logarithm of the sum; and whether its backward takes infinity
+    for that."""
     with torch.device("cpu"):
         query, key = torch.full((2, 2, 3, 8), 0.5, dtype=dtype), torch.full((2, 2, 1100, 8), 0.5, dtype=dtype)
     try:

@@ -145,7 +145,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, text):
 def test_killing_the_real_command(tmp_path):
     """SIGKILL at random moments; words, so that there are processes to leave behind."""
     source = tmp_path / "text"
-    source.write_text("".join(f"{random.Random(i).random()} {i % 99} the same words again and again\n" for i in range(60_000)))
+    source.write_text("".join(f"{random.Random(i).random()} {i % 99} the same words again and again\n" for i in range(12_000)))
     script = (
         "import sys; from fairseq_expire.data import binarize, journal; "
         "journal.Journal.due = lambda self: True; sys.path.insert(0, sys.argv.pop(1)); import text; text.main()"

@@ -28,21 +28,18 @@ def test_memory_of_a_generated_text():
 
 
 def test_speed_and_memory_of_a_block():
-    options = ["--width-divisor", "16", "--rounds", "2", "--cases", "2", "3", "--json", "--profile"]
+    options = ["--width-divisor", "16", "--rounds", "2", "--cases", "3", "--json", "--profile"]
     # Not every container lets a process set its own peak back.
     with_memory = os.access("/proc/self/clear_refs", os.W_OK)
     rows = results(commands.run(sys.executable, FOLDER / "speed.py", *options, *[] if with_memory else ["--no-memory"]))
     assert [(row["case"], row["mode"]) for row in rows] == [
-        ("2 rows, mean span 128", "train"),
-        ("2 rows, mean span 128", "score"),
         ("4 rows, mean span 64, spread widely", "train"),
         ("4 rows, mean span 64, spread widely", "score"),
     ]
     for row in rows:
         ours, fixed = row["subjects"]["expire_span"], row["subjects"]["fixed_span"]
-        span = 128 if row["case"].startswith("2") else 64
         # As many are alive as the case says: the span, and as much of the ramp as there is.
-        assert all(span < alive < 1.5 * span for alive in ours["alive"]) and fixed["alive"] == [span, span]
+        assert all(64 < alive < 1.5 * 64 for alive in ours["alive"]) and fixed["alive"] == [64, 64]
         assert ours["limit"] < ours["seconds"] and (ours["peak_bytes"] > 0 if with_memory else "peak_bytes" not in ours)
         assert 0.5 < sum(row["profile"].values()) <= 1 and "aten::mm" in row["profile"]
 
@@ -55,11 +52,13 @@ import sys
 import torch
 sys.path.insert(0, {str(FOLDER)!r})
 from torch.utils.flop_counter import FlopCounterMode
-from fairseq_expire.modules import fused
+from fairseq_expire.modules import attention_inputs, fused
 from limit import operations
 from subjects import Shape, blocks, fixed_span
 # PyTorch does not count what its fused kernel does on a CPU.
 fused._kernel_works = lambda dtype: False
+# Blocks this small would be computed with what is gone.
+attention_inputs.FEWEST_ARRANGED = 1
 # And of the products that add to what is there, only those that make a new matrix.
 in_place = {{torch.ops.aten.baddbmm_: lambda total, left, right, **rest: 2 * math.prod(left) * right[-1]}}
 shape = Shape(rows=2, span=64, max_span=64, ramp=8, width=64, ffn=256, block=32)

@@ -1,12 +1,13 @@
 """The fast attention against the loops: values, every gradient, and what a query that sees nothing gets."""
 
+import re
 from typing import NamedTuple
 
 import pytest
 import torch
 
 from attention_by_loops import LEAVES, check, slow, small_pieces, without_fused_kernel
-from fairseq_expire.modules import arrangement, attend, attention, fused, pieces
+from fairseq_expire.modules import arrangement, attend, attention, attention_inputs, fused, pieces
 from fairseq_expire.modules.soft_mask import Compressed
 
 
@@ -36,7 +37,14 @@ SIZES = [
     Size(2, 2, 1, 9, 5, 4, 6, 1),
     Size(3, 2, 1, 17, 23, 3, 8, 9),
 ]
+FEWEST = attention_inputs.FEWEST_ARRANGED
 KERNELS = pytest.mark.parametrize("kernel", [True, False], ids=["fused", "step-by-step"])
+
+
+@pytest.fixture(autouse=True)
+def memories_in_order(monkeypatch):
+    """Even for a few queries, unless a test says otherwise."""
+    monkeypatch.setattr(attention_inputs, "FEWEST_ARRANGED", 1)
 
 
 def problem(size, seed=0):
@@ -64,11 +72,13 @@ def problem(size, seed=0):
 # All at once; a few queries of all rows; three queries of one row, with memories in fours.
 @pytest.mark.parametrize("cut", [(1 << 20, 128), (400, 4), (1, 3, 4)], ids=lambda c: f"pieces-of-{c[0]}-scores-{c[1]}-queries")
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@KERNELS
-def test_values_and_gradients_equal_the_loops(size, cut, kernel, monkeypatch):
+@pytest.mark.parametrize("way", ["fused", "step-by-step", "not-in-order"])
+def test_values_and_gradients_equal_the_loops(size, cut, way, monkeypatch):
     small_pieces(monkeypatch, *cut)
-    if not kernel:
+    if way == "step-by-step":
         without_fused_kernel(monkeypatch)
+    if way == "not-in-order":
+        monkeypatch.setattr(attention_inputs, "FEWEST_ARRANGED", size.T + 1)
     check(problem(size))
 
 
@@ -90,25 +100,29 @@ def test_rows_with_more_steady_memories_than_there_is_room_for_in_front(spans, c
     monkeypatch.setattr(attention, "attend_steady", lambda *args, counts: said.append(counts) or kernel(*args, counts=counts))
     check(inputs)
     room = 60 - -(-40 // line) * line
-    # Not without gradients, for four queries.
-    assert said == [(room, room, 0, room), (0, 0, 0, 0)]
+    assert said == [(room, room, 0, room)]
 
 
 def test_memories_are_put_in_order_only_where_it_pays(monkeypatch):
-    """Not for a few queries that want no gradient, though the positions are weights that could have one."""
+    monkeypatch.setattr(attention_inputs, "FEWEST_ARRANGED", FEWEST)
     made, of = [], arrangement.Arrangement.of
     monkeypatch.setattr(arrangement.Arrangement, "of", lambda *args, **options: made.append(args) or of(*args, **options))
-    few, many = (problem(Size(2, 2, 1, block, 40, 3, 4, 5)) for block in (1, 48))
-    with torch.no_grad():
-        attend(**few)
-        assert not made
-        attend(**many)
-        assert len(made) == 1
-    attend(**few)
-    assert len(made) == 2
+    few, many = (problem(Size(2, 2, 1, block, 40, 3, 4, 5)) for block in (FEWEST - 1, FEWEST))
+    check(few)
+    assert not made
+    attend(**many)
+    assert len(made) == 1
 
 
-def test_a_span_that_is_no_number_shows():
+@pytest.mark.parametrize("held", [(3,), (3, 4, 5), (3, 8), (-1, 3)], ids=str)
+def test_more_memories_than_there_are_is_refused(held):
+    with pytest.raises(ValueError, match=re.escape(f"expected a number from 0 to 7 for each of 2 rows, got {list(held)}")):
+        attend(**problem(Size(2, 3, 1, 5, 7, 3, 4, 3)), held=held)
+
+
+@pytest.mark.parametrize("fewest", [1, 50], ids=["in-order", "not-in-order"])
+def test_a_span_that_is_no_number_shows(fewest, monkeypatch):
+    monkeypatch.setattr(attention_inputs, "FEWEST_ARRANGED", fewest)
     inputs = problem(Size(3, 2, 1, 40, 30, 4, 5, 3))
     with torch.no_grad():
         inputs["span"][0, :, 2] = inputs["span"][1, :, 29] = float("nan")

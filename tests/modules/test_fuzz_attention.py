@@ -5,23 +5,28 @@ import torch
 from hypothesis import strategies as st
 
 from attention_by_loops import check, small_pieces, without_fused_kernel
+from fairseq_expire.modules import attention_inputs
 from fairseq_expire.modules.layer_memory import EMPTY_AGE
 from fairseq_expire.modules.soft_mask import Compressed
 from fuzzing import fuzz
 
 SMALL = st.integers(1, 3)
 SEED = st.integers(0, 2**20)
-# How attention is cut (scores and queries of a piece, floats of a cache line), whether by the kernel, in what precision.
+# How attention is cut (scores and queries of a piece, floats of a cache line), whether with memories in order, by the kernel, in what
+# precision.
 WAYS = dict(
     cut=st.sampled_from([(1 << 20, 128, 1), (400, 4, 4), (60, 2, 1), (1, 3, 16)]),
+    ordered=st.booleans(),
     kernel=st.booleans(),
     dtype=st.sampled_from([torch.float64, torch.float32]),
 )
 
 
-def compare(inputs, cut, kernel, dtype):
+def compare(inputs, cut, ordered, kernel, dtype):
     with pytest.MonkeyPatch.context() as patch:
         small_pieces(patch, *cut)
+        if not ordered:
+            patch.setattr(attention_inputs, "FEWEST_ARRANGED", 1 << 20)
         if not kernel:
             without_fused_kernel(patch)
         check(inputs, dtype)
@@ -49,7 +54,7 @@ def leaves(inputs):
 def test_any_memory(long):
     """With holes and empty slots, spans that end at any time, padding behind a row, a longest distance."""
 
-    def at(rows, heads, shared, block, memory, width, reach, ramp, longest, scale, holes, seed, cut, kernel, dtype):
+    def at(rows, heads, shared, block, memory, width, reach, ramp, longest, scale, holes, seed, cut, ordered, kernel, dtype):
         generator = torch.Generator().manual_seed(seed)
         spans = 1 if shared else heads
         inputs = tensors(
@@ -67,7 +72,7 @@ def test_any_memory(long):
         end = (inputs["span"] * scale * (block + ramp)).mul(8).round().div(8)
         inputs["span"] = end + age.clamp(0, 3 * memory).unsqueeze(1)
         inputs.update(age=age, ramp=ramp, longest=longest, held=held.tolist())
-        compare(leaves({name: x for name, x in inputs.items() if x is not None}), cut, kernel, dtype)
+        compare(leaves({name: x for name, x in inputs.items() if x is not None}), cut, ordered, kernel, dtype)
 
     fuzz(
         at, examples=150, long=long, rows=SMALL, heads=SMALL, shared=st.booleans(), block=st.integers(1, 7),
@@ -81,7 +86,7 @@ def test_any_memory(long):
 def test_any_compressed_memory(long):
     """States up to a distance, behind them compressed ones, of which the next come while the block is read."""
 
-    def at(rows, heads, block, after, rate, size, phase, width, reach, longest, seed, cut, kernel, dtype):
+    def at(rows, heads, block, after, rate, size, phase, width, reach, longest, seed, cut, ordered, kernel, dtype):
         generator = torch.Generator().manual_seed(seed)
         # The oldest state of the youngest group is the last that goes while the block is read.
         youngest = after - block + 2 + phase % rate
@@ -97,7 +102,7 @@ def test_any_compressed_memory(long):
         inputs.update(age=age.expand(rows, -1), ramp=1, compressed=Compressed(slots.expand(rows, -1), after, rate))
         if longest is not None:
             inputs["longest"] = longest
-        compare(leaves(inputs), cut, kernel, dtype)
+        compare(leaves(inputs), cut, ordered, kernel, dtype)
 
     fuzz(
         at, examples=80, long=long, rows=st.integers(1, 2), heads=st.integers(1, 2), block=st.integers(1, 6),
