@@ -4,7 +4,7 @@ Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidate
 P reach of positions. A piece (see pieces.py) has n rows, Q queries and as many of the candidates as these can see.
 
 Where it pays, memories are put in order first (arrangement.py). Then *steady* ones, which the whole block sees in full and without a
-position, are left to a fused kernel (fused.py), if there is one. Candidates are computed step by step, piece by piece, and of memories
+position, are left to a fused kernel (fused.py), if there is one. All others are computed step by step, piece by piece, and of memories
 in order a piece leaves out those that are gone. Of [T, S] only the logarithm of each query's sum is kept: backward computes scores
 again. Spans, masks and softmax are in float32 or better.
 """

@@ -55,10 +55,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_expire.modules import attention_inputs, fused
 from limit import operations
 from subjects import Shape, blocks, fixed_span
+# Blocks this small would be computed with memories that are gone.
+attention_inputs.FEWEST_ARRANGED = 1
 # PyTorch does not count what its fused kernel does on a CPU.
 fused._kernel_works = lambda dtype: False
-# Blocks this small would be computed with what is gone.
-attention_inputs.FEWEST_ARRANGED = 1
 # And of the products that add to what is there, only those that make a new matrix.
 in_place = {{torch.ops.aten.baddbmm_: lambda total, left, right, **rest: 2 * math.prod(left) * right[-1]}}
 shape = Shape(rows=2, span=64, max_span=64, ramp=8, width=64, ffn=256, block=32)
