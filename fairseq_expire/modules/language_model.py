@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .adaptive import AdaptiveInput, AdaptiveSoftmax
 from .description import Description
 from .layer import LayerReport
+from .linear import Linear
 from .memory import Memory
 from .transformer import MemoryTransformer, StackOutput
 
@@ -140,8 +141,8 @@ def _embedding(this: Description) -> nn.Module:
     return embedding
 
 
-def _projection(this: Description, embed_tokens: nn.Module) -> nn.Linear:
-    projection = nn.Linear(this.embed_dim, this.symbols, bias=False)
+def _projection(this: Description, embed_tokens: nn.Module) -> Linear:
+    projection = Linear(this.embed_dim, this.symbols, bias=False)
     if this.share_embedding:
         projection.weight = embed_tokens.weight
     else:

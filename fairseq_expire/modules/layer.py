@@ -4,7 +4,8 @@ Size legend: B rows, T tokens of a block, M memories, S = M + T, D width, K head
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Optional, Tuple
+from functools import cached_property, partial
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from .attention import attend
 from .layer_memory import LayerMemory
+from .linear import Linear
 from .policy import ContentAttention, MemoryPolicy, NewlyCompressed
 from .soft_mask import Sight, steps_left
 
@@ -21,16 +23,21 @@ class LayerReport:
     """What happened in one layer while a block was read.
 
     Args:
-        memory_size: [B, T] int64, |C_t|: how many states each query saw.
         span: [B, T, H], how long the block's own states will stay, in steps, before any random shortening.
         penalty: [B], the policy's penalty summed over the block, before its weight, or None.
+        sizes: gives :attr:`memory_size`; called when that is asked for, which nobody does who reads token by token.
         reconstruction: [B], the loss that a learned compression learns from, summed over the block; or None.
     """
 
-    memory_size: Tensor
     span: Tensor
     penalty: Optional[Tensor]
+    sizes: Callable[[], Tensor]
     reconstruction: Optional[Tensor] = None
+
+    @cached_property
+    def memory_size(self) -> Tensor:
+        """[B, T] int64, |C_t|: how many states each query saw."""
+        return self.sizes()
 
 
 class _Candidates(NamedTuple):
@@ -67,12 +74,12 @@ class MemoryLayer(nn.Module):
         self.pre_norm = pre_norm
         self.attention_dropout = attention_dropout
         self.policy = policy
-        self.query_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.key_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.value_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.fc1 = nn.Linear(embed_dim, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, embed_dim)
+        self.query_proj = Linear(embed_dim, embed_dim, bias=False)
+        self.key_proj = Linear(embed_dim, embed_dim, bias=False)
+        self.value_proj = Linear(embed_dim, embed_dim, bias=False)
+        self.out_proj = Linear(embed_dim, embed_dim, bias=False)
+        self.fc1 = Linear(embed_dim, ffn_dim)
+        self.fc2 = Linear(ffn_dim, embed_dim)
         self.attention_norm = nn.LayerNorm(embed_dim)
         self.ffn_norm = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
@@ -128,9 +135,9 @@ class MemoryLayer(nn.Module):
         )
         left = steps_left(spans.detach(), age, ramp=ramp)
         report = LayerReport(
-            memory_size=Sight(left, age, ramp, longest, compressed).sizes(block),
             span=candidates.spans[:, -block:].detach(),
             penalty=self.policy.penalty(spans, left, age, block=block, padding=padding),
+            sizes=partial(Sight(left, age, ramp, longest, compressed).sizes, block),
             reconstruction=self._reconstruction(candidates.made, states),
         )
         kept = self.policy.retain(candidates.memory.detach().aged(block), candidates.spans.detach())

@@ -162,8 +162,9 @@ def queries_on_ramp(left: Tensor, age: Tensor, block: int, *, ramp: float, paddi
     Args:
         padding: [B, T] bool, True for queries that do not count; they stand at the end of a row.
     """
-    last = age.new_full((age.size(0),), block) if padding is None else block - padding.sum(dim=1)
-    until = torch.minimum(_queries_before(left, block), last.view(-1, 1, 1))
+    until = _queries_before(left, block)
+    if padding is not None:
+        until = torch.minimum(until, (block - padding.sum(dim=1)).view(-1, 1, 1))
     # On the ramp for t > left - R.
     full = (left - ramp).floor().clamp(-1, block).to(torch.int64) + 1
     return (until - torch.maximum(full, _seen_from(age).unsqueeze(1))).clamp(min=0)

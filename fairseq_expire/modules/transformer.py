@@ -173,8 +173,7 @@ def _kept(
         return candidates.kept(keep, counts, oldest=oldest)
     enough = -(-max(counts) // SLACK) * SLACK + block
     room = candidates.room
-    # A longer block before this one had more room.
-    if candidates.age.size(1) <= enough and room is not None and room.data.size(1) <= enough:
-        # What is gone stays where it is, out of sight.
+    # What is gone stays where it is, out of sight, as long as such a block has room behind it; a longer one before had more.
+    if room is not None and candidates.age.size(1) + block <= room.data.size(1) <= enough:
         return replace(candidates, age=candidates.age.masked_fill(~keep, EMPTY_AGE), oldest=oldest)
     return candidates.kept(keep, counts, oldest=oldest, room=enough - max(counts))

@@ -1,6 +1,7 @@
 """The loss is the paper's objective in fairseq's convention, and the log says what happened."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -27,9 +28,9 @@ def sample():
 def reports():
     return tuple(
         LayerReport(
-            memory_size=torch.full((ROWS, BLOCK), 10 * layer),
             span=torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 1000.0]]).unsqueeze(-1) * layer,
             penalty=torch.tensor([3.0, 4.0]) * layer,
+            sizes=partial(torch.full, (ROWS, BLOCK), 10 * layer),
         )
         for layer in (1, 2)
     )

@@ -156,7 +156,7 @@ class Steps:
         if self.keys and block:
             memory = _kept(kept.memory, keep, counts, oldest=oldest, block=block)
             bound = -(-max(counts) // SLACK) * SLACK + block
-            assert memory.age.size(1) <= memory.room.data.size(1) <= bound
+            assert memory.age.size(1) + block <= memory.room.data.size(1) <= bound
         else:
             memory = kept.memory.kept(keep, counts, oldest=oldest, room=block)
             assert memory.held == counts and memory.age.size(1) == max(counts)
