@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # A test file is run by one process, a core each has one. Two threads of each would wait for each other's cores most of the time.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help test test-long demo bench clean
 

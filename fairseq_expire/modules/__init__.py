@@ -7,10 +7,11 @@ from .description import Description
 from .expire_span import ExpireSpan
 from .fixed_span import FixedSpan
 from .language_model import LanguageModel, Prediction, TokenReader, dictionary_digest
-from .layer import LayerReport, MemoryLayer
+from .layer import MemoryLayer
 from .layer_memory import LayerMemory
 from .memory import Memory
 from .policy import MemoryPolicy, keep_bounds
+from .report import LayerReport
 from .transformer import MemoryTransformer, StackOutput
 
 __all__ = [

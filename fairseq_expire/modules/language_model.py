@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .adaptive import AdaptiveInput, AdaptiveSoftmax
 from .description import Description
-from .layer import LayerReport
 from .linear import Linear
 from .memory import Memory
+from .report import LayerReport
 from .transformer import MemoryTransformer, StackOutput
 
 

@@ -3,9 +3,8 @@
 Size legend: B rows, T tokens of a block, M memories, S = M + T, D width, K heads, H heads of a span, P reach of positions.
 """
 
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Callable, NamedTuple, Optional, Tuple
+from functools import partial
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -15,29 +14,8 @@ from .attention import attend
 from .layer_memory import LayerMemory
 from .linear import Linear
 from .policy import ContentAttention, MemoryPolicy, NewlyCompressed
+from .report import LayerReport
 from .soft_mask import Sight, steps_left
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """What happened in one layer while a block was read.
-
-    Args:
-        span: [B, T, H], how long the block's own states will stay, in steps, before any random shortening.
-        penalty: [B], the policy's penalty summed over the block, before its weight, or None.
-        sizes: gives :attr:`memory_size`; called when that is asked for, which nobody does who reads token by token.
-        reconstruction: [B], the loss that a learned compression learns from, summed over the block; or None.
-    """
-
-    span: Tensor
-    penalty: Optional[Tensor]
-    sizes: Callable[[], Tensor]
-    reconstruction: Optional[Tensor] = None
-
-    @cached_property
-    def memory_size(self) -> Tensor:
-        """[B, T] int64, |C_t|: how many states each query saw."""
-        return self.sizes()
 
 
 class _Candidates(NamedTuple):
@@ -134,10 +112,14 @@ class MemoryLayer(nn.Module):
             dropout=self.attention_dropout if self.training else 0.0,
         )
         left = steps_left(spans.detach(), age, ramp=ramp)
+        charge = partial(self.policy.penalty, spans, left, age, block=block, padding=padding)
+        if torch.is_grad_enabled():
+            # Not when somebody asks, who may not want gradients before somebody who does.
+            charge = partial(_itself, charge())
         report = LayerReport(
             span=candidates.spans[:, -block:].detach(),
-            penalty=self.policy.penalty(spans, left, age, block=block, padding=padding),
-            sizes=partial(Sight(left, age, ramp, longest, compressed).sizes, block),
+            charge=charge,
+            count_seen=partial(Sight(left, age, ramp, longest, compressed).sizes, block),
             reconstruction=self._reconstruction(candidates.made, states),
         )
         kept = self.policy.retain(candidates.memory.detach().aged(block), candidates.spans.detach())
@@ -250,6 +232,10 @@ class MemoryLayer(nn.Module):
 
     def _feed_forward(self, states: Tensor) -> Tensor:
         return self.dropout(self.fc2(self.activation_dropout(F.relu(self.fc1(states)))))
+
+
+def _itself(penalty: Optional[Tensor]) -> Optional[Tensor]:
+    return penalty
 
 
 def _joined(held: Tensor, block: Tensor, memory: LayerMemory) -> Tensor:

@@ -116,7 +116,7 @@ class LayerMemory:
         block = states.size(1)
         return self._appended(
             states,
-            age=self.age_with(block, padding)[:, self.age.size(1) :],
+            age=self._age_of(block, padding),
             spans=spans,
             compressed=None if self.compressed is None else self.compressed.new_zeros(len(states), block),
         )
@@ -154,10 +154,12 @@ class LayerMemory:
             block: T.
             padding: [B, T] bool, True where the block has no token, or None.
         """
+        return torch.cat([self.age, self._age_of(block, padding)], dim=1)
+
+    def _age_of(self, block: int, padding: Optional[Tensor]) -> Tensor:
+        """[B, T], of a block."""
         age = -torch.arange(block, device=self.age.device).expand(len(self.age), block)
-        if padding is not None:
-            age = age.masked_fill(padding, EMPTY_AGE)
-        return torch.cat([self.age, age], dim=1)
+        return age if padding is None else age.masked_fill(padding, EMPTY_AGE)
 
     def compressed_slots(self, block: int = 0) -> Tensor:
         """[B, M + T] bool, which slots are compressed memories, with those of a block behind them (which aren't)."""

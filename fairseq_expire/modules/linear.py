@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-# For one vector, and for more than so many, the product is as quick one way as the other.
+# For one vector, and for more than so many, the product is about as quick one way as the other (float32).
 FEW = 32
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``, which a CPU computes as W x instead of x W for a few vectors x: in as little as half the time."""
+    """``nn.Linear``, but for a few vectors in the rows of x a CPU computes (W x^T)^T instead of x W^T, which takes it longer."""
 
     def forward(self, vectors: Tensor) -> Tensor:
         """[..., D] -> [..., D']."""

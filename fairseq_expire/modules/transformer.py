@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layer import LayerReport, MemoryLayer
+from .layer import MemoryLayer
 from .layer_memory import EMPTY_AGE, SLACK, LayerMemory
 from .memory import Memory
 from .policy import MemoryPolicy
+from .report import LayerReport
 
 
 class StackOutput(NamedTuple):
@@ -168,12 +169,13 @@ class MemoryTransformer(nn.Module):
 def _kept(
     candidates: LayerMemory, keep: Tensor, counts: Tuple[int, ...], *, oldest: int, block: int
 ) -> LayerMemory:
-    """What is left of the candidates; keys and values only move when more would be stored than is to be (design, section 6)."""
+    """What is left of the candidates. Keys and values move when more would be stored than is to be (design, section 6), or when the
+    next block would find no room."""
     if candidates.spans is None:
         return candidates.kept(keep, counts, oldest=oldest)
     enough = -(-max(counts) // SLACK) * SLACK + block
     room = candidates.room
-    # What is gone stays where it is, out of sight, as long as such a block has room behind it; a longer one before had more.
+    # Until then what is gone stays where it is, out of sight. A longer block before this one left more room than is to be.
     if room is not None and candidates.age.size(1) + block <= room.data.size(1) <= enough:
         return replace(candidates, age=candidates.age.masked_fill(~keep, EMPTY_AGE), oldest=oldest)
     return candidates.kept(keep, counts, oldest=oldest, room=enough - max(counts))

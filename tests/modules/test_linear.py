@@ -14,11 +14,12 @@ def test_values_and_gradients(bias, shape):
     quick = Linear(7, 11, bias=bias, dtype=torch.float64)
     plain = nn.Linear(7, 11, bias=bias, dtype=torch.float64)
     plain.load_state_dict(quick.state_dict())
-    vectors = torch.randn(*shape, 7, dtype=torch.float64)
+    # With gaps, as a view has them.
+    vectors = torch.randn(*shape, 14, dtype=torch.float64)[..., ::2]
     grad = torch.randn(*shape, 11, dtype=torch.float64)
     found = []
     for layer in (quick, plain):
-        inputs = vectors.clone().requires_grad_()
+        inputs = vectors.detach().requires_grad_()
         out = layer(inputs)
         out.backward(grad)
         assert out.is_contiguous()
@@ -41,6 +42,8 @@ def test_in_half_precision(bias):
     layer, vectors = Linear(7, 11, bias=bias), torch.randn(2, 3, 7)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under_autocast = layer(vectors)
+    under_autocast.sum().backward()
+    torch.testing.assert_close(layer.weight.grad, vectors.sum(dim=(0, 1)).expand(11, 7), atol=0.05, rtol=0.05)
     for out in (under_autocast, layer.bfloat16()(vectors.bfloat16())):
         assert out.dtype == torch.bfloat16 and out.shape == (2, 3, 11)
         torch.testing.assert_close(out.float(), layer.float()(vectors), atol=0.03, rtol=0.03)

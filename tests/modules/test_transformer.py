@@ -15,6 +15,7 @@ from fairseq_expire.modules import (
     MemoryTransformer,
 )
 from fairseq_expire.modules.compressive import POOLINGS
+from fairseq_expire.modules.storage import Room
 
 D, K, SPAN, RAMP, LENGTH = 16, 2, 40, 6, 130
 SHORT, COMPRESSED, RATE = 17, 9, 3
@@ -215,7 +216,7 @@ def test_storage_is_that_of_the_longest_row(kind):
 @pytest.mark.parametrize("block", [1, 7, 100])
 @torch.no_grad()
 def test_storage_of_keys_and_values_is_bounded(kind, block):
-    """The longest row's alive memories rounded up to 64, and room for a block; which is there when the next one comes."""
+    """The longest row's alive memories rounded up to 64, and room for a block, which is free."""
     stack = make(kind, span=150).eval()
     memory = None
     for part in text(length=300).split(block, dim=1):
@@ -226,7 +227,9 @@ def test_storage_of_keys_and_values_is_bounded(kind, block):
 
 
 @torch.no_grad()
-def test_token_by_token_what_is_there_is_seldom_copied():
+def test_token_by_token_what_is_there_is_seldom_copied(monkeypatch):
+    found_room, append = [], Room.append
+    monkeypatch.setattr(Room, "append", lambda *args: found_room.append(append(*args)) or found_room[-1])
     stack = make().eval()
     memory, moved = None, 0
     for part in text(rows=1, length=400).split(1, dim=1):
@@ -234,6 +237,7 @@ def test_token_by_token_what_is_there_is_seldom_copied():
         if before is not None:
             moved += memory.layers[0].states.data_ptr() != before.layers[0].states.data_ptr()
     assert moved <= 400 / 32
+    assert len(found_room) == 3 * 399 and all(room is not None for room in found_room)
 
 
 @torch.no_grad()

@@ -1,0 +1,37 @@
+"""What a layer says about a block that it has read.
+
+Size legend: B rows, T tokens of a block, H heads of a span.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Callable, Optional
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened in one layer while a block was read.
+
+    Args:
+        span: [B, T, H], how long the block's own states will stay, in steps, before any random shortening.
+        charge: gives :attr:`penalty`, when that is first asked for, which nobody does who reads token by token.
+        count_seen: gives :attr:`memory_size`, likewise.
+        reconstruction: [B], the loss that a learned compression learns from, summed over the block; or None.
+    """
+
+    span: Tensor
+    charge: Callable[[], Optional[Tensor]]
+    count_seen: Callable[[], Tensor]
+    reconstruction: Optional[Tensor] = None
+
+    @cached_property
+    def penalty(self) -> Optional[Tensor]:
+        """[B], the policy's penalty summed over the block, before its weight, or None."""
+        return self.charge()
+
+    @cached_property
+    def memory_size(self) -> Tensor:
+        """[B, T] int64, |C_t|: how many states each query saw."""
+        return self.count_seen()
