@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# A test file is run by one process, a core each has one. Two threads of each would wait for each other's cores most of the time.
+# A test file is run by one process, and each core has one of these. Two threads of each would wait for each other's cores most
+# of the time. Files keep their order: by number of tests, those that take longest would come last, one beside an idle process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help test test-long demo bench clean

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Dict, Iterator, List, Optional
 
 from peak import peak_memory, resident
-from subjects import Ours, Shape, blocks, expire_span
+from subjects import Ours, Shape, blocks, expire_span, text
 
 BASE = Shape(rows=2, span=512, spread=0.25)
 SPAN_LIMITS = (1024, 4096, 16384, 65536, 131072)
@@ -75,12 +75,13 @@ def along_a_stream(num_bytes: int) -> Iterator[Row]:
 
 
 def token_by_token(tokens: int, rounds: int) -> Iterator[Row]:
-    """Reading one token of each row, and reading the last block again for it, as a model that keeps whole blocks would; in turns."""
+    """Reading one token of each row, and reading the last block again for it, as a model that keeps whole blocks would; in
+    turns, that many tokens of each row a round."""
     for span in SPANS:
         shape = replace(BASE, span=span)
         model = filled(shape, "score")
         before = copy.deepcopy(model.memory)
-        single = iter(blocks(shape, 1 + tokens // shape.block)[0].unfold(1, 2, 1).unbind(1))
+        single = iter(text(shape, 1 + rounds * tokens // shape.block).unfold(1, 2, 1).unbind(1))
         again: List[float] = []
         one: List[float] = []
         for block in blocks(shape, rounds):
@@ -89,11 +90,12 @@ def token_by_token(tokens: int, rounds: int) -> Iterator[Row]:
             start = time.perf_counter()
             model.score(block)
             again.append(time.perf_counter() - start)
+            model.restart()
             model.memory = memory
             start = time.perf_counter()
-            for token in itertools.islice(single, tokens // rounds):
+            for token in itertools.islice(single, tokens):
                 model.score(token)
-            one.append((time.perf_counter() - start) / (tokens // rounds))
+            one.append((time.perf_counter() - start) / tokens)
         yield {
             "alive": statistics.mean(model.alive()),
             "token_seconds": statistics.median(one),
@@ -126,7 +128,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
         for row in along_a_stream(args.bytes):
             show("stream", row)
     if "tokens" in args.parts:
-        for row in token_by_token(320, args.rounds):
+        for row in token_by_token(29, args.rounds):
             show("tokens", row)
 
 

@@ -112,13 +112,9 @@ class MemoryLayer(nn.Module):
             dropout=self.attention_dropout if self.training else 0.0,
         )
         left = steps_left(spans.detach(), age, ramp=ramp)
-        charge = partial(self.policy.penalty, spans, left, age, block=block, padding=padding)
-        if torch.is_grad_enabled():
-            # Not when somebody asks, who may not want gradients before somebody who does.
-            charge = partial(_itself, charge())
         report = LayerReport(
             span=candidates.spans[:, -block:].detach(),
-            charge=charge,
+            penalty=self.policy.penalty(spans, left, age, block=block, padding=padding),
             count_seen=partial(Sight(left, age, ramp, longest, compressed).sizes, block),
             reconstruction=self._reconstruction(candidates.made, states),
         )
@@ -232,10 +228,6 @@ class MemoryLayer(nn.Module):
 
     def _feed_forward(self, states: Tensor) -> Tensor:
         return self.dropout(self.fc2(self.activation_dropout(F.relu(self.fc1(states)))))
-
-
-def _itself(penalty: Optional[Tensor]) -> Optional[Tensor]:
-    return penalty
 
 
 def _joined(held: Tensor, block: Tensor, memory: LayerMemory) -> Tensor:

@@ -16,20 +16,15 @@ class LayerReport:
 
     Args:
         span: [B, T, H], how long the block's own states will stay, in steps, before any random shortening.
-        charge: gives :attr:`penalty`, when that is first asked for, which nobody does who reads token by token.
-        count_seen: gives :attr:`memory_size`, likewise.
+        penalty: [B], the policy's penalty summed over the block, before its weight, or None.
+        count_seen: gives :attr:`memory_size`, when that is first asked for; so reading token by token, where few ask, takes less.
         reconstruction: [B], the loss that a learned compression learns from, summed over the block; or None.
     """
 
     span: Tensor
-    charge: Callable[[], Optional[Tensor]]
+    penalty: Optional[Tensor]
     count_seen: Callable[[], Tensor]
     reconstruction: Optional[Tensor] = None
-
-    @cached_property
-    def penalty(self) -> Optional[Tensor]:
-        """[B], the policy's penalty summed over the block, before its weight, or None."""
-        return self.charge()
 
     @cached_property
     def memory_size(self) -> Tensor:

@@ -9,7 +9,7 @@ def test_what_a_criterion_leaves_out_gets_a_gradient_and_changes_nothing(size):
     """Also where its loss, in half precision, overflows: 300 squared does."""
     learned = torch.full((2, 1), size, dtype=torch.float16, requires_grad=True)
     report = LayerReport(
-        span=torch.zeros(2, 3, 1), charge=lambda: None, count_seen=lambda: torch.zeros(2, 3).long(), reconstruction=learned.square().sum(dim=1)
+        span=torch.zeros(2, 3, 1), penalty=None, count_seen=lambda: torch.zeros(2, 3).long(), reconstruction=learned.square().sum(dim=1)
     )
     assert report.reconstruction.isfinite().all() == (size == 1)
     features = torch.ones(2, 3, 4, requires_grad=True)
