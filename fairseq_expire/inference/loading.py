@@ -6,6 +6,8 @@ from typing import Optional, Union
 
 import torch
 
+from fairseq_expire.modules import let_waiting_threads_sleep
+
 from .folder import read_folder
 from .text_model import TextModel
 
@@ -32,6 +34,7 @@ def load(
         ValueError: a file is damaged, holds code, or belongs to another model; an argument is out of its range.
         ImportError: for a checkpoint, if there is no fairseq.
     """
+    let_waiting_threads_sleep()
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there; expected a checkpoint, or a folder made by python -m fairseq_expire.export")

@@ -12,6 +12,7 @@ from .layer_memory import LayerMemory
 from .memory import Memory
 from .policy import MemoryPolicy, keep_bounds
 from .report import LayerReport
+from .threads import let_waiting_threads_sleep
 from .transformer import MemoryTransformer, StackOutput
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "attend",
     "dictionary_digest",
     "keep_bounds",
+    "let_waiting_threads_sleep",
 ]

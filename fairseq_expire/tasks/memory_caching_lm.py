@@ -20,6 +20,7 @@ from fairseq_expire.data.prompts import PromptDataset, StreamItems
 from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
 from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream, find_parts
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
+from fairseq_expire.modules import let_waiting_threads_sleep
 
 from .bounds import keep_bounds_of
 from .data_folder import check_split, read_dictionary
@@ -49,6 +50,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
 
     def __init__(self, cfg: MemoryCachingLMConfig, dictionary: Dictionary, manifest: Optional[Manifest]):
         super().__init__(cfg)
+        let_waiting_threads_sleep()
         if cfg.tokens_per_sample < 1:
             raise ValueError(
                 f"--tokens-per-sample is the number of tokens of a row read at once: expected at least 1, "

@@ -1,0 +1,93 @@
+"""What one busy neighbour costs a training on all cores, by how PyTorch's threads wait for each other.
+
+The model of `make demo` makes training steps, in a process for each way to wait, in turns; first on a quiet machine, then beside
+processes that compute all the time. Printed is the mean time of a step, as a multiple of that of the default on a quiet machine.
+"""
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from typing import Dict, List, Optional
+
+BUSY = "while True: pass"
+# What each way sets in the environment.
+WAYS: Dict[str, Dict[str, str]] = {
+    "PyTorch's default": {},
+    "let_waiting_threads_sleep()": {},
+    "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+}
+WARM = 3
+
+
+def step_time(way: str, steps: int) -> float:
+    """Seconds of a training step in this process, in the mean."""
+    import torch
+    from torch import nn
+
+    from fairseq_expire.modules import ExpireSpan, MemoryTransformer, let_waiting_threads_sleep
+
+    if way == "let_waiting_threads_sleep()":
+        let_waiting_threads_sleep()
+    torch.manual_seed(0)
+    width, symbols, rows, block = 192, 178, 16, 128
+    stack = MemoryTransformer(
+        embed_dim=width, num_heads=4, ffn_dim=4 * width, num_layers=2, position_range=128, pre_norm=True,
+        policy=partial(ExpireSpan, embed_dim=width, max_span=4096, ramp=32, span_init=64.0, input_scale=8.0),
+    )  # fmt: skip
+    embedding, output = nn.Embedding(symbols, width), nn.Linear(width, symbols)
+    optimizer = torch.optim.Adam(nn.ModuleList([stack, embedding, output]).parameters(), lr=1e-3)
+    memory = None
+    for step in range(WARM + steps):
+        if step == WARM:
+            start = time.perf_counter()
+        tokens = torch.randint(symbols, (rows, block + 1))
+        out = stack(embedding(tokens[:, :-1]), memory)
+        memory = out.memory
+        loss = nn.functional.cross_entropy(output(out.hidden).flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return (time.perf_counter() - start) / steps
+
+
+def measured(way: str, steps: int) -> float:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "MKL_"))}
+    command = [sys.executable, __file__, "--steps", str(steps), "--way", way]
+    return float(subprocess.run(command, env={**environment, **WAYS[way]}, stdout=subprocess.PIPE, check=True, text=True).stdout)
+
+
+def main(arguments: Optional[List[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--busy", type=int, default=1, help="processes that compute all the time (default: 1)")
+    parser.add_argument("--steps", type=int, default=20, help="training steps of a measurement (default: 20)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each way (default: 3)")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.way:
+        print(step_time(args.way, args.steps))
+        return
+    medians = {}
+    for busy in (0, args.busy):
+        times: Dict[str, List[float]] = {way: [] for way in WAYS}
+        neighbours = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(busy)]
+        try:
+            for _ in range(args.rounds):
+                for way in WAYS:
+                    times[way].append(measured(way, args.steps))
+        finally:
+            for neighbour in neighbours:
+                neighbour.kill()
+        for way in WAYS:
+            medians[way, busy] = statistics.median(times[way])
+    unit = medians["PyTorch's default", 0]
+    print(f"{'':<30}{'quiet':>8}{f'{args.busy} busy':>8}")
+    for way in WAYS:
+        print(f"{way:<30}{medians[way, 0] / unit:>8.2f}{medians[way, args.busy] / unit:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()
