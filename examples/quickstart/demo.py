@@ -1,4 +1,5 @@
-"""Trains a tiny Expire-Span model on the source of Python's standard library and compares it to compressors.
+"""Trains a tiny Expire-Span model on the source of Python's standard library and compares it to compressors; then trains three
+even smaller models on a task that shows what forgetting is good for (forgetting.py).
 
     python examples/quickstart/demo.py [--text FOLDER_OR_FILE]
 
@@ -18,25 +19,26 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+import forgetting
 from context_model import ContextModel, xz_bits_per_byte
-from progress import MEMORY_SIZE, Failed, Status, TrainingProgress, read_json, run
+from pace import Pace
+from progress import MEMORY_SIZE, Failed, Status, TrainingProgress, clock, read_json, run
 from report import report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PREPARE = [sys.executable, REPOSITORY / "data_prep" / "text.py"]
+FORGETTING = [sys.executable, forgetting.__file__]
 PLUGIN = ["--user-dir", REPOSITORY / "fairseq_expire", "--task", "memory_caching_lm", "--cpu"]
 
 MAX_SPAN = 4096
-MAX_UPDATE = 750
-STOP_HOURS = 0.064
+TRAIN_SECONDS = 240
 
-# A change here makes the next run start over. Many rows, so that a short training sees many places of the text.
+# A change here makes the next run start over. How many updates there are depends on the machine: see pace.py.
 TRAIN = f"""
---arch expire_span_lm_tiny --max-span {MAX_SPAN} --criterion expire_span_loss --expire-loss-weight 1e-5
---tokens-per-sample 64 --batch-size 32
---optimizer adam --adam-betas (0.9,0.98) --lr 0.002 --lr-scheduler cosine --warmup-updates 40 --clip-norm 0.3
---max-update {MAX_UPDATE} --stop-time-hours {STOP_HOURS}
---no-epoch-checkpoints --save-interval-updates 375 --keep-interval-updates 1 --max-valid-steps 20
+--arch expire_span_lm_tiny --max-span {MAX_SPAN} --criterion expire_span_loss --expire-loss-weight 1e-4
+--tokens-per-sample 128 --batch-size 8
+--optimizer adam --adam-betas (0.9,0.98) --lr 0.004 --lr-scheduler cosine --warmup-updates 40 --clip-norm 0.3
+--disable-validation --no-epoch-checkpoints --save-interval-updates 500 --keep-interval-updates 1
 --log-format json --log-interval 10 --num-workers 0 --seed 1
 """.split()
 
@@ -154,7 +156,7 @@ def baselines(work, status):
 
 def forget_other_settings(work):
     """Removes all that other settings made: no figure of the report may come from a mixture of two."""
-    settings, now = work / "settings.json", [SHARES, STDLIB_EXCLUDE, TRAIN, SCORE]
+    settings, now = work / "settings.json", [SHARES, STDLIB_EXCLUDE, TRAIN, TRAIN_SECONDS, SCORE]
     if settings.exists() and json.loads(settings.read_text()) != now:
         print("The settings have changed since the last run: starting over.")
         shutil.rmtree(work)
@@ -163,23 +165,31 @@ def forget_other_settings(work):
 
 
 def train(work, status):
-    progress = TrainingProgress(MAX_UPDATE, STOP_HOURS)
-    status.say(progress.last)
+    """Trains in legs (see pace.py), each of which is kept; a leg that was interrupted goes on from the last checkpoint."""
+    path = work / "pace.json"
+    pace = Pace.of(json.loads(path.read_text())) if path.exists() else Pace(TRAIN_SECONDS, cores=Pace.cores_here())
+    while leg := pace.next_leg():
+        progress = TrainingProgress(leg.max_update, TRAIN_SECONDS, pace.updates, pace.trained)
+        status.say(progress.last)
 
-    def show(line):
-        if text := progress.line(line):
-            status.say(text)
+        def show(line):
+            if text := progress.line(line):
+                status.say(text)
 
-    command = [tool("fairseq-train"), work / "data-bin", *PLUGIN, *TRAIN, "--save-dir", work / "checkpoints"]
-    run(command, work / "train.log", show, mode="a")
-    if progress.updates < MAX_UPDATE:
-        status.say(f"the time limit ended training after {progress.updates} of {MAX_UPDATE} updates: expect a worse score")
-    return {"updates": progress.updates}
+        command = [tool("fairseq-train"), work / "data-bin", *PLUGIN, *TRAIN, "--save-dir", work / "checkpoints"]
+        command += ["--max-update", leg.max_update]
+        if leg.until is not None:
+            command += ["--stop-time-hours", leg.until / 3600]
+        run(command, work / "train.log", show, mode="a", threads=leg.threads)
+        pace.measured(leg, updates=progress.updates, trained=progress.trained, rate=progress.rate)
+        keep(path, pace.to_dict())
+    status.say(f"{pace.updates} updates in {clock(pace.trained)}, with threads: {pace.threads}")
+    return {"updates": pace.updates, "seconds": pace.trained, "threads": pace.threads}
 
 
 def score(work, status):
     """Bits per byte of the test text from fairseq-eval-lm, and the mean memory size from fairseq-validate."""
-    common = [work / "data-bin", *PLUGIN, *SCORE, "--path", work / "checkpoints" / "checkpoint_best.pt"]
+    common = [work / "data-bin", *PLUGIN, *SCORE, "--path", work / "checkpoints" / "checkpoint_last.pt"]
     found = {}
 
     def read_score(line):
@@ -209,25 +219,35 @@ def score(work, status):
     return found
 
 
+def forget(work, status):
+    """What forgetting.py finds; it does not depend on the text."""
+    path = work / "forgetting.json"
+    run([*FORGETTING, "--json", path], work / "forgetting.log", status.say)
+    return json.loads(path.read_text())
+
+
 def demo(corpus):
     work = corpus.work
     work.mkdir(parents=True, exist_ok=True)
-    print(f"1/5 text: {corpus.title}\n    results in {work}: delete it to start over", flush=True)
+    print(f"1/6 text: {corpus.title}\n    results in {work}: delete it to start over", flush=True)
 
     forget_other_settings(work)
-    with Status("2/5 prepare") as status:
+    with Status("2/6 prepare") as status:
         prepare(corpus, status)
 
-    with Status("3/5 baselines") as status:
+    with Status("3/6 baselines") as status:
         compared = once(work / "baselines.json", baselines, status)
 
-    with Status(f"4/5 train, at most {60 * STOP_HOURS:.0f} minutes") as status:
+    with Status(f"4/6 train, about {TRAIN_SECONDS // 60} minutes") as status:
         once(work / "finished.json", train, status)
 
-    with Status("5/5 score") as status:
+    with Status("5/6 score") as status:
         scored = once(work / "score.json", score, status)
 
-    print("\n" + report(compared, scored, MAX_SPAN, work / "data-bin", work / "checkpoints" / "checkpoint_best.pt"))
+    with Status("6/6 remember and forget, about 3 minutes") as status:
+        forgot = once(work / "forgot.json", forget, status)
+
+    print("\n" + report(compared, scored, MAX_SPAN, forgot, work / "data-bin", work / "checkpoints" / "checkpoint_last.pt"))
 
 
 def main(arguments=None):

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-
+from collections import deque
 
 # What the criterion calls the mean number of memories that a query can see; fairseq puts the subset in front of it outside training.
 MEMORY_SIZE = "memory_size"
+# Over how long a rate is measured: a machine may have become busy.
+RATE_SECONDS = 10
 
 
 class Failed(Exception):
@@ -58,33 +60,41 @@ class Status:
 
 
 class TrainingProgress:
-    """Turns the json log of fairseq-train into one line: updates, bits per byte, memory size, time left."""
+    """Turns the json log of fairseq-train into one line (updates, bits per byte, memory size, time left), and measures it.
 
-    def __init__(self, max_update, stop_hours):
+    `seconds` is the time for the whole training, `max_update` how many updates it is to have.
+    """
+
+    def __init__(self, max_update, seconds, updates=0, trained=0.0):
         self.max_update = max_update
-        self.stop_seconds = 3600 * stop_hours
-        self.updates = 0
-        self.valid = ""
+        self.seconds = seconds
+        self.updates, self.trained = updates, trained
+        self.recent = deque()
         self.last = "starting"
 
     def line(self, log_line):
         """The progress that a line of the log reports, or None where it reports none."""
-        if "| begin validation" in log_line:
-            return f"{self.last}, validating"
         tag, stats = read_json(log_line)
-        if tag == "valid":
-            self.valid = f", {float(stats['valid_nll_loss']):.3f} on the validation text"
         if tag != "train_inner":
             return None
-        self.updates = update = int(float(stats["num_updates"]))
-        seconds = float(stats["wall"])
-        # fairseq stops at whichever limit comes first; `wall` goes on counting where an interrupted training stopped.
-        left = min((self.max_update - update) * seconds / max(update, 1), self.stop_seconds - seconds)
+        # `wall` goes on counting where an earlier training stopped.
+        self.updates, self.trained = int(float(stats["num_updates"])), float(stats["wall"])
+        self.recent.append((self.updates, self.trained))
+        while len(self.recent) > 1 and self.trained - self.recent[1][1] >= RATE_SECONDS:
+            self.recent.popleft()
         self.last = (
-            f"update {update} of {self.max_update}, {float(stats['nll_loss']):.3f} bits per byte{self.valid}, "
-            f"remembers {float(stats[MEMORY_SIZE]):.0f} steps, about {clock(max(left, 0))} left"
+            f"update {self.updates} of {self.max_update}, {float(stats['nll_loss']):.3f} bits per byte, "
+            f"remembers {float(stats[MEMORY_SIZE]):.0f} steps, about {clock(max(self.seconds - self.trained, 0))} left"
         )
         return self.last
+
+    @property
+    def rate(self):
+        """Updates per second of late, without what came before the first line; None if there was only one."""
+        if len(self.recent) < 2:
+            return None
+        updates, trained = self.recent[0]
+        return (self.updates - updates) / (self.trained - trained) if self.trained > trained else None
 
 
 def read_json(log_line):
@@ -103,9 +113,13 @@ def clock(seconds):
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
-def run(command, log, on_line=lambda line: None, mode="w"):
-    """Run a command with all it says in the file at the Path `log`, each line also to `on_line`. Raises Failed where it ends with an error."""
+def run(command, log, on_line=lambda line: None, mode="w", threads=None):
+    """Run a command with all it says in the file at the Path `log`, each line also to `on_line`. Raises Failed where it ends with an error.
+
+    `threads` is how many PyTorch uses; all cores if None."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
     with log.open(mode, encoding="utf-8") as file, subprocess.Popen(
         [str(word) for word in command],
         stdout=subprocess.PIPE,

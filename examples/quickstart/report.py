@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import forgetting
+
 ROWS = {
     "xz_alone": "xz -9e, the test text alone",
     "xz_after_training_text": "xz -9e, with the training text in front",
@@ -18,16 +20,19 @@ def table(bits_per_byte):
     return "\n".join(lines + [f"{name:{width}} | {bits_per_byte[key]:18.3f}" for key, name in ROWS.items()])
 
 
-def report(baselines, score, max_span, data, checkpoint):
+def report(baselines, score, max_span, forgot, data, checkpoint):
     """All figures of the demo, where its model is and what can be done with it.
 
-    `baselines` and `score` are what the steps of the demo return; `data` is the data-bin and `checkpoint` the model.
+    `baselines`, `score` and `forgot` are what the steps of the demo return; `data` is the data-bin and `checkpoint` the model.
     """
+    results = {key: forgetting.Result(**values) for key, values in forgot.items()}
     return "\n".join([
         table({**baselines, "ours": score["bits_per_byte"]}),
         "",
         f"The model remembers {score['memory_size']:.0f} of up to {max_span} steps on average.",
         f"It is in {checkpoint}",
+        "",
+        forgetting.report(results),
         "",
         next_steps(data, checkpoint),
     ])

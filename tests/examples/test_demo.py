@@ -10,12 +10,14 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "examples" / "quickstart"
 sys.path.insert(0, str(FOLDER))
 import demo
+import forgetting
 import progress
 import report
+from pace import Pace
 
-# Stands for data_prep/text.py and for fairseq's commands: each call leaves its name in `calls`.
+# Stands for data_prep/text.py, fairseq's commands and forgetting.py: each call leaves its name in `calls`.
 FAKE = """
-import json, pathlib, sys
+import json, os, pathlib, sys
 name, words = sys.argv[1], sys.argv[2:]
 with open({calls!r}, "a") as file:
     print(name if "--restore" not in words else "restore", file=file)
@@ -28,16 +30,32 @@ if "--restore" in words:
 elif name == "text":
     pathlib.Path(words[words.index("--dest") + 1]).mkdir()
 elif name == "fairseq-train":
-    log("train_inner", num_updates=50, wall=5, nll_loss=3.5, memory_size=100)
-    if pathlib.Path({broken!r}).exists():
-        sys.exit("out of luck")
-    log("valid", valid_nll_loss=2.5)
+    # Two updates a second, and one more with each further thread; `wall` goes on from the last call.
+    def option(name):
+        return float(words[words.index(name) + 1]) if name in words else None
+
+    state = pathlib.Path(words[words.index("--save-dir") + 1] + ".state")
+    updates, wall = json.loads(state.read_text()) if state.exists() else (0, 0)
+    stop, most = option("--stop-time-hours"), option("--max-update")
+    rate = 1 + int(os.environ["OMP_NUM_THREADS"])
+    while updates < most and (stop is None or wall < 3600 * stop):
+        updates, wall = updates + 1, wall + 1 / rate
+        log("train_inner", num_updates=updates, wall=wall, nll_loss=3.5, memory_size=100)
+        if pathlib.Path({broken!r}).exists():
+            sys.exit("out of luck")
+    state.write_text(json.dumps([updates, wall]))
 elif name == "fairseq-eval-lm":
     print("2024-01-01 00:00:00 | INFO | fairseq_cli.eval_lm | Evaluated 12 tokens in 0.1s (120.00 tokens/s)")
     print("2024-01-01 00:00:00 | INFO | fairseq_cli.eval_lm | Loss (base 2): 2.1234, Perplexity: 4.36")
 elif name == "fairseq-validate":
     log("test", test_loss=2.2, test_memory_size=312.4)
+elif name == "forgetting":
+    result = dict(right=0.5, memory_size=49.0, spans=[[1.0, 200.0, 3.0]])
+    pathlib.Path(words[words.index("--json") + 1]).write_text(json.dumps(dict(near=result, far=result, expire=result)))
 """
+
+TRAINED = ["fairseq-train"] * 5
+ALL = ["text", "restore", "restore", *TRAINED, "fairseq-eval-lm", "fairseq-validate", "forgetting"]
 
 
 @pytest.fixture
@@ -55,6 +73,8 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "REPOSITORY", tmp_path)
     monkeypatch.setattr(demo, "PREPARE", [sys.executable, script, "text"])
     monkeypatch.setattr(demo, "tool", tool)
+    monkeypatch.setattr(demo, "FORGETTING", [sys.executable, script, "forgetting"])
+    monkeypatch.setattr(demo.Pace, "cores_here", staticmethod(lambda: 2))
 
     class Fake:
         train_breaks = broken
@@ -69,11 +89,12 @@ def fake(tmp_path, monkeypatch):
 
 def test_all_steps_once(fake, tmp_path, capsys):
     assert demo.main([]) == 0
-    assert fake.calls() == ["text", "restore", "restore", "fairseq-train", "fairseq-eval-lm", "fairseq-validate"]
+    assert fake.calls() == ALL
     out = capsys.readouterr().out
     assert re.search(r"expire_span_lm_tiny \(ours\) +\| +2\.123\n", out)
     assert f"remembers 312 of up to {demo.MAX_SPAN} steps on average" in out
-    assert str(tmp_path / ".demo" / "stdlib" / "checkpoints" / "checkpoint_best.pt") in out
+    assert str(tmp_path / ".demo" / "stdlib" / "checkpoints" / "checkpoint_last.pt") in out
+    assert re.search(r"layer 1 +\| +1 \| +200 \| +3\n", out)
 
     assert demo.main([]) == 0
     assert fake.calls() == []
@@ -90,11 +111,9 @@ def test_other_settings_start_over(fake, tmp_path, monkeypatch, capsys):
     checkpoint.touch()
     monkeypatch.setattr(demo, "TRAIN", [*demo.TRAIN, "--dropout", "0.1"])
     assert demo.main([]) == 0
-    assert fake.calls() == ["text", "restore", "restore", "fairseq-train", "fairseq-eval-lm", "fairseq-validate"]
+    assert fake.calls() == ALL
     assert not checkpoint.exists()
-    out = capsys.readouterr().out
-    assert "starting over" in out
-    assert f"the time limit ended training after 50 of {demo.MAX_UPDATE} updates" in out
+    assert "starting over" in capsys.readouterr().out
 
 
 def test_training_that_fails_shows_its_log_and_can_go_on(fake, tmp_path, capsys):
@@ -111,7 +130,7 @@ def test_training_that_fails_shows_its_log_and_can_go_on(fake, tmp_path, capsys)
     fake.calls()
     fake.train_breaks.unlink()
     assert demo.main([]) == 0
-    assert fake.calls() == ["fairseq-train", "fairseq-eval-lm", "fairseq-validate"]
+    assert fake.calls() == ALL[3:]
     assert checkpoint.exists()
 
 
@@ -165,19 +184,61 @@ def test_own_text_has_its_own_folder(tmp_path):
 
 
 def test_training_progress():
-    lines = progress.TrainingProgress(max_update=200, stop_hours=1)
+    lines = progress.TrainingProgress(max_update=200, seconds=100)
 
     def line(tag, **stats):
         return lines.line(f"2024-01-01 00:00:00 | INFO | {tag} | {json.dumps(stats)}")
 
     first = line("train_inner", num_updates="50", wall="30", nll_loss="3.5", memory_size="99.6")
-    assert first == "update 50 of 200, 3.500 bits per byte, remembers 100 steps, about 1:30 left"
-    begin = "2024-01-01 00:00:00 | INFO | fairseq_cli.train | begin validation on \"valid\" subset"
-    assert lines.line(begin) == f"{first}, validating"
+    assert first == "update 50 of 200, 3.500 bits per byte, remembers 100 steps, about 1:10 left"
+    assert lines.rate is None
     assert line("valid", valid_nll_loss="2.25") is None
-    assert "2.250 on the validation text" in line("train_inner", num_updates="100", wall="60", nll_loss="3", memory_size="9")
-    late = line("train_inner", num_updates="100", wall="3590", nll_loss="3", memory_size="9")
-    assert late.endswith("about 0:10 left")
+    late = line("train_inner", num_updates="150", wall="110", nll_loss="3", memory_size="9")
+    assert late.endswith("about 0:00 left")
+    assert lines.rate == 100 / 80
+    line("train_inner", num_updates="160", wall="130", nll_loss="3", memory_size="9")
+    assert lines.rate == 10 / 20
+
+
+def test_updates_fit_the_time_and_the_rate_falls_to_zero(fake, tmp_path):
+    """One thread makes 2 updates a second and two threads make 3, in 240 seconds."""
+    demo.main([])
+    pace = json.loads((tmp_path / ".demo" / "stdlib" / "pace.json").read_text())
+    assert pace["finished"] and pace["rates"]["1"] == pytest.approx(2) and pace["rates"]["2"] == pytest.approx(3)
+    assert pace["trained"] == pytest.approx(demo.TRAIN_SECONDS, abs=2)
+    assert pace["updates"] == pytest.approx(12 * 2 + (demo.TRAIN_SECONDS - 12) * 3, abs=6)
+
+
+def legs(rate, *, cores, seconds=240):
+    """(threads, updates, seconds, whether the learning rate is zero) after each leg; `rate(threads, time)` is in updates per second."""
+    pace, found = Pace(seconds, cores=cores), []
+    while leg := pace.next_leg():
+        lines = progress.TrainingProgress(leg.max_update, seconds, pace.updates, pace.trained)
+        while lines.updates < leg.max_update and (leg.until is None or lines.trained < leg.until):
+            wall = lines.trained + 1 / rate(leg.threads, lines.trained)
+            stats = dict(num_updates=lines.updates + 1, wall=wall, nll_loss=1, memory_size=1)
+            lines.line(f"2024-01-01 00:00:00 | INFO | train_inner | {json.dumps(stats)}")
+        pace.measured(leg, updates=lines.updates, trained=lines.trained, rate=lines.rate)
+        pace = Pace.of(json.loads(json.dumps(pace.to_dict())))
+        found.append((leg.threads, lines.updates, lines.trained, lines.updates == leg.max_update))
+    return found
+
+
+def test_threads_are_tried_as_long_as_more_are_faster():
+    assert {threads for threads, *_ in legs(lambda threads, time: 4, cores=1)} == {1}
+    assert [threads for threads, *_ in legs(lambda threads, time: 4 / threads, cores=8)] == [1, 2, 1, 1, 1]
+    assert [threads for threads, *_ in legs(lambda threads, time: {1: 3, 2: 5, 4: 7, 8: 6}[threads], cores=16)][:5] == [1, 2, 4, 8, 4]
+    assert [threads for threads, *_ in legs(lambda threads, time: threads, cores=6)][-1] == 4
+
+
+@pytest.mark.parametrize(
+    "rate", [lambda threads, time: 1 if time > 100 else 4, lambda threads, time: 4 if time > 100 else 1, lambda threads, time: 0.1],
+    ids=["slower", "faster", "very slow"],
+)  # fmt: skip
+def test_a_machine_that_changes_ends_annealed_and_in_time(rate):
+    last = legs(rate, cores=2)[-1]
+    assert last[3]
+    assert last[2] <= 240 + 60
 
 
 @pytest.mark.parametrize("line", ["", "{}", "time | INFO | fairseq_cli.train | {'_name': None}", "a | b | c | Start iterating"])

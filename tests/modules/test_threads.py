@@ -1,3 +1,4 @@
+import functools
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ print(did, again, (time.process_time() - start) / slept)
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's OpenMP alone can be told so late")
 
 
+@functools.lru_cache(maxsize=None)
 def run(mode, **environment):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     command = [sys.executable, "-c", SCRIPT, mode]
