@@ -92,14 +92,14 @@ def extract(archive: Path, members: Sequence[str], folder: Path) -> Dict[str, Pa
     Raises:
         ValueError: not a zip archive, or damaged, or without one of them.
     """
-    paths = {}
+    paths = {member: folder / Path(member).name for member in members}
     try:
-        with zipfile.ZipFile(archive) as content, existing_folder(folder):
-            for member in members:
-                path = paths[member] = folder / Path(member).name
-                if path.exists() and file_crc32(path) == content.getinfo(member).CRC:
-                    continue
-                _extract(content, member, path)
+        with zipfile.ZipFile(archive) as content:
+            checksums = {member: content.getinfo(member).CRC for member in members}
+            with existing_folder(folder):
+                for member, path in paths.items():
+                    if not path.exists() or file_crc32(path) != checksums[member]:
+                        _extract(content, member, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ValueError(
             f"{archive}: {' '.join(str(error).split())}; expected a zip archive with {', '.join(members)}"
