@@ -20,8 +20,8 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="text.py",
         description=__doc__,
-        epilog="Each PATH is a file, or a folder of which every file is taken; hidden and empty ones in it are skipped. Files that "
-        "gzip, bzip2 or xz compressed are read as the text in them, and GLOB matches their names with and without .gz, .bz2 or .xz.",
+        epilog="Each PATH is a file, or a folder of which every file is taken; hidden and empty ones in it are skipped. What "
+        "gzip, bzip2 or xz compressed is read as the text in it, and GLOB matches its name with and without .gz, .bz2 or .xz.",
     )
     parser.add_argument("--level", choices=LEVELS, help="what a symbol is")
     for split in SPLITS:
