@@ -1,12 +1,10 @@
 """Text files that are compressed: what they hold, and what tells them from text, archives and other binary files."""
-import bz2
 import codecs
 import gzip
-import lzma
 import re
 import zlib
 from pathlib import Path
-from typing import BinaryIO, Callable, Iterator, List, Mapping, Optional, Union
+from typing import Any, BinaryIO, Callable, Iterator, List, Mapping, Optional, Tuple, Type, Union
 
 # A file that ends with one of these is also known by its name without it.
 SUFFIXES = (".gz", ".bz2", ".xz")
@@ -61,8 +59,8 @@ def content_of(path: Path, *, block: int = BLOCK) -> Iterator[bytes]:
                 with gzip.open(file) as content:
                     yield from iter(lambda: content.read(block), b"")
             else:
-                yield from _streams(file, bz2.BZ2Decompressor if kind == "bzip2" else lzma.LZMADecompressor, block)
-    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+                yield from _streams(file, *_decompressor(path, kind), block)
+    except (EOFError, zlib.error, OSError) as error:
         # Errors of the system have a number, those of the decompressors have none.
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from None
@@ -72,9 +70,22 @@ def content_of(path: Path, *, block: int = BLOCK) -> Iterator[bytes]:
         ) from None
 
 
-def _streams(
-    file: BinaryIO, start: Callable[[], Union[bz2.BZ2Decompressor, lzma.LZMADecompressor]], block: int
-) -> Iterator[bytes]:
+def _decompressor(path: Path, kind: str) -> Tuple[Callable[[], Any], Type[Exception]]:
+    """What starts a stream of this kind, and what it raises for one that is damaged. Raises ValueError if there is none."""
+    try:
+        # Not every Python is built with them.
+        if kind == "bzip2":
+            from bz2 import BZ2Decompressor
+
+            return BZ2Decompressor, OSError
+        from lzma import LZMADecompressor, LZMAError
+
+        return LZMADecompressor, LZMAError
+    except ImportError as error:
+        raise ValueError(f"{path}: {kind} data, which this Python cannot read ({error}); unpack it and give what is in it") from None
+
+
+def _streams(file: BinaryIO, start: Callable[[], Any], damaged: Type[Exception], block: int) -> Iterator[bytes]:
     """The content of compressed streams that follow one another. Python's own readers take whatever is behind the first one
     for the end, so that damage there would lose text in silence."""
     given = file.read(block)
@@ -85,7 +96,10 @@ def _streams(
                 given = file.read(block)
                 if not given:
                     raise EOFError("the end is missing")
-            content = decompressor.decompress(given, block)
+            try:
+                content = decompressor.decompress(given, block)
+            except damaged as error:
+                raise EOFError(str(error)) from None
             given = b""
             if content:
                 yield content

@@ -66,8 +66,9 @@ class Subwords(Level):
         check_choice("line_ends", self.line_ends, LINE_ENDS)
         self._processor: Optional[sentencepiece.SentencePieceProcessor] = None
         self._names: List[str] = []
-        # The text of each piece.
+        # The text of each piece; and of all, one after the other, uint8, with the place and the length of each.
         self._contents: List[bytes] = []
+        self._joined = self._starts = self._lengths = np.zeros(0, dtype=np.int32)
         # The pieces that SPACE_MARK is written with.
         self._mark_pieces: List[int] = []
         # Where a text may be cut without changing its pieces: after a line end, before a space.
@@ -120,6 +121,9 @@ class Subwords(Level):
         pieces = [self._processor.id_to_piece(index) for index in range(len(self._processor))]
         self._names = _names(pieces)
         self._contents = [self._content(index) for index in range(len(self._processor))]
+        self._joined = np.frombuffer(b"".join(self._contents), dtype=np.uint8)
+        self._lengths = np.array([len(content) for content in self._contents], dtype=np.int32)
+        self._starts = np.cumsum(self._lengths, dtype=np.int32) - self._lengths
         byte_pieces = [self._processor.piece_to_id(BYTE_PIECE(byte)) for byte in range(256)]
         if not all(map(self._processor.is_byte, byte_pieces)):
             raise ValueError(
@@ -138,7 +142,7 @@ class Subwords(Level):
         return sample(units)
 
     def count(self, unit: Unit) -> Mapping[str, int]:
-        frequencies = np.bincount(self._encode(self._read(unit)), minlength=1)
+        frequencies = np.bincount(self._encode(self._read(unit)))
         return {self._names[index]: int(frequencies[index]) for index in np.flatnonzero(frequencies).tolist()}
 
     def more_symbols(self) -> Iterable[str]:
@@ -164,7 +168,7 @@ class Subwords(Level):
 
         def encode(unit: Unit) -> Encoded:
             text = self._read(unit)
-            pieces = np.array(self._encode(text), dtype=np.int64)
+            pieces = self._encode(text)
             ids, content = table[pieces], text.encode("utf-8")
             unknown = len(pieces) - int(np.count_nonzero(known[pieces]))
             if unknown:
@@ -199,20 +203,30 @@ class Subwords(Level):
             settled = max(settled, text.rfind(b" "))
         return settled if len(text) - settled < UNIT_BYTES else whole_chars(text)
 
-    def _encode(self, text: str) -> List[int]:
-        """The pieces that a text is made of, exactly. Raises ValueError if the model makes something else of it."""
+    def _encode(self, text: str) -> np.ndarray:
+        """The pieces that a text is made of, exactly, int64 [length]. Raises ValueError if the model makes something else of it."""
         first, *others = text.split(SPACE_MARK)
-        pieces = self._processor.encode(first)
+        numbers = self._processor.encode(first)
         for part in others:
-            pieces += self._mark_pieces
-            pieces += self._processor.encode(part)
-        if b"".join([self._contents[piece] for piece in pieces]) != text.encode("utf-8"):
+            numbers += self._mark_pieces
+            numbers += self._processor.encode(part)
+        pieces = np.array(numbers, dtype=np.int64)
+        if not np.array_equal(self._text_of(pieces), np.frombuffer(text.encode("utf-8"), dtype=np.uint8)):
             raise ValueError(
                 f"{MODEL_FILE} does not keep a text as it is (it normalises characters or white space); give a model that "
                 "data_prep/text.py learnt, or one trained with normalization_rule_name=identity, add_dummy_prefix=False and "
                 "remove_extra_whitespaces=False"
             )
         return pieces
+
+    def _text_of(self, pieces: np.ndarray) -> np.ndarray:
+        """The text of pieces, uint8 [length], without a step in Python for each."""
+        lengths = self._lengths[pieces]
+        befores = np.cumsum(lengths, dtype=np.int32) - lengths
+        # For each byte, its place among those of all pieces.
+        places = np.repeat(self._starts[pieces] - befores, lengths)
+        places += np.arange(len(places), dtype=np.int32)
+        return self._joined[places]
 
     def _content(self, piece: int) -> bytes:
         text = self._processor.id_to_piece(piece)

@@ -3,6 +3,7 @@ import gzip
 import io
 import lzma
 import random
+import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -188,3 +189,10 @@ def test_the_beginning_is_all_that_is_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(compressed, "content_of", lambda path, block: (read.append(len(part)) or part for part in original(path, block=block)))
     find_files([path], text=True)
     assert sum(read) < 200_000
+
+
+def test_a_python_without_the_decompressor(tmp_path, monkeypatch):
+    path = written(tmp_path / "x", lzma.compress(TEXT))
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    with pytest.raises(ValueError, match="x: xz data, which this Python cannot read .*; unpack it and give what is in it"):
+        check_readable(path, text=False)
