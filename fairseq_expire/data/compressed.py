@@ -134,7 +134,7 @@ def check_readable(path: Path, *, text: bool) -> bool:
         what = f"{compressed} data of {archive} data" if compressed else f"{archive} data"
         raise ValueError(f"{path}: {what}, not text; unpack it and give what is in it, or leave it out (--exclude)")
     if text:
-        _check_text(path, start[:START], whole=not next(content, b""))
+        _check_text(path, start[:START], whole=len(start) <= START and not next(content, b""))
     return bool(start)
 
 

@@ -134,7 +134,9 @@ def test_binary_files_are_no_text(tmp_path, around):
         with pytest.raises(ValueError, match=words):
             check_readable(path, text=True)
         assert check_readable(path, text=False)
-    # Cut in the middle of a character where the look at its beginning ends.
+    # Cut in the middle of a character where the look at its beginning ends, in a stream of its own and in a longer one.
+    parts = [around(start[:number].encode()) for number in (20_000, 2_000)]
+    assert around is bytes or check_readable(written(tmp_path / "x", b"".join(parts)), text=True)
     assert check_readable(written(tmp_path / "x", around(start.encode())), text=True)
 
 
