@@ -14,13 +14,14 @@ from fairseq_expire.data.codes import NEWLINES, Bytes  # noqa: E402
 from fairseq_expire.data.command import CorpusParser, download, find_local, make_data  # noqa: E402
 from fairseq_expire.data.corpora import ENWIK8, ENWIK8_ZIP, extract  # noqa: E402
 from fairseq_expire.data.sources import cut, find_files  # noqa: E402
+from fairseq_expire.data.unpacked import unpack  # noqa: E402
 
 SHARES = (Fraction(90, 100), Fraction(5, 100), Fraction(5, 100))
 
 
 def build_parser() -> CorpusParser:
     parser = CorpusParser(
-        prog="enwik8.py", description=__doc__, epilog="PATH is enwik8, enwik8.zip, or a folder with one of them."
+        prog="enwik8.py", description=__doc__, epilog="PATH is enwik8 (or enwik8.gz, .bz2, .xz), enwik8.zip, or a folder with one of them."
     )
     parser.add_argument(
         "--newlines",
@@ -43,24 +44,25 @@ def find(args: argparse.Namespace) -> Path:
         [path], zipped = download([ENWIK8_ZIP], downloads), True
     if zipped:
         path = extract(path, [ENWIK8.name], downloads)[ENWIK8.name]
+    # An archive has a name of its own, before it is a file with the wrong hash.
+    [piece] = find_files([str(path)])
     if not args.no_verify:
-        ENWIK8.check(path)
+        ENWIK8.check(piece.path)
     return path
 
 
-def make_job(args: argparse.Namespace, path: Path) -> Job:
+def make_job(args: argparse.Namespace, path: Path, folder: Path) -> Job:
     source = {"corpus": "enwik8", "verified": not args.no_verify}
     if not args.no_verify and args.newlines != "drop":
         # All splits together are the file again, which --verify can tell.
         source["sha256"] = ENWIK8.sha256
-    return Job(
-        splits=cut(find_files([str(path)]), shares=SHARES, level="bytes"), level=Bytes(newlines=args.newlines), source=source
-    )
+    found = unpack({"all": find_files([str(path)])}, folder)
+    return Job(splits=cut(found["all"], shares=SHARES, level="bytes"), level=Bytes(newlines=args.newlines), source=source)
 
 
 def make(args: argparse.Namespace) -> None:
     path = find(args)
-    make_data(args, lambda: make_job(args, path))
+    make_data(args, lambda folder: make_job(args, path, folder))
 
 
 def main(arguments: Optional[List[str]] = None) -> None:

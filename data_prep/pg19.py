@@ -11,11 +11,13 @@ logging.getLogger("fairseq").setLevel(logging.WARNING)
 from fairseq_expire.data.binarize import Job  # noqa: E402
 from fairseq_expire.data.codes import Chars  # noqa: E402
 from fairseq_expire.data.command import CorpusParser, download, make_data, positive  # noqa: E402
+from fairseq_expire.data.compressed import find_named  # noqa: E402
 from fairseq_expire.data.corpora import PG19_SPLITS, PG19_WORDS, pg19_books  # noqa: E402
 from fairseq_expire.data.download import RemoteFile  # noqa: E402
 from fairseq_expire.data.level import LINE_ENDS  # noqa: E402
 from fairseq_expire.data.sources import Piece, find_files  # noqa: E402
 from fairseq_expire.data.subwords import Subwords  # noqa: E402
+from fairseq_expire.data.unpacked import unpack  # noqa: E402
 from fairseq_expire.data.workers import available_cores, ordered_map  # noqa: E402
 
 # Books to download at the same time.
@@ -24,7 +26,8 @@ AT_ONCE = 8
 
 def build_parser() -> CorpusParser:
     parser = CorpusParser(
-        prog="pg19.py", description=__doc__, epilog="PATH is a folder with the folders train, validation and test in it."
+        prog="pg19.py", description=__doc__, epilog="PATH is a folder with the folders train, validation and test in it; the books there may be compressed, as .gz, "
+        ".bz2 or .xz.",
     )
     parser.add_argument("--level", choices=["chars", "subword"], default="chars", help="what a symbol is (default: chars)")
     parser.add_argument("--vocab-size", type=positive, metavar="N", help="pieces of the subword model (default: 32000)")
@@ -41,7 +44,9 @@ def build_parser() -> CorpusParser:
 def find(args: argparse.Namespace) -> Dict[str, List[Piece]]:
     """The books of each split, checked unless --no-verify says not to."""
     if args.no_verify:
-        splits = {split: find_files([f"{args.source}/{name}"], include=["*.txt"]) for split, name in PG19_SPLITS.items()}
+        splits = {
+            split: find_files([f"{args.source}/{name}"], include=["*.txt"], text=True) for split, name in PG19_SPLITS.items()
+        }
         return {split: pieces[: args.books] for split, pieces in splits.items()}
     books = {split: files[: args.books] for split, files in pg19_books().items()}
     everything = [file for files in books.values() for file in files]
@@ -52,19 +57,23 @@ def find(args: argparse.Namespace) -> Dict[str, List[Piece]]:
         folder = args.downloads / "pg19"
         download(everything, folder, at_once=AT_ONCE)
     # One book is empty.
-    return {split: [Piece(folder / file.name, 0, file.size) for file in files if file.size] for split, files in books.items()}
+    return {
+        split: [Piece(find_named(folder, file.name), 0, file.size) for file in files if file.size]
+        for split, files in books.items()
+    }
 
 
 def check(files: List[RemoteFile], folder: Path, workers: Optional[int]) -> None:
     """Raise a ValueError unless the files are all in the folder and what they should be."""
-    missing = [file.name for file in files if not (folder / file.name).is_file()]
+    paths = [find_named(folder, file.name) for file in files]
+    missing = [file.name for file, path in zip(files, paths) if path is None]
     if missing:
         raise ValueError(
             f"{folder}: {len(missing)} of {len(files)} books are missing, {missing[0]} for one; add them, ask for fewer with "
             "--books, or take what is there with --no-verify"
         )
     with ThreadPoolExecutor(workers or available_cores()) as executor:
-        for _ in executor.map(lambda file: file.check(folder / file.name), files):
+        for _ in executor.map(RemoteFile.check, files, paths):
             pass
 
 
@@ -73,7 +82,8 @@ def count_words(piece: Piece) -> int:
     return len(piece.path.read_text(encoding="utf-8", errors="replace").split())
 
 
-def make_job(args: argparse.Namespace, splits: Dict[str, List[Piece]]) -> Job:
+def make_job(args: argparse.Namespace, found: Dict[str, List[Piece]], folder: Path) -> Job:
+    splits = unpack(found, folder)
     source = {"corpus": "PG-19", "verified": not args.no_verify, "books": args.books}
     if args.no_verify or args.books:
         source["words"] = "counted between white space"
@@ -96,7 +106,7 @@ def make(args: argparse.Namespace) -> None:
     if args.vocab_size and args.level != "subword":
         raise ValueError("--vocab-size is for --level subword; leave it out")
     splits = find(args)
-    make_data(args, lambda: make_job(args, splits))
+    make_data(args, lambda folder: make_job(args, splits, folder))
 
 
 def main(arguments: Optional[List[str]] = None) -> None:

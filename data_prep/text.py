@@ -13,13 +13,15 @@ from fairseq_expire.data.command import Parser, make_data, positive  # noqa: E40
 from fairseq_expire.data.levels import LEVELS, make_level  # noqa: E402
 from fairseq_expire.data.read_back import restore  # noqa: E402
 from fairseq_expire.data.sources import SPLITS, Piece, cut, find_files, parse_shares  # noqa: E402
+from fairseq_expire.data.unpacked import unpack  # noqa: E402
 
 
 def build_parser() -> Parser:
     parser = Parser(
         prog="text.py",
         description=__doc__,
-        epilog="Each PATH is a file, or a folder of which every file is taken; hidden and empty ones in it are skipped.",
+        epilog="Each PATH is a file, or a folder of which every file is taken; hidden and empty ones in it are skipped. What "
+        "gzip, bzip2 or xz compressed is read as the text in it, and GLOB matches its name with and without .gz, .bz2 or .xz.",
     )
     parser.add_argument("--level", choices=LEVELS, help="what a symbol is")
     for split in SPLITS:
@@ -58,6 +60,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--train is missing; give it, or --input with --split, or --dict with --valid or --test")
     if args.dict and args.threshold:
         raise ValueError("--threshold makes a dictionary smaller, and --dict is used as it is; leave one of them out")
+    if args.dict and not Path(args.dict).is_file():
+        raise ValueError(f"--dict {args.dict}: there is no such file; look at the spelling and the current folder")
     if args.level == "words" and args.append_eos:
         raise ValueError("--append-eos is not for words, of which every line ends with </s>; leave it out")
     if args.level != "words" and args.threshold:
@@ -70,18 +74,18 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"--dest {args.dest}: lies in {path}, which is read; choose a folder outside")
 
 
-def gather(args: argparse.Namespace) -> Dict[str, List[Piece]]:
-    """The files, or parts of files, of each split."""
-    if args.input:
-        pieces = find_files(args.input, include=args.include, exclude=args.exclude)
-        return cut(pieces, shares=parse_shares(args.split), level=args.level)
-    given = {split: vars(args)[split] for split in SPLITS if vars(args)[split]}
-    return {split: find_files(paths, include=args.include, exclude=args.exclude) for split, paths in given.items()}
+def gather(args: argparse.Namespace, folder: Path) -> Dict[str, List[Piece]]:
+    """The files, or parts of files, of each split; what is compressed is unpacked into `folder`."""
+    shares = parse_shares(args.split) if args.input else None
+    given = {"input": args.input} if args.input else {split: vars(args)[split] for split in SPLITS if vars(args)[split]}
+    options = {"include": args.include, "exclude": args.exclude, "text": args.level != "bytes"}
+    found = unpack({name: find_files(paths, **options) for name, paths in given.items()}, folder)
+    return cut(found["input"], shares=shares, level=args.level) if args.input else found
 
 
-def make_job(args: argparse.Namespace) -> Job:
+def make_job(args: argparse.Namespace, folder: Path) -> Job:
     return Job(
-        splits=gather(args),
+        splits=gather(args, folder),
         level=make_level(args.level, {"vocab_size": args.vocab_size} if args.vocab_size else {}),
         append_eos=args.append_eos,
         threshold=args.threshold,
@@ -98,7 +102,7 @@ def make(args: argparse.Namespace) -> None:
         sys.stdout.buffer.flush()
         return
     check(args)
-    make_data(args, lambda: make_job(args))
+    make_data(args, lambda folder: make_job(args, folder))
 
 
 def main(arguments: Optional[List[str]] = None) -> None:

@@ -10,8 +10,10 @@ logging.getLogger("fairseq").setLevel(logging.WARNING)
 from fairseq_expire.data import corpora  # noqa: E402
 from fairseq_expire.data.binarize import Job  # noqa: E402
 from fairseq_expire.data.command import CorpusParser, download, find_local, make_data  # noqa: E402
+from fairseq_expire.data.compressed import names_of  # noqa: E402
 from fairseq_expire.data.manifest import Manifest  # noqa: E402
 from fairseq_expire.data.sources import find_files  # noqa: E402
+from fairseq_expire.data.unpacked import unpack  # noqa: E402
 from fairseq_expire.data.words import Words  # noqa: E402
 
 
@@ -20,7 +22,7 @@ def build_parser() -> CorpusParser:
         prog="wikitext103.py",
         description=__doc__,
         epilog="PATH is wikitext-103-v1.zip, or a folder with it or with wiki.train.tokens, wiki.valid.tokens and "
-        "wiki.test.tokens (all three, in an excerpt too).",
+        "wiki.test.tokens (all three, in an excerpt too; each may be compressed, as .gz, .bz2 or .xz).",
     )
 
 
@@ -34,13 +36,13 @@ def find(args: argparse.Namespace) -> Tuple[Dict[str, Path], Union[bool, str]]:
     names = corpora.WIKITEXT103_FILES
     if args.source:
         path = find_local(args.source, [names["train"], corpora.WIKITEXT103_ZIP.name])
-        if path.name == names["train"]:
+        if names["train"] in names_of(path.name):
             paths = {split: find_local(str(path.parent), [name]) for split, name in names.items()}
             if args.no_verify:
                 return paths, False
             # Of train no hash is known; its lines and words are counted in the end.
             for file in corpora.WIKITEXT103_CHECKED:
-                file.check(path.parent / file.name)
+                file.check(find_local(str(path.parent), [file.name]))
             return paths, PARTLY
         if not args.no_verify:
             corpora.WIKITEXT103_ZIP.check(path)
@@ -64,9 +66,9 @@ def check(manifest: Manifest) -> None:
         raise ValueError(f"this is not WikiText-103: {'; '.join(wrong)}; for other text there is --no-verify")
 
 
-def make_job(paths: Dict[str, Path], verified: Union[bool, str]) -> Job:
+def make_job(paths: Dict[str, Path], verified: Union[bool, str], folder: Path) -> Job:
     return Job(
-        splits={split: find_files([str(path)]) for split, path in paths.items()},
+        splits=unpack({split: find_files([str(path)], text=True) for split, path in paths.items()}, folder),
         level=Words(),
         source={"corpus": "WikiText-103", "verified": verified},
     )
@@ -74,7 +76,7 @@ def make_job(paths: Dict[str, Path], verified: Union[bool, str]) -> Job:
 
 def make(args: argparse.Namespace) -> None:
     paths, verified = find(args)
-    make_data(args, lambda: make_job(paths, verified), check=None if args.no_verify else check)
+    make_data(args, lambda folder: make_job(paths, verified, folder), check=None if args.no_verify else check)
 
 
 def main(arguments: Optional[List[str]] = None) -> None:

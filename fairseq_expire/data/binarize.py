@@ -21,6 +21,7 @@ from fairseq_expire.data.manifest import Manifest, SplitCounts, write_manifest
 from fairseq_expire.data.read_back import TextHash, texts
 from fairseq_expire.data.sources import Piece
 from fairseq_expire.data.split_writer import SIZES, SplitWriter, Written
+from fairseq_expire.data.unpacked import UNPACKED
 from fairseq_expire.data.units import UNIT_BYTES, Unit, split_into_units
 from fairseq_expire.data.workers import PROCESSES, available_cores, ordered_map
 
@@ -66,9 +67,9 @@ class Job:
     def plan(self) -> str:
         """The same for two jobs only if the data they make is the same: a hash of all that it depends on. Files count as
         the same if their path, size and time of change are."""
-        stats = {piece.path: piece.path.stat() for pieces in self.splits.values() for piece in pieces}
+        stats = {piece.name: piece.name.stat() for pieces in self.splits.values() for piece in pieces}
         files = [(str(path.resolve()), stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()]
-        pieces = {name: [(str(p.path), p.start, p.stop) for p in pieces] for name, pieces in self.splits.items()}
+        pieces = {name: [(str(p.name), p.start, p.stop) for p in pieces] for name, pieces in self.splits.items()}
         dictionary = self.dictionary_file and file_sha256(self.dictionary_file)
         settings = [self.append_eos, self.threshold, self.item_per_file, self.unit_bytes, self.source, self.words]
         content = [__version__, self.level_name, self.level.options, files, pieces, dictionary, settings]
@@ -233,13 +234,19 @@ class _Run:
         self.on_progress(doing, sum(unit.num_bytes for unit in units))
 
 
-def _empty(folder: Path) -> None:
-    """Remove what an unfinished run of another job left. Raises RuntimeError if the folder is not such a run's."""
-    paths = list(folder.iterdir())
+def check_unfinished(folder: Path) -> List[Path]:
+    """What an unfinished run left in a folder, but for the text that it unpacked. Raises RuntimeError if the folder is not
+    such a run's."""
+    paths = [path for path in folder.iterdir() if path.name != UNPACKED]
     # A run may have been killed in the middle of writing its first record.
     if paths and not any(path.name.startswith(journal.FILE_NAME) for path in paths):
         raise RuntimeError(f"{folder}: not empty, and no unfinished data; move it away, or choose another folder")
-    for path in paths:
+    return paths
+
+
+def _empty(folder: Path) -> None:
+    """Remove what an unfinished run of another job left."""
+    for path in check_unfinished(folder):
         if path.name == journal.FILE_NAME:
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,7 +1,7 @@
 """Bytes and characters: symbols that are small whole numbers, so that counting and looking up work on whole arrays."""
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Callable, Dict, Mapping, Tuple
+from typing import Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from fairseq_expire.data.level import (
     Encoded,
     Level,
     check_choice,
+    is_extra,
     item_ends,
     normalise_line_ends,
     own_symbols,
@@ -68,8 +69,20 @@ class CodeLevel(Level):
         return {self.symbol(code): int(frequencies[code]) for code in np.flatnonzero(frequencies).tolist()}
 
     def check(self, dictionary: SymbolTable) -> None:
-        for symbol in own_symbols(dictionary):
-            self.code(symbol)
+        symbols = own_symbols(dictionary)
+        names = [symbol for symbol in symbols if self._code_of(symbol) is not None]
+        others = [symbol for symbol in symbols if self._code_of(symbol) is None and not is_extra(symbol)]
+        # A dictionary of words has names of bytes and characters, too, but few among its symbols.
+        if others and len(others) >= len(names):
+            # Raises what is wrong.
+            self.code(others[0])
+
+    def _code_of(self, symbol: str) -> Optional[int]:
+        """As `code`; None for a symbol that is no name of a code."""
+        try:
+            return self.code(symbol)
+        except ValueError:
+            return None
 
     def encoder(
         self, dictionary: SymbolTable, *, dtype: type, append_eos: bool, item_per_file: bool
@@ -77,7 +90,9 @@ class CodeLevel(Level):
         unk, eos = dictionary.unk(), dtype(dictionary.eos())
         table = np.full(self.num_codes, unk, dtype=dtype)
         for symbol, index in own_symbols(dictionary).items():
-            table[self.code(symbol)] = index
+            code = self._code_of(symbol)
+            if code is not None:
+                table[code] = index
         for code, index in self.special_codes(dictionary).items():
             table[code] = index
         look_up = self.look_up(table)
@@ -98,8 +113,11 @@ class CodeLevel(Level):
     def decoder(self, dictionary: SymbolTable) -> Decoder:
         special = {index: code for code, index in self.special_codes(dictionary).items()}
         codes_of = np.full(len(dictionary), self.placeholder, dtype=np.int64)
-        for symbol, index in own_symbols(dictionary).items():
-            codes_of[index] = self.code(symbol)
+        # Not from `own_symbols`: a symbol that a later line overwrites has two ids.
+        for index, symbol in enumerate(dictionary.symbols[dictionary.nspecial :], start=dictionary.nspecial):
+            code = self._code_of(symbol)
+            if code is not None:
+                codes_of[index] = code
         for index, code in special.items():
             codes_of[index] = code
         eos = dictionary.eos()

@@ -5,12 +5,14 @@ import logging
 from pathlib import Path
 from typing import Callable, List, NoReturn, Optional, Sequence
 
-from fairseq_expire.data.binarize import Job, binarize
+from fairseq_expire.data.binarize import Job, binarize, check_unfinished
+from fairseq_expire.data.compressed import find_named
 from fairseq_expire.data.download import RemoteFile, fetch
 from fairseq_expire.data.folder import check_new, new_folder
 from fairseq_expire.data.manifest import Manifest, read_manifest
 from fairseq_expire.data.read_back import verify
 from fairseq_expire.data.report import ByteProgress, table
+from fairseq_expire.data.unpacked import remove_unpacked
 
 # What the system says of a disk, a quota or a file that is full.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -45,8 +47,10 @@ class Parser(argparse.ArgumentParser):
             else:
                 make(args)
         except OSError as error:
-            room = "; make room, and the same command goes on from here" if error.errno in NO_ROOM else ""
-            self.error(f"{error.filename}: {error.strerror}{room}" if error.filename else str(error))
+            advice = "; make room, and the same command goes on from here" if error.errno in NO_ROOM else ""
+            if isinstance(error, PermissionError):
+                advice = "; change its permissions, or leave it out"
+            self.error(f"{error.filename}: {error.strerror}{advice}" if error.filename else str(error))
         except (ValueError, RuntimeError) as error:
             self.error(str(error))
         except KeyboardInterrupt:
@@ -98,7 +102,7 @@ def download(files: Sequence[RemoteFile], folder: Path, *, at_once: int = 1) -> 
 
 
 def find_local(path: str, names: Sequence[str]) -> Path:
-    """The file at `path`, or in the folder there the first that is there of these.
+    """The file at `path`, or in the folder there the first that is there of these, which may be compressed.
 
     Raises:
         ValueError: there is nothing, or none of them.
@@ -107,29 +111,32 @@ def find_local(path: str, names: Sequence[str]) -> Path:
     if place.is_file():
         return place
     for name in names:
-        if (place / name).is_file():
-            return place / name
+        found = find_named(place, name)
+        if found is not None:
+            return found
     raise ValueError(f"{place}: expected a file, or a folder with {' or '.join(names)} in it; look at the spelling")
 
 
 def make_data(
-    args: argparse.Namespace, make_job: Callable[[], Job], *, check: Optional[Callable[[Manifest], None]] = None
+    args: argparse.Namespace, make_job: Callable[[Path], Job], *, check: Optional[Callable[[Manifest], None]] = None
 ) -> None:
     """Make the data of a job in --dest and print what it is.
 
     Args:
         args: as `Parser` has them.
-        make_job: called once it is clear that the data can be made there.
+        make_job: called with a folder to `unpack` compressed text in, once it is clear that the data can be made there.
         check: called with the manifest before the folder appears; raises ValueError if the data is not what it should be.
     """
     with new_folder(args.dest, force=args.force) as folder:
-        job = make_job()
+        check_unfinished(folder)
+        job = make_job(folder)
         sizes = {split: sum(piece.num_bytes for piece in pieces) for split, pieces in job.splits.items()}
         counted = 0 if job.dictionary_file else sizes["train"]
         with ByteProgress(counted + sum(sizes.values())) as progress:
             manifest = binarize(job, folder, workers=args.workers, on_progress=progress.advance)
         if check:
             check(manifest)
+        remove_unpacked(folder)
     print(table(manifest, job.splits))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fairseq_expire.data.download import RemoteFile
 from fairseq_expire.data.files import file_crc32, naming
+from fairseq_expire.data.folder import existing_folder
 
 ENWIK8_ZIP = RemoteFile(
     name="enwik8.zip",
@@ -91,22 +92,29 @@ def extract(archive: Path, members: Sequence[str], folder: Path) -> Dict[str, Pa
     Raises:
         ValueError: not a zip archive, or damaged, or without one of them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
+    paths = {member: folder / Path(member).name for member in members}
     try:
         with zipfile.ZipFile(archive) as content:
-            for member in members:
-                path = paths[member] = folder / Path(member).name
-                if path.exists() and file_crc32(path) == content.getinfo(member).CRC:
-                    continue
-                unfinished = path.with_name(path.name + ".part")
-                with naming(unfinished), content.open(member) as source, open(unfinished, "wb") as out:
-                    shutil.copyfileobj(source, out, 1 << 20)
-                    out.flush()
-                    os.fsync(out.fileno())
-                unfinished.replace(path)
+            checksums = {member: content.getinfo(member).CRC for member in members}
+            with existing_folder(folder):
+                for member, path in paths.items():
+                    if not path.exists() or file_crc32(path) != checksums[member]:
+                        _extract(content, member, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ValueError(
             f"{archive}: {' '.join(str(error).split())}; expected a zip archive with {', '.join(members)}"
         ) from None
     return paths
+
+
+def _extract(archive: zipfile.ZipFile, member: str, path: Path) -> None:
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        with naming(unfinished), archive.open(member) as source, open(unfinished, "wb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+            out.flush()
+            os.fsync(out.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

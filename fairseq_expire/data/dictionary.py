@@ -67,7 +67,9 @@ class PlainDictionary:
 
     @classmethod
     def load(cls, path: Union[str, Path]) -> "PlainDictionary":
-        """Read a dict.txt: a symbol, a space and a count on each line.
+        """Read a dict.txt: on each line a symbol, which may be empty or hold spaces, then a space and a whole number.
+
+        What fairseq's own reader takes is taken, with the same meaning, and what it refuses is refused.
 
         Raises:
             FileNotFoundError: there is none.
@@ -77,17 +79,26 @@ class PlainDictionary:
         # Unlike `splitlines`, a file ends its lines only at "\n", "\r" and "\r\n": other line breaks may be in symbols.
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
-                symbol, _, count = line.rstrip().rpartition(" ")
-                overwrite = count == OVERWRITE
+                symbol, space, count = line.rstrip().rpartition(" ")
+                overwrite = bool(space) and count == OVERWRITE
                 if overwrite:
-                    symbol, _, count = symbol.rpartition(" ")
-                if not symbol or not count.isdecimal():
+                    symbol, space, count = symbol.rpartition(" ")
+                if not space or not _is_whole_number(count):
                     raise ValueError(f"line {number} is {line.rstrip()!r}, expected a symbol, a space and a count")
                 if symbol in seen and not overwrite:
                     raise ValueError(f"line {number}: {symbol!r} is there already")
                 seen.add(symbol)
                 symbols.append(symbol)
         return cls(symbols)
+
+
+def _is_whole_number(text: str) -> bool:
+    """Whether Python takes it for one, as in "-1" and "1_000", whatever its script."""
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
 
 
 def load_dictionary(path: Path, level: "Level", *, given: Optional[Path] = None) -> PlainDictionary:

@@ -1,9 +1,11 @@
 """Fetching files whose size and hash are known, from addresses that fail."""
+import hashlib
 import logging
 import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Sequence, Tuple
@@ -11,7 +13,9 @@ from typing import Callable, List, Sequence, Tuple
 import requests
 
 from fairseq_expire import __version__
+from fairseq_expire.data.compressed import compression, content_of
 from fairseq_expire.data.files import file_sha256, naming
+from fairseq_expire.data.folder import existing_folder
 
 # Some servers refuse the names that programming languages' libraries give themselves.
 HEADERS = {"User-Agent": f"fairseq-expire/{__version__}", "Accept-Encoding": "identity"}
@@ -40,13 +44,24 @@ class RemoteFile:
     sha256: str
 
     def check(self, path: Path) -> None:
-        """Raise a ValueError unless the file at `path` is this one."""
-        size = path.stat().st_size
+        """Raise a ValueError unless the file at `path`, or what is compressed in it, is this one."""
+        size, sha256 = path.stat().st_size, None
+        if compression(path):
+            size, sha256 = _content_sha256(path)
         if size != self.size:
             raise ValueError(f"{path}: {size} bytes, expected {self.size}; it is damaged or another file")
-        sha256 = file_sha256(path)
+        sha256 = sha256 or file_sha256(path)
         if sha256 != self.sha256:
             raise ValueError(f"{path}: SHA-256 {sha256}, expected {self.sha256}; it is damaged or another file")
+
+
+def _content_sha256(path: Path) -> Tuple[int, str]:
+    """How many bytes are compressed in a file, and their SHA-256."""
+    size, digest = 0, hashlib.sha256()
+    for block in content_of(path):
+        size += len(block)
+        digest.update(block)
+    return size, digest.hexdigest()
 
 
 class WrongFile(Exception):
@@ -77,8 +92,16 @@ def fetch(
     Raises:
         ValueError: a file cannot be had from any of its addresses, and what to do about it; there is no room for them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    fetcher = _Fetcher(folder, list(back_off), on_progress)
+    with ExitStack() as stack:
+        for place in dict.fromkeys([folder, *((folder / file.name).parent for file in files)]):
+            stack.enter_context(existing_folder(place))
+        return _fetch(files, folder, at_once, list(back_off), on_progress)
+
+
+def _fetch(
+    files: Sequence[RemoteFile], folder: Path, at_once: int, back_off: List[float], on_progress: OnProgress
+) -> List[Path]:
+    fetcher = _Fetcher(folder, back_off, on_progress)
     missing = []
     with ThreadPoolExecutor(at_once) as executor:
         for file, there in zip(files, executor.map(fetcher.is_there, files)):
@@ -135,7 +158,6 @@ class _Fetcher:
     def fetch(self, file: RemoteFile) -> None:
         path = self.folder / file.name
         part = path.with_name(path.name + ".part")
-        part.parent.mkdir(parents=True, exist_ok=True)
         if part.exists():
             self.on_progress(file.name, part.stat().st_size)
         failures, no_network = [], True

@@ -2,9 +2,9 @@
 import fcntl
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Iterator, Sequence, Union
 
 from fairseq_expire.data import journal
 from fairseq_expire.data.manifest import FILE_NAME
@@ -12,15 +12,18 @@ from fairseq_expire.data.manifest import FILE_NAME
 # Where the data that is replaced waits, in the folder that replaces it: no name outside is ours to take.
 REPLACED = ".replaced"
 
+# What is raised for input that cannot be had; other errors of the system (a full disk) may be over the next time.
+WRONG_INPUT = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
 
 @contextmanager
 def new_folder(dest: Union[str, Path], *, force: bool = False, mark: str = FILE_NAME) -> Iterator[Path]:
     """Inside the `with`, a folder beside `dest`, named `dest`.partial; after it, that folder is named `dest`.
 
     It holds what an earlier run that was killed, interrupted or out of disk space left there, which whoever fills it is to
-    go on with or to remove. A ValueError inside the `with` says that the input is wrong: then nothing is left, unless there
-    was something before, which the same command with its input put right may go on with. What `dest` held before is there
-    until the end.
+    go on with or to remove. A ValueError inside the `with`, or an error of WRONG_INPUT, says that the input is wrong: then
+    nothing is left, nor if nothing was written, unless there was something before, which the same command with its input put
+    right may go on with. What `dest` held before is there until the end.
 
     Args:
         dest: where the folder shall be; folders above it are made.
@@ -34,10 +37,12 @@ def new_folder(dest: Union[str, Path], *, force: bool = False, mark: str = FILE_
     dest = Path(dest).resolve()
     partial = dest.with_name(dest.name + ".partial")
     _check(dest, force=force, mark=mark)
+    above = [folder for folder in partial.parents if not folder.exists()]
     try:
         partial.mkdir(parents=True, exist_ok=True)
         lock = os.open(partial, os.O_RDONLY)
     except OSError as error:
+        _remove_empty(above)
         raise ValueError(f"{dest}: cannot be written ({error.strerror}: {error.filename}); choose another folder") from None
     try:
         try:
@@ -51,9 +56,10 @@ def new_folder(dest: Union[str, Path], *, force: bool = False, mark: str = FILE_
         nothing_before = not any(partial.iterdir())
         try:
             yield partial
-        except ValueError:
-            if nothing_before:
+        except BaseException as error:
+            if nothing_before and (isinstance(error, WRONG_INPUT) or not any(partial.iterdir())):
                 shutil.rmtree(partial, ignore_errors=True)
+                _remove_empty(above)
             raise
         if dest.exists():
             # Whatever came there in the meantime is not to be removed unasked either.
@@ -64,6 +70,25 @@ def new_folder(dest: Union[str, Path], *, force: bool = False, mark: str = FILE_
         Path(dest, journal.FILE_NAME).unlink(missing_ok=True)
     finally:
         os.close(lock)
+
+
+@contextmanager
+def existing_folder(folder: Path) -> Iterator[None]:
+    """Inside the `with`, the folder is there; if an error ends that with nothing in it, it is as it was before."""
+    made = [folder for folder in (folder, *folder.parents) if not folder.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, unless there is something in them."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def check_new(dest: Union[str, Path], *, force: bool) -> None:

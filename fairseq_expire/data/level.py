@@ -2,6 +2,7 @@
 
 An item is what fairseq's indexed datasets store under one number: a run of symbol ids.
 """
+import re
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,7 +73,11 @@ class Level(ABC):
 
     @abstractmethod
     def check(self, dictionary: SymbolTable) -> None:
-        """Raise a ValueError if a symbol of the dictionary cannot be one of this level."""
+        """Raise a ValueError if the dictionary is that of another level.
+
+        It may have symbols that no text of this level becomes, as fairseq's tools add them, and may lack some that text
+        would become, which are unknown then.
+        """
 
     @abstractmethod
     def encoder(
@@ -97,6 +102,12 @@ class Level(ABC):
 def own_symbols(dictionary: SymbolTable) -> Dict[str, int]:
     """The symbols that are not fairseq's special ones, with their ids."""
     return {symbol: index for symbol, index in dictionary.indices.items() if index >= dictionary.nspecial}
+
+
+def is_extra(symbol: str) -> bool:
+    """Whether it is one that dictionaries of every level may have: fairseq fills them up with it (`--padding-factor`), or it
+    has the form of a special symbol, or no characters."""
+    return re.fullmatch(r"madeupword\d{4,}|<.+>|\[.+\]|", symbol) is not None
 
 
 def item_ends(length: int, unit: Unit, item_per_file: bool) -> np.ndarray:

@@ -17,7 +17,7 @@ class SplitCounts:
     `tokens` are all symbol ids, those of `</s>` and `<unk>` included; `unknown` of them stand for a symbol that is not in
     the dictionary. `text_bytes` and `text_chars` are the length of the text that they stand for, and `text_sha256` is its
     hash: the text they were made of, in which what was left out is missing and every unknown symbol is replaced (by "?" in
-    bytes, U+FFFD in characters, `<unk>` in words), and in words the white space is normalised. `source_bytes` is the length
+    bytes, U+FFFD in characters and subwords, `<unk>` in words), and in words the white space is normalised. `source_bytes` is the length
     of the text before that. `bin_crc32` and `idx_crc32` are of the files. `words` is how many words the text has by the count that its publisher or its corpus uses.
     """
 

@@ -76,8 +76,8 @@ def texts(
 def restore(folder: Union[str, Path], *, split: str) -> Iterator[bytes]:
     r"""The text that the data was made of, a part at a time.
 
-    Bytes, characters and subwords come back exactly, but for what options left out or normalised (and U+2581 in subwords,
-    which comes back as a space); words with one space between them and "\n" after every line.
+    Bytes, characters and subwords come back exactly, but for what options left out or normalised; words with one space
+    between them and "\n" after every line.
 
     Raises:
         ValueError: the folder has no manifest, or no such split; symbols were not in the dictionary and are lost;
@@ -88,7 +88,7 @@ def restore(folder: Union[str, Path], *, split: str) -> Iterator[bytes]:
     if counts.unknown:
         raise ValueError(
             f"{folder}: {counts.unknown} of the {counts.tokens} symbols of {split} are <unk>, because train has none of "
-            "their kind (or too few of them for --threshold); their text is not kept"
+            "their kind (or too few of them for --threshold), or because they are the word <pad>; their text is not kept"
         )
     return map(data.level.joiner(), data.texts(split))
 

@@ -8,7 +8,9 @@ from fnmatch import fnmatchcase
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence
+
+from fairseq_expire.data.compressed import check_readable, names_of
 
 SPLITS = ("train", "valid", "test")
 
@@ -18,47 +20,58 @@ LINE_END = re.compile(rb"\r\n|\r|\n")
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes [start, stop) of the file at `path`, never none; `ends_file` says whether the file ends at `stop`."""
+    """Bytes [start, stop) of the file at `path`, never none; `ends_file` says whether the file ends at `stop`, and `source`
+    which file it was unpacked from, if it was."""
 
     path: Path
     start: int
     stop: int
     ends_file: bool = True
+    source: Optional[Path] = None
+
+    @property
+    def name(self) -> Path:
+        """The file that was given."""
+        return self.source or self.path
 
     @property
     def num_bytes(self) -> int:
         return self.stop - self.start
 
 
-def find_files(paths: Sequence[str], *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> List[Piece]:
+def find_files(
+    paths: Sequence[str], *, include: Sequence[str] = (), exclude: Sequence[str] = (), text: bool = False
+) -> List[Piece]:
     """All files given, and all files below the folders given: folders in the order given, their files sorted.
 
     Hidden files and folders below a given folder are skipped, and so are empty files. Sorting compares path components
-    by code point, so it does not depend on the locale.
+    by code point, so it does not depend on the locale. Compressed files are among them as they are: see `unpack`.
 
     Args:
         paths: files, taken as they are, and folders, searched recursively.
         include: patterns (`*.txt`), one of which the name of a file in a folder must match; none means all files.
         exclude: patterns that no component of a path below the given folder may match.
+        text: whether they are to be read as text, so that a file that does not begin like one is refused.
+
+    A compressed file is known by its name without `.gz`, `.bz2` or `.xz`, too.
 
     Raises:
         ValueError: a path is missing or neither file nor folder; a file that was given is empty; a folder has no
-            matching file with text in it.
+            matching file with text in it; a file is an archive, or damaged.
+        OSError: a file or folder cannot be read; names it.
     """
     pieces = []
     for path in map(Path, paths):
         if path.is_dir():
             matching = sorted(_walk(path, include=include, exclude=exclude), key=lambda file: file.relative_to(path).parts)
-            found = [piece for piece in map(_whole_file, matching) if piece.num_bytes]
+            found = [piece for piece in map(_whole_file, matching) if _has_content(piece, text)]
             if not found:
-                but = f" but {' or '.join(exclude)}" if exclude else ""
-                wanted = f"{' or '.join(include) or 'any name'}{but}"
                 what = f"its {len(matching)} matching files are all empty" if matching else "no file in it matches"
-                raise ValueError(f"{path}: {what} (looked for {wanted}); name a folder with text")
+                raise ValueError(f"{path}: {what} (looked for {_wanted(include, exclude)}); name a folder with text")
             pieces += found
         else:
             piece = _whole_file(path)
-            if not piece.num_bytes:
+            if not _has_content(piece, text):
                 raise ValueError(f"{path}: the file is empty; leave it out")
             pieces.append(piece)
     return pieces
@@ -73,22 +86,33 @@ def _whole_file(path: Path) -> Piece:
     return Piece(path, 0, path.stat().st_size)
 
 
+def _has_content(piece: Piece, text: bool) -> bool:
+    return piece.num_bytes > 0 and check_readable(piece.path, text=text)
+
+
+def _wanted(include: Sequence[str], exclude: Sequence[str]) -> str:
+    """The patterns as they were given."""
+    options = [f"--include {pattern}" for pattern in include] + [f"--exclude {pattern}" for pattern in exclude]
+    return " ".join(options) or "any name"
+
+
 def _walk(folder: Path, *, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
-    def wanted(name: str) -> bool:
-        return not name.startswith(".") and not any(fnmatchcase(name, pattern) for pattern in exclude)
+    def matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
     def fail(error: OSError) -> None:
         raise error
 
     # Without `onerror`, a folder that may not be read would be left out in silence.
     for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = filter(wanted, folders)
+        folders[:] = [name for name in folders if not name.startswith(".") and not matches([name], exclude)]
         for name in folders:
             # Following links could go round in circles; leaving them out would lose text in silence.
             if os.path.islink(os.path.join(place, name)):
                 raise ValueError(f"{place}/{name}: a link to a folder; --exclude it, and give the folder itself if wanted")
-        for name in filter(wanted, names):
-            if not include or any(fnmatchcase(name, pattern) for pattern in include):
+        for name in names:
+            known = names_of(name)
+            if not name.startswith(".") and not matches(known, exclude) and (not include or matches(known, include)):
                 yield Path(place, name)
 
 

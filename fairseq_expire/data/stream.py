@@ -4,6 +4,8 @@ Size legend: N tokens in the split, G rows over all processes and lanes, B rows 
 """
 
 import functools
+import logging
+import mmap
 import os
 import struct
 from typing import Dict, List, Optional, Sequence
@@ -13,9 +15,15 @@ import torch
 from fairseq.data import FairseqDataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset, _code_to_dtype, data_file_path, index_file_path
 
+from fairseq_expire.data.dictionary import SPECIAL_SYMBOLS
+
+logger = logging.getLogger(__name__)
+
 # Every block is checked when it is read; so many tokens at the start also when the corpus is opened, in such pieces.
 CHECKED_TOKENS = 1 << 26
 CHUNK = 1 << 20
+# Its place in every dictionary of fairseq.
+UNK = SPECIAL_SYMBOLS.index("<unk>")
 # Of an index, after its first letters: version, code of the tokens' type, number of items.
 HEADER = struct.Struct("<QBQ")
 
@@ -28,16 +36,23 @@ class TokenStream:
     Args:
         prefixes: paths without ``.bin``/``.idx`` of the parts, in order.
         num_symbols: size of the dictionary.
-        pad: its padding symbol, which no text can hold.
+        pad, unk: its symbols for padding and for what is unknown. The first, which is a word `<pad>` in the text that
+            fairseq-preprocess had, is read as the second: fairseq leaves padding out of every loss.
+        warned: the log says already that there is padding in this split.
     Raises:
         FileNotFoundError: if a part is missing.
         ValueError: if a part is not of the mmap format, is cut short, or the split holds no token.
     """
 
-    def __init__(self, prefixes: Sequence[str], *, num_symbols: int, pad: int):
+    def __init__(
+        self, prefixes: Sequence[str], *, num_symbols: int, pad: int, unk: int = UNK, warned: bool = False
+    ):
         self.prefixes = list(prefixes)
         self.num_symbols = num_symbols
-        self.pad = pad
+        self.pad, self.unk = pad, unk
+        # One byte that this process shares with the workers that are forked from it, so that only one of them warns.
+        self._warned = mmap.mmap(-1, 1)
+        self._warned[0] = warned
         self._parts: List[np.ndarray] = [_open_part(prefix) for prefix in self.prefixes]
         self._ends = np.cumsum([len(part) for part in self._parts])
         if len(self) == 0:
@@ -51,13 +66,14 @@ class TokenStream:
 
     def __reduce__(self):
         # A data-loading worker opens the files again: pickling a memmap would copy the corpus.
-        return functools.partial(TokenStream, num_symbols=self.num_symbols, pad=self.pad), (self.prefixes,)
+        options = {"num_symbols": self.num_symbols, "pad": self.pad, "unk": self.unk, "warned": bool(self._warned[0])}
+        return functools.partial(TokenStream, **options), (self.prefixes,)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens ``start`` to ``stop`` as int64.
+        """Tokens ``start`` to ``stop`` as int64, none of them padding.
 
         Raises:
-            ValueError: if a token is outside the dictionary, or is padding, which would silently not be scored.
+            ValueError: if a token is outside the dictionary.
         """
         first = int(np.searchsorted(self._ends, start, side="right"))
         pieces = []
@@ -74,11 +90,17 @@ class TokenStream:
                 f"token {start + wrong} of {self.prefixes[0]}.bin is {tokens[wrong]}, but dict.txt has only "
                 f"{self.num_symbols} symbols: the data was made with another dictionary; prepare it again"
             )
-        if self.pad in tokens:
-            raise ValueError(
-                f"token {start + int(np.argmax(tokens == self.pad))} of {self.prefixes[0]}.bin is the padding symbol, "
-                "which fairseq leaves out of every loss: prepare the text again without a literal '<pad>' in it"
-            )
+        padding = tokens == self.pad
+        if padding.any():
+            if not self._warned[0]:
+                self._warned[0] = True
+                logger.warning(
+                    "token %d of %s.bin is the padding symbol (a literal '<pad>' in the text), which fairseq leaves out of "
+                    "every loss: all that there are of it are read as '<unk>'",
+                    start + int(np.argmax(padding)),
+                    self.prefixes[0],
+                )
+            tokens[padding] = self.unk
         return tokens
 
 
@@ -218,6 +240,7 @@ class BlockDataset(torch.utils.data.Dataset):
         width = min(self.block, self.longest - offset)
         source = np.full((self.rows, width), self.pad, dtype=np.int64)  # [B, T]
         target = source.copy()
+        lengths = np.zeros(self.rows, dtype=np.int64)
         first = self.first_row + lane * self.rows
         for row in range(self.rows):
             begin, end = self.borders[first + row], self.borders[first + row + 1]
@@ -227,17 +250,18 @@ class BlockDataset(torch.utils.data.Dataset):
             tokens = self.stream.read(max(start - 1, 0), stop)
             if start == 0:
                 tokens = np.concatenate([[self.eos], tokens])
+            lengths[row] = stop - start
             source[row, : stop - start] = tokens[:-1]
             target[row, : stop - start] = tokens[1:]
         return {
             "id": torch.arange(first, first + self.rows),
             "net_input": {
                 "src_tokens": torch.from_numpy(source),
-                "src_lengths": torch.from_numpy((source != self.pad).sum(axis=1)),
+                "src_lengths": torch.from_numpy(lengths),
             },
             "target": torch.from_numpy(target),
             "nsentences": self.rows,
-            "ntokens": int((target != self.pad).sum()),
+            "ntokens": int(lengths.sum()),
             "lane": lane,
             "lanes": self.lanes,
             "offset": offset,

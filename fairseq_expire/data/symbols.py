@@ -52,7 +52,8 @@ def code_of(symbol: str) -> int:
         code = int(digits, 16)
     except ValueError:
         code = -1
-    if code < 0 or symbol != f"U+{code:04X}":
+    # Half of a pair, as UTF-16 has them, is no character.
+    if not 0 <= code < 0x110000 or 0xD800 <= code < 0xE000 or symbol != f"U+{code:04X}":
         raise ValueError(f"symbol {symbol!r}: expected a name of a character; was the dictionary made with --level chars?")
     return code
 

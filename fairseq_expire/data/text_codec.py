@@ -86,7 +86,7 @@ class TextCodec:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The text of ids, without `</s>` that stand for none; symbols without a text of their own become one that
-        stands for them all ("?" in bytes, U+FFFD in characters, nothing in subwords).
+        stands for them all ("?" in bytes, U+FFFD in characters; in subwords U+FFFD for `<unk>`, and nothing for others).
 
         Raises:
             ValueError: an id is not in the dictionary.

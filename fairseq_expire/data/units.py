@@ -1,7 +1,7 @@
 """The runs of text that are read, counted and turned into symbols at once, each without looking at the others."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Callable, Iterator, Sequence
+from typing import BinaryIO, Callable, Iterator, Optional, Sequence
 
 from fairseq_expire.data.sources import Piece
 
@@ -14,13 +14,20 @@ SEARCH_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Unit:
-    """Bytes [start, stop) of the file at `path`, never none, and what ends at `stop`: the piece it was cut from, the file."""
+    """Bytes [start, stop) of the file at `path`, never none, and what ends at `stop`: the piece it was cut from, the file.
+    `source` as a piece has it."""
 
     path: Path
     start: int
     stop: int
     ends_piece: bool
     ends_file: bool
+    source: Optional[Path] = field(default=None, kw_only=True)
+
+    @property
+    def name(self) -> Path:
+        """The file that was given."""
+        return self.source or self.path
 
     @property
     def num_bytes(self) -> int:
@@ -37,7 +44,7 @@ class Unit:
             content = file.read(self.num_bytes)
         if len(content) < self.num_bytes:
             raise ValueError(
-                f"{self.path}: ended at byte {self.start + len(content)}, it had {self.stop} before; start again"
+                f"{self.name}: ended at byte {self.start + len(content)}, it had {self.stop} before; start again"
             )
         return content
 
@@ -51,8 +58,8 @@ class Unit:
             return content.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{self.path}: not UTF-8 at byte {self.start + error.start} ({error.reason}); "
-                "convert it, leave it out, or take bytes for symbols"
+                f"{self.name}: not UTF-8 at byte {self.start + error.start} ({error.reason}); convert it, leave it out, or take "
+                "bytes for symbols (data_prep/text.py has --exclude and --level bytes)"
             ) from None
 
 
@@ -64,7 +71,7 @@ def split_into_units(pieces: Sequence[Piece], *, unit_bytes: int, boundary: Boun
     """The pieces in order, each in units of about `unit_bytes`; where they are cut depends on nothing else."""
     for piece in pieces:
         if piece.num_bytes <= unit_bytes:
-            yield Unit(piece.path, piece.start, piece.stop, True, piece.ends_file)
+            yield Unit(piece.path, piece.start, piece.stop, True, piece.ends_file, source=piece.source)
             continue
         with open(piece.path, "rb") as file:
             start = piece.start
@@ -73,7 +80,7 @@ def split_into_units(pieces: Sequence[Piece], *, unit_bytes: int, boundary: Boun
                 if start + unit_bytes < stop:
                     stop = boundary(file, start, start + unit_bytes, stop)
                 last = stop == piece.stop
-                yield Unit(piece.path, start, stop, last, last and piece.ends_file)
+                yield Unit(piece.path, start, stop, last, last and piece.ends_file, source=piece.source)
                 start = stop
 
 

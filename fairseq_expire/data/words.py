@@ -12,13 +12,16 @@ from fairseq_expire.data.units import Unit, at_word
 
 # Stands among words for the end of a line: no UTF-8 text can hold a lone surrogate.
 LINE_END = "\ud800"
-# Stand among ids, where they are found, for the end of a line, the word `<unk>` itself, and a word not in the dictionary.
-END, WRITTEN_UNK, ABSENT = -1, -2, -3
+# Stand among ids, where they are found, for the end of a line and for a word that is not in the dictionary.
+END, ABSENT = -1, -2
 
 
 @dataclass(frozen=True)
 class Words(Level):
-    """A symbol is a word; an item is a line, and ends in `</s>`."""
+    """A symbol is a word; an item is a line, and ends in `</s>`.
+
+    The word `<pad>` is unknown, since fairseq leaves the symbol of that name out of every loss and out of lengths.
+    """
 
     padding_factor = 8
     in_processes = True
@@ -36,15 +39,14 @@ class Words(Level):
         self, dictionary: SymbolTable, *, dtype: type, append_eos: bool, item_per_file: bool
     ) -> Callable[[Unit], Encoded]:
         # `append_eos` changes nothing: the last line of a file ends in `</s>` as every line does.
-        table = {**dictionary.indices, LINE_END: END, dictionary.unk_word: WRITTEN_UNK}
-        eos, unk = dictionary.eos(), dictionary.unk()
+        table = {**dictionary.indices, LINE_END: END}
+        eos, unk, pad = dictionary.eos(), dictionary.unk(), dictionary.pad()
 
         def encode(unit: Unit) -> Encoded:
             words = _words(unit)
             ids = np.fromiter(map(table.get, words, repeat(ABSENT)), dtype=np.int32, count=len(words))
-            at_end, absent = ids == END, np.flatnonzero(ids == ABSENT)
-            ids[ids < 0] = unk
-            ids[at_end] = eos
+            at_end, absent = ids == END, np.flatnonzero((ids == ABSENT) | (ids == pad))
+            ids[at_end], ids[absent] = eos, unk
             for place in absent.tolist():
                 words[place] = dictionary.unk_word
             return Encoded(

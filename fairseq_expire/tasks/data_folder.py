@@ -30,15 +30,24 @@ def read_dictionary(folder: Path) -> Dictionary:
     manifest = read_manifest(folder)
     if manifest and hashlib.sha256(path.read_bytes()).hexdigest() != manifest.dictionary_sha256:
         raise ValueError(f"{path}: dict.txt is not the one the data beside it was made with; restore it or prepare again")
-    try:
-        # fairseq's own errors do not name the file or the line.
-        PlainDictionary.load(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a dictionary ({error}): restore it, or prepare the data again") from None
-    dictionary = Dictionary.load(str(path))
+    dictionary = _load(path)
     if manifest:
         _check_manifest(manifest, folder / FILE_NAME, symbols=len(dictionary))
     return dictionary
+
+
+def _load(path: Path) -> Dictionary:
+    """What fairseq reads. Raises ValueError, with the line, if it reads nothing."""
+    try:
+        return Dictionary.load(str(path))
+    # fairseq has a kind of its own for each fault, and names neither the file nor the line.
+    except Exception as refused:
+        reason = refused
+        try:
+            PlainDictionary.load(path)
+        except ValueError as error:
+            reason = error
+        raise ValueError(f"{path} is not a dictionary ({reason}): restore it, or prepare the data again") from None
 
 
 def _check_manifest(manifest: Manifest, path: Path, *, symbols: int) -> None:

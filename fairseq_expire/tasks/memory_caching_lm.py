@@ -120,7 +120,8 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         folders = utils.split_paths(self.cfg.data)
         folder = folders[(epoch - 1) % len(folders)]
         parts = find_parts(folder, split, combine)
-        stream = TokenStream(parts, num_symbols=len(self.dictionary), pad=self.dictionary.pad())
+        dictionary = self.dictionary
+        stream = TokenStream(parts, num_symbols=len(dictionary), pad=dictionary.pad(), unk=dictionary.unk())
         if len(parts) == 1:
             check_split(Path(folder), split, tokens=len(stream))
         logger.info("%s: %d tokens in %s", split, len(stream), ", ".join(parts))

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import re
 from collections import Counter
 
 import numpy as np
@@ -137,9 +138,12 @@ def reference(folder, train, valid, threshold):
 
 
 def assert_identical(folder, train, valid, threshold=0, unit_bytes=1 << 20):
-    (folder / "train").write_bytes(train.encode())
-    (folder / "valid").write_bytes(valid.encode())
-    reference(folder / "reference", folder / "train", folder / "valid", threshold)
+    """Identical, but for the word `<pad>`, which is unknown."""
+    (folder / "given").mkdir()
+    for name, text in {"train": train, "valid": valid}.items():
+        (folder / name).write_bytes(text.encode())
+        (folder / "given" / name).write_bytes(re.sub(r"(?<!\S)<pad>(?!\S)", "<unk>", text).encode())
+    reference(folder / "reference", folder / "given" / "train", folder / "given" / "valid", threshold)
     splits = {split: find_files([folder / split]) for split in ("train", "valid")}
     ours, manifest = write(folder, splits, level="words", threshold=threshold, unit_bytes=unit_bytes)
     for name in ("dict.txt", "train.bin", "train.idx", "valid.bin", "valid.idx"):
@@ -155,7 +159,13 @@ WHOLE = "\n".join(AWKWARD.values())
 def test_words_are_what_fairseq_makes(tmp_path, text, unit_bytes):
     folder, manifest = assert_identical(tmp_path, train=text, valid="one x\u2028 new\r<unk> a", unit_bytes=unit_bytes)
     expected = [" ".join(line.split()) for line in io.StringIO(text, newline=None)]
-    assert b"".join(restore(folder, split="train")).decode() == "".join(line + "\n" for line in expected)
+    pads = " ".join(expected).split().count("<pad>")
+    assert manifest.splits["train"].unknown == pads
+    if pads:
+        with pytest.raises(ValueError, match=f"{pads} of the .* symbols of train are <unk>, .* or because they are the word <pad>"):
+            restore(folder, split="train")
+    else:
+        assert b"".join(restore(folder, split="train")).decode() == "".join(line + "\n" for line in expected)
     assert manifest.splits["train"].items == len(expected)
     known = {word for line in expected for word in line.split()} | {"<unk>"}
     assert manifest.splits["valid"].unknown == sum(word not in known for word in ["one", "x", "new", "<unk>", "a"])

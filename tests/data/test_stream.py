@@ -1,5 +1,6 @@
 """Every token a target exactly once, in contiguous rows, whatever the rows, blocks, lanes and processes."""
 
+import logging
 import pickle
 import re
 
@@ -10,7 +11,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetB
 
 from fairseq_expire.data.stream import BlockDataset, TokenStream, find_parts
 
-PAD, EOS, SYMBOLS = 1, 2, 300
+PAD, EOS, UNK, SYMBOLS = 1, 2, 3, 300
 
 
 def write(prefix, items, dtype=np.uint16):
@@ -93,16 +94,9 @@ def test_split_that_is_not_there(corpus):
         find_parts(str(corpus[0]), "valid", combine=False)
 
 
-@pytest.mark.parametrize(
-    "items, words",
-    [
-        ([[5, 6], [7, 299, 300, 8]], "token 4 of .*train.bin is 300, but dict.txt has only 300 symbols"),
-        ([[5, 6, 7, 299, PAD, 7]], "token 4 of .* is the padding symbol"),
-    ],
-    ids=["outside", "padding"],
-)
-def test_tokens_that_cannot_be_scored(tmp_path, monkeypatch, items, words):
-    write(tmp_path / "train", items)
+def test_tokens_that_cannot_be_scored(tmp_path, monkeypatch):
+    write(tmp_path / "train", [[5, 6], [7, 299, 300, 8]])
+    words = "token 4 of .*train.bin is 300, but dict.txt has only 300 symbols"
     with pytest.raises(ValueError, match=words):
         stream_of(tmp_path)
     # What is too far into the corpus to be looked at first is found when it is read.
@@ -112,6 +106,63 @@ def test_tokens_that_cannot_be_scored(tmp_path, monkeypatch, items, words):
     assert stream.read(0, 4).tolist() == [5, 6, 7, 299]
     with pytest.raises(ValueError, match=words):
         stream.read(2, 6)
+
+
+@pytest.fixture
+def with_padding(tmp_path, monkeypatch, caplog):
+    """A stream in which fairseq-preprocess found the word `<pad>`, further in than is looked at when it is opened."""
+    write(tmp_path / "train", [[PAD, 5], [6, PAD, PAD], [7, PAD]] * 3)
+    monkeypatch.setattr("fairseq_expire.data.stream.CHECKED_TOKENS", 0)
+    caplog.set_level("WARNING")
+    return stream_of(tmp_path)
+
+
+READ = [UNK, 5, 6, UNK, UNK, 7, UNK] * 3
+
+
+def test_padding_in_the_text_is_read_as_unknown_and_said_once(with_padding, caplog):
+    assert caplog.text == ""
+    assert with_padding.read(0, 21).tolist() == READ and with_padding.read(3, 5).tolist() == [UNK, UNK]
+    [record] = caplog.records
+    assert re.search("token 0 of .*train.bin is the padding symbol .*: all .* are read as '<unk>'", record.getMessage())
+    # A copy knows that it was said.
+    assert pickle.loads(pickle.dumps(with_padding)).read(0, 21).tolist() == READ and len(caplog.records) == 1
+
+
+def test_padding_is_said_when_the_split_is_opened_if_it_is_at_its_beginning(tmp_path, caplog):
+    write(tmp_path / "train", [[5, 6, PAD]])
+    stream_of(tmp_path)
+    assert len(caplog.records) == 1 and "token 2 of" in caplog.text
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_padding_in_the_text_counts_as_text(with_padding, rows):
+    """Lengths are those of the rows, and every token is a target."""
+    dataset = blocks_of(with_padding, rows=rows, block=4)
+    targets, lengths = 0, 0
+    for index in range(len(dataset)):
+        batch = dataset[index]
+        targets += int((batch["target"] != PAD).sum())
+        lengths += int(batch["net_input"]["src_lengths"].sum())
+        assert batch["ntokens"] == batch["net_input"]["src_lengths"].sum() == (batch["target"] != PAD).sum()
+        assert torch.equal(batch["net_input"]["src_lengths"], (batch["net_input"]["src_tokens"] != PAD).sum(1))
+    assert targets == lengths == 21
+
+
+def test_workers_say_it_once_together(with_padding, tmp_path):
+    """Two epochs of two workers each, in processes of their own; the log is a file."""
+    handler = logging.FileHandler(tmp_path / "log")
+    logging.getLogger("fairseq_expire.data.stream").addHandler(handler)
+    try:
+        for _ in range(2):
+            loader = torch.utils.data.DataLoader(
+                blocks_of(with_padding, rows=1, block=2), batch_size=1, collate_fn=BlockDataset.collate, num_workers=2,
+                multiprocessing_context="fork",
+            )  # fmt: skip
+            assert [token for batch in loader for token in batch["target"][0].tolist()] == READ
+    finally:
+        logging.getLogger("fairseq_expire.data.stream").removeHandler(handler)
+    assert (tmp_path / "log").read_text().count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,19 @@ from fairseq_expire.data.levels import make_level
 from fairseq_expire.data.read_back import restore, verify
 from fairseq_expire.data.sources import Piece, find_files
 from fairseq_expire.data.subwords import Subwords
+from fairseq_expire.data.text_codec import TextCodec
 from fairseq_expire.data.units import at_line, split_into_units
 
 SOURCE = inspect.getsource(textwrap) + "</s> <unk> <s> <pad> U+000A \u2029 \xa0\x85\x1c\r\n" * 20
-AWKWARD = "never seen: \U0001f600\0\u3000\r\r\n\n  </s><unk>\n <0x41> U+000A\n"
+AWKWARD = "never \u2581 seen\u2581\u2581: \U0001f600\0\u3000\r\r\n\n  </s><unk>\n <0x41> U+000A\n"
 
 
 def make(folder, text, valid, options={"vocab_size": 600}, dictionary_file=None, level="subword"):
     folder.mkdir()
-    for name, content in {"train": text, "valid": valid}.items():
+    contents = {name: content for name, content in {"train": text, "valid": valid}.items() if content}
+    for name, content in contents.items():
         (folder / name).write_bytes(content.encode())
-    splits = {split: find_files([folder / split]) for split in ("train", "valid")}
+    splits = {split: find_files([folder / split]) for split in contents}
     (folder / "bin").mkdir()
     job = Job(splits=splits, level=make_level(level, options), dictionary_file=dictionary_file, append_eos=True)
     return folder / "bin", binarize(job, folder / "bin")
@@ -58,9 +60,74 @@ def test_ids_are_those_of_the_model_that_lies_beside_them(made):
     assert not set(ids[:-1]) & {0, 1, 2, 3}
 
 
-def test_a_space_mark_in_the_text_becomes_a_space(tmp_path):
-    folder, _ = make(tmp_path / "a", SOURCE, "a\u2581b \u2581")
-    assert b"".join(restore(folder, split="valid")) == b"a b  "
+def test_a_space_mark_in_the_text_is_none(tmp_path):
+    text = "a\u2581b \u2581\u2581 \n\u2581"
+    folder, manifest = make(tmp_path / "a", SOURCE + text, text)
+    assert b"".join(restore(folder, split="valid")) == text.encode()
+    assert manifest.splits["valid"].text_bytes == len(text.encode()) and manifest.splits["valid"].unknown == 0
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm.model"))
+    # It is not learnt, and no piece but a space's is written with it.
+    assert all(piece.count("\u2581") == piece.startswith("\u2581") for piece in map(model.id_to_piece, range(len(model))))
+
+
+FOREIGN = {
+    "as ours": ({}, None),
+    "nfkc": ({"normalization_rule_name": "nfkc"}, "spm.model does not keep a text as it is"),
+    "a space in front": ({"add_dummy_prefix": True}, "spm.model does not keep a text as it is"),
+    "fewer spaces": ({"remove_extra_whitespaces": True}, "spm.model does not keep a text as it is"),
+    "no bytes": ({"byte_fallback": False}, "spm.model: has no pieces for bytes"),
+    "spaces behind": ({"treat_whitespace_as_suffix": True}, None),
+    "spaces anywhere": ({"split_by_whitespace": False}, None),
+    "bpe": ({"model_type": "bpe"}, None),
+    "line ends in no piece": ({"user_defined_symbols": []}, None),
+    "other special pieces": ({"unk_id": 2, "bos_id": 1, "eos_id": 0, "pad_id": 3, "user_defined_symbols": ["\n", "<pad>"]}, None),
+}
+
+
+@pytest.mark.parametrize("options, error", FOREIGN.values(), ids=FOREIGN)
+def test_a_model_that_was_made_elsewhere_keeps_the_text_or_is_refused(tmp_path, options, error):
+    source = tmp_path / "source"
+    source.mkdir()
+    ours = {
+        "vocab_size": 500, "model_type": "unigram", "normalization_rule_name": "identity", "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False, "byte_fallback": True, "user_defined_symbols": ["\n"], "unk_id": 0, "bos_id": -1,
+        "eos_id": -1, "pad_id": -1,
+    }  # fmt: skip
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SOURCE.splitlines()), model_prefix=str(source / "spm"), minloglevel=3, **{**ours, **options}
+    )
+    level = Subwords()
+    if error:
+        with pytest.raises(ValueError, match=error):
+            level.load(source)
+        return
+    level.load(source)
+    (source / "dict.txt").write_text("".join(f"{name} 1\n" for name in level.more_symbols()))
+    folder, manifest = make(tmp_path / "a", "", AWKWARD, options={}, dictionary_file=source / "dict.txt")
+    assert b"".join(restore(folder, split="valid")) == AWKWARD.encode() and manifest.splits["valid"].unknown == 0
+    codec = TextCodec.of(folder)
+    # Without "000": which of two segmentations of the same probability SentencePiece takes depends on what is before them.
+    text, encoder = AWKWARD.replace("U+000A", "") * 2, codec.stream_encoder()
+    ids = [index for byte in text.encode() for index in encoder.feed(bytes([byte]))] + encoder.flush()
+    assert ids == codec.encode(text)
+
+
+def test_pieces_that_the_dictionary_lacks_are_unknown_and_counted(tmp_path, made):
+    """As fairseq-preprocess writes a dictionary: without the pieces that its text had none of, and filled up."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "spm.model").write_bytes((made[0] / "spm.model").read_bytes())
+    lines = (made[0] / "dict.txt").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith(("<0xF0>", "a "))]
+    (source / "dict.txt").write_text("\n".join([*kept[::-1], "<mask> 0", "madeupword0000 0"]) + "\n")
+    text = "xyz\U0001f600 a\n"
+    folder, manifest = make(tmp_path / "a", "", text, options={}, dictionary_file=source / "dict.txt")
+    assert manifest.splits["valid"].unknown == 1
+    with pytest.raises(ValueError, match="1 of the .* symbols of valid are <unk>"):
+        restore(folder, split="valid")
+    assert len(list(verify(folder, on_progress=lambda split, num_bytes: None))) == 1
+    codec = TextCodec.of(folder)
+    assert codec.decode_bytes(codec.encode(text)) == text.encode().replace(b"\xf0", "\ufffd".encode())
 
 
 def test_line_ends_are_normalised(tmp_path):

@@ -19,7 +19,7 @@ from fairseq_expire.data.symbols import byte_symbol
 from fairseq_expire.data.text_codec import TextCodec
 
 TRAIN = inspect.getsource(textwrap) + "é ü 中文 \U0001f600\n" * 9
-VALID = "The  text é\r\nnever\rseen\r\n: \U0001f600\U0001f601 中\tx\n\n <s> <unk> \u2581 end\n"
+VALID = "The  text é\r\nnever\rseen\r\n: \U0001f600\U0001f601 中\tx\n\n <s> <unk> <pad>\u2581 \u2581\u2581end\u2581 <pad> end\n"
 KINDS = {
     "bytes": ("bytes", {}),
     "bytes-eos": ("bytes", {"newlines": "eos"}),
@@ -56,9 +56,10 @@ def expected_text(codec):
     if getattr(codec.level, "line_ends", None) == "normalise" or codec.level_name == "words":
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if codec.level_name == "subword":
-        return text.replace("\u2581", " ")
+        return text
     if codec.level_name == "words":
-        words = [[word if word in codec.dictionary.indices else "<unk>" for word in line.split()] for line in text.split("\n")]
+        known = set(codec.dictionary.indices) - {"<pad>"}
+        words = [[word if word in known else "<unk>" for word in line.split()] for line in text.split("\n")]
         return "\n".join(" ".join(line) for line in words)
     if codec.level_name == "chars":
         known = {text for text in TRAIN}

@@ -1,5 +1,8 @@
 """The scripts for corpora, on small ones that stand in for the real: same names, layout and servers, other numbers."""
+import bz2
+import gzip
 import hashlib
+import lzma
 import threading
 import zipfile
 from functools import partial
@@ -304,3 +307,74 @@ def test_what_is_known_of_pg19():
     assert first.urls == ("https://storage.googleapis.com/deepmind-gutenberg/test/10146.txt",) and first.size == 253_872
     assert first.sha256 == "f8dd4334fd8d422cd2f9153ffbff9b097611569592d7ca09fc6fe7881336d331"
     assert all(len(file.sha256) == 64 for files in books.values() for file in files)
+
+
+# compressed -------------------------------------------------------------------------------------------------------------
+
+
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+def same_data(one, two):
+    assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
+    return all((one / path.name).read_bytes() == path.read_bytes() for path in two.iterdir())
+
+
+@pytest.mark.parametrize("verify", [[], ["--no-verify"]], ids=["verified", "taken as it is"])
+@pytest.mark.parametrize("suffix", PACK)
+def test_corpora_from_compressed_files(tmp_path, server, enwik8, wikitext103, pg19, capsys, suffix, verify):
+    packed = tmp_path / "packed"
+    plain = {
+        enwik8: {"enwik8": WIKI},
+        wikitext103: {f"wiki.{split}.tokens": text.encode() for split, text in WORDS.items()},
+        pg19: {f"{split}/{number}.txt": text.encode() for split, books in BOOKS.items() for number, text in books.items()},
+    }
+    for number, (module, files) in enumerate(plain.items()):
+        for name, content in files.items():
+            for folder, end, pack in ((tmp_path / f"plain{number}", "", bytes), (packed / str(number), suffix, PACK[suffix])):
+                path = folder / (name + end)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(pack(content))
+        one, two = tmp_path / f"one{number}", tmp_path / f"two{number}"
+        run(module, "--dest", one, "--from", tmp_path / f"plain{number}", *verify)
+        table = capsys.readouterr().out
+        run(module, "--dest", two, "--from", packed / str(number), *verify)
+        assert capsys.readouterr().out == table and same_data(one, two)
+        run(module, "--verify", two)
+        capsys.readouterr()
+    assert server.asked == [] and not list(tmp_path.glob("*.partial"))
+    # The file itself, and one that is not the corpus.
+    run(enwik8, "--dest", tmp_path / "again", "--from", packed / "0" / f"enwik8{suffix}")
+    assert same_data(tmp_path / "one0", tmp_path / "again") or verify
+    other = tmp_path / f"other{suffix}"
+    other.write_bytes(PACK[suffix](WIKI[::-1]))
+    assert f"other{suffix}: SHA-256 " in fails(capsys, enwik8, "--dest", tmp_path / "b", "--from", other)
+    other.write_bytes(PACK[suffix](WIKI)[:-20])
+    assert "damaged or cut short" in fails(capsys, enwik8, "--dest", tmp_path / "b", "--from", other, *verify)
+
+
+def test_a_run_that_fails_leaves_nothing(tmp_path, server, enwik8, wikitext103, pg19, capsys, monkeypatch):
+    (tmp_path / "page.zip").write_bytes(b"<html>")
+    (tmp_path / "tape.tar").write_bytes(bytes(257) + b"ustar\0" + bytes(249))
+    zipped(tmp_path / "other.zip", {"README": b"x"})
+    damaged = bytearray(zipped(tmp_path / "damaged.zip", {"enwik8": WIKI, "wikitext-103/wiki.train.tokens": WIKI}))
+    damaged[len(WIKI) // 2] ^= 1
+    (tmp_path / "damaged.zip").write_bytes(damaged)
+    (server.folder / "train" / "10.txt").unlink()
+    (server.folder / "enwik8.zip").unlink()
+    monkeypatch.setattr("fairseq_expire.data.download.BACK_OFF", ())
+    before = sorted(tmp_path.rglob("*"))
+    place = ["--dest", tmp_path / "deep" / "bin", "--downloads", tmp_path / "down" / "loads"]
+    fails(capsys, enwik8, *place)
+    assert "404" in fails(capsys, pg19, *place, "--books", "1", "--downloads", tmp_path / "other")
+    kept = [tmp_path / "other", *sorted((tmp_path / "other").rglob("*"))]
+    # What was downloaded is kept.
+    assert [path.name for path in kept if path.is_file()] == ["5.txt", "3.txt"]
+    for module in (enwik8, wikitext103):
+        for name in ("page.zip", "tape.tar", "other.zip", "damaged.zip", "nowhere"):
+            fails(capsys, module, *place, "--from", tmp_path / name)
+            fails(capsys, module, *place, "--from", tmp_path / name, "--no-verify")
+    assert "tar data, not text; unpack it" in fails(capsys, enwik8, *place, "--from", tmp_path / "tape.tar", "--no-verify")
+    fails(capsys, pg19, *place, "--from", tmp_path)
+    fails(capsys, pg19, *place, "--from", tmp_path, "--no-verify")
+    assert set(tmp_path.rglob("*")) - set(kept) == set(before)

@@ -1,14 +1,24 @@
+import builtins
+import bz2
+import errno
+import gzip
+import lzma
 import os
+import random
 import resource
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import scripts
+from fairseq_expire.data import split_writer, units, unpacked
 from fairseq_expire.data.manifest import read_manifest
+from fairseq_expire.data.read_back import restore
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "data_prep" / "text.py"
@@ -34,6 +44,17 @@ def corpus(tmp_path, monkeypatch):
     Path("empty.txt").touch()
     Path("hollow").mkdir()
     Path("hollow/empty.txt").touch()
+    Path("packed").mkdir()
+    Path("packed/photo.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    Path("packed/wide.txt").write_bytes("wide".encode("utf-16-le"))
+    with zipfile.ZipFile("packed/texts.zip", "w") as archive:
+        archive.writestr("a.txt", "text")
+    Path("packed/empty.gz").write_bytes(gzip.compress(b""))
+    Path("packed/cut.gz").write_bytes(gzip.compress(b"text" * 99)[:-9])
+    # Damaged, and not UTF-8, where a look at the beginning does not reach.
+    noise = random.Random(0).randbytes(300_000).hex().encode()
+    Path("packed/late.xz").write_bytes(lzma.compress(noise)[:-60])
+    Path("packed/latin.bz2").write_bytes(bz2.compress(b"text" * 50_000 + b"\xe9 text"))
     return tmp_path
 
 
@@ -83,8 +104,26 @@ def test_force_makes_the_data_anew(corpus, capsys):
 MAKE = "--level chars --dest data "
 ERRORS = {
     "--train missing.txt": "missing.txt: there is no such file",
+    "--train missing.txt --dest deep/er/data": "missing.txt: there is no such file",
+    "--train missing.txt --dest over/it --force": "missing.txt: there is no such file",
     "--train code missing.txt": "missing.txt: there is no such file",
-    "--train code --include *.rs": "code: no file in it matches",
+    "--train code --include *.rs": "code: no file in it matches (looked for --include *.rs); name a folder with text",
+    "--train code --include *.py --exclude a.py --exclude lib": "(looked for --include *.py --exclude a.py --exclude lib)",
+    "--train packed --exclude cut --exclude late --exclude latin": "packed/photo.png: not UTF-8 at byte 0 (invalid start byte); convert it, leave it out (--exclude), or take",
+    "--train packed --include *.zip --include *.txt": "packed/texts.zip: zip data, not text; unpack it and give what is in it, or leave it out",
+    "--train packed --exclude *.gz --exclude *.bz2 --exclude *.xz --level bytes": "packed/texts.zip: zip data, not text; unpack it",
+    "--train packed/photo.png --level words": "packed/photo.png: not UTF-8 at byte 0",
+    "--train packed/photo.png --level subword": "packed/photo.png: not UTF-8 at byte 0",
+    "--train packed/wide.txt": "packed/wide.txt: binary, or not UTF-8: it has a zero at byte 1",
+    "--train packed/cut.gz": "packed/cut.gz: gzip data that is damaged or cut short",
+    "--train packed/cut.gz --level bytes": "packed/cut.gz: gzip data that is damaged or cut short",
+    "--train packed/late.xz": "packed/late.xz: xz data that is damaged or cut short",
+    "--train packed/late.xz --level bytes": "packed/late.xz: xz data that is damaged or cut short",
+    "--train code --test packed/late.xz --level words": "packed/late.xz: xz data that is damaged or cut short",
+    "--train packed/empty.gz": "packed/empty.gz: the file is empty; leave it out",
+    "--train packed/latin.bz2": "packed/latin.bz2: not UTF-8 at byte 200000 (",
+    "--train packed/latin.bz2 --level words": "packed/latin.bz2: not UTF-8 at byte 200000 (",
+    "--train code --dict absent.txt": "--dict absent.txt: there is no such file",
     "--train hollow": "hollow: its 1 matching files are all empty",
     "--train empty.txt": "empty.txt: the file is empty",
     "--train code --valid empty.txt": "empty.txt: the file is empty",
@@ -152,6 +191,145 @@ def test_data_is_verified(corpus, capsys):
     with pytest.raises(SystemExit):
         run("--verify data")
     assert capsys.readouterr().err.startswith("text.py: error: ")
+
+
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("level", ["bytes", "chars", "words", "subword"])
+@pytest.mark.parametrize("how", ["--train {0}/a {0}/b --valid {0}/c", "--train {0} --exclude c --valid {0}/c", "--input {0} --split 0.6,0.2,0.2"])
+def test_compressed_text_is_the_text_in_it(corpus, capsys, level, how):
+    texts = {name: "".join(f"{name}{number} \u20ac\u2581 \r\nmore\n" for number in range(500)).encode() for name in "abc"}
+    for name, (suffix, pack) in zip("abc", PACK.items()):
+        for folder in ("plain", "packed_texts", "named"):
+            Path(folder).mkdir(exist_ok=True)
+        Path("plain", name).write_bytes(texts[name])
+        # The name says nothing, or all.
+        Path("packed_texts", name).write_bytes(pack(texts[name]))
+        Path("named", name + suffix).write_bytes(pack(texts[name]))
+    Path("named/hollow.gz").write_bytes(gzip.compress(b""))
+    options = f"--level {level}" + (" --vocab-size 300" if level == "subword" else "")
+    run(f"{options} --dest one {how.format('plain')}")
+    table = capsys.readouterr().out
+    run(f"{options} --dest two {how.format('packed_texts')}")
+    assert capsys.readouterr().out == table
+    assert sorted(os.listdir("one")) == sorted(os.listdir("two")) and not Path("two.partial").exists()
+    for name in os.listdir("one"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes(), name
+    if "/" not in how.partition("--valid")[2]:
+        run(f"{options} --dest three {how.format('named')}")
+        assert Path("one/train.bin").read_bytes() == Path("three/train.bin").read_bytes()
+    run("--verify two")
+    # The sum of the texts.
+    source_bytes = sum(counts.source_bytes for counts in read_manifest("two").splits.values())
+    assert source_bytes == sum(map(len, texts.values()))
+
+
+def test_patterns_match_names_with_and_without_the_suffix(corpus):
+    Path("mixed").mkdir()
+    for name in ("a.txt", "b.md"):
+        Path("mixed", name).write_text(name)
+        for suffix, pack in PACK.items():
+            Path("mixed", name + suffix).write_bytes(pack(f"{name}{suffix}".encode()))
+
+    def text(options):
+        run(f"--level bytes --dest made --force --train mixed {options}")
+        return b"".join(restore("made", split="train")).decode()
+
+    assert text("--include *.txt") == "a.txta.txt.bz2a.txt.gza.txt.xz"
+    assert text("--include *.txt --exclude *.gz") == "a.txta.txt.bz2a.txt.xz"
+    assert text("--exclude *.md") == "a.txta.txt.bz2a.txt.gza.txt.xz"
+    assert text("--include *.xz") == "a.txt.xzb.md.xz"
+    assert text("--exclude *.txt --exclude *.bz2 --exclude *.xz") == "b.mdb.md.gz"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize("moment", ["unpacking", "binarizing"])
+def test_a_stop_is_gone_on_from(corpus, capsys, monkeypatch, stop, moment):
+    for name in "ab":
+        Path(f"{name}.gz").write_bytes(gzip.compress(f"text {name}\n".encode() * 1000))
+    command = "--level words --dest made --train a.gz b.gz"
+    original, unpacking = unpacked.content_of, []
+
+    def content(path):
+        unpacking.append(path.name)
+        yield from original(path)
+        if moment == "unpacking" and path.name == "b.gz":
+            raise stop
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(unpacked, "content_of", content)
+        if moment == "binarizing":
+            patch.setattr(split_writer.SplitWriter, "add", raising(stop if stop is KeyboardInterrupt else OSError(*stop.args, "train.bin")))
+        run(command)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "the same command goes on from here" in error
+    unpacking.clear()
+    monkeypatch.setattr(unpacked, "content_of", lambda path: unpacking.append(path.name) or original(path))
+    run(command)
+    assert unpacking == ([] if moment == "binarizing" else ["b.gz"])
+    assert sorted(os.listdir("made")) == ["dict.txt", "manifest.json", "train.bin", "train.idx"]
+    assert b"".join(restore("made", split="train")) == b"text a\n" * 1000 + b"text b\n" * 1000
+
+
+def raising(error):
+    def function(*arguments, **options):
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize("level", ["bytes", "words", "subword"])
+@pytest.mark.parametrize("moment", ["found", "read", "gone"])
+@pytest.mark.parametrize("before", [False, True], ids=["nothing before", "an earlier state"])
+def test_a_file_that_cannot_be_read_leaves_nothing(corpus, capsys, monkeypatch, level, moment, before):
+    """Tests may run as root, who may read everything."""
+    if before:
+        Path("made.partial").mkdir()
+        Path("made.partial/.journal.json").write_text("{}")
+    everything = sorted(corpus.rglob("*"))
+    real = builtins.open
+
+    def no_access(path, *arguments, **options):
+        if str(path).endswith("valid.txt"):
+            if moment == "gone":
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        # When it is looked at, or after that.
+        patch.setattr(builtins if moment == "found" else units, "open", no_access, raising=False)
+        run(f"--level {level} --dest made --train code --test valid.txt{' --vocab-size 274' if level == 'subword' else ''}")
+    error = capsys.readouterr().err
+    words = "No such file or directory" if moment == "gone" else "Permission denied; change its permissions, or leave it out"
+    assert error == f"text.py: error: valid.txt: {words}\n"
+    left = sorted(corpus.rglob("*"))
+    assert left == everything if not before else Path("made.partial/.journal.json").exists()
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(corpus, capsys):
+    Path("made.partial").mkdir()
+    Path("made.partial/thesis.tex").write_text("x")
+    Path("a.gz").write_bytes(gzip.compress(b"text"))
+    everything = sorted(corpus.rglob("*"))
+    with pytest.raises(SystemExit):
+        run("--level bytes --dest made --train a.gz")
+    assert "made.partial: not empty, and no unfinished data" in capsys.readouterr().err
+    assert sorted(corpus.rglob("*")) == everything
+
+
+def test_padding_as_a_word_is_counted_as_unknown(corpus, capsys):
+    Path("pads.txt").write_text("a <pad> b <pad>\n<unk> <s> </s>\n")
+    for level, unknown in {"words": 2, "chars": 0, "bytes": 0}.items():
+        run(f"--level {level} --dest {level} --train pads.txt")
+        assert capsys.readouterr().out.splitlines()[1].split()[-1] == str(unknown)
+        run(f"--verify {level}")
+        capsys.readouterr()
+    assert not set(np.fromfile("words/train.bin", dtype=np.uint16).tolist()) & {1}
+    with pytest.raises(SystemExit):
+        run("--restore words train")
+    assert "2 of the 9 symbols of train are <unk>" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_named_and_what_to_do(corpus, capsys):

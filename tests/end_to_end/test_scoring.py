@@ -1,8 +1,10 @@
 """fairseq-eval-lm counts every token, and gives it the probability that a reader who forgets nothing does."""
 
 import re
+import shutil
 
 import commands
+import numpy as np
 import pytest
 from scoring import exact_loss, reader_loss
 
@@ -57,3 +59,29 @@ def test_units_that_results_are_published_in(data_bin, checkpoint):
     assert "newlines are symbols" in output
     # Half of the text is not the text.
     assert "bits per byte" not in commands.score(data_bin, checkpoint, "--num-shards", "2", "--shard-id", "1")
+
+
+def with_tokens(data_bin, dest, token):
+    """The data with some tokens of each split changed, as fairseq-preprocess would have left it: without a manifest."""
+    shutil.copytree(data_bin, dest)
+    (dest / "manifest.json").unlink()
+    for split in ("train", "valid", "test"):
+        tokens = np.fromfile(dest / f"{split}.bin", dtype=np.uint16)
+        tokens[[0, 40, 41, 700, len(tokens) - 1]] = token
+        tokens.tofile(dest / f"{split}.bin")
+    return dest
+
+
+def test_padding_in_the_text_is_unknown_text(data_bin, tmp_path):
+    """A literal `<pad>`: every token is learnt and scored, as if it were `<unk>`, and the log says so once for each split."""
+    results = []
+    for name, token in (("pad", 1), ("unk", 3)):
+        data = with_tokens(data_bin, tmp_path / name, token)
+        said = commands.train(data, tmp_path / f"save_{name}", "--num-workers", "2", updates=8)
+        losses = [(step["loss"], step["wps"] > 0) for step in commands.logged(said, "train_inner")]
+        scored = commands.score(data, tmp_path / f"save_{name}" / "checkpoint_last.pt", "--batch-size", "3")
+        results.append((losses, commands.scored(scored)))
+        for output, splits in ((said, ["train", "valid"]), (scored, ["test"])):
+            warned = re.findall(r"token 0 of .*/(\w+)\.bin is the padding symbol", output)
+            assert sorted(warned) == (splits if token == 1 else [])
+    assert results[0] == results[1] and results[0][1][0] == 3001

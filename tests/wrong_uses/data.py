@@ -154,13 +154,6 @@ USES = [
         one_token(50000, 9999),
     ),
     Use(
-        "padding in the text",
-        "eval-lm",
-        "",
-        "token 1 of .* is the padding symbol, .*without a literal '<pad>'",
-        tokens([5, 1, 6]),
-    ),
-    Use(
         "a dictionary in another order",
         "eval-lm",
         "",
