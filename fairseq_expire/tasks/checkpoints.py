@@ -1,12 +1,13 @@
 """What fairseq's saving and loading lacks for a run with a memory to survive a kill.
 
 fairseq asks a task for its state in the first process only, makes checkpoints by copying one in place, and takes whatever
-it finds under the name it looks for. So two of its functions (of the one version that this package works with) get
-something around them here, which does nothing unless the task is ours; and a third one, which reads the file for all
+it finds under the name it looks for. So three of its functions (of the one version that this package works with) get
+something around them here, which does nothing unless the task is ours; and a fourth one, which reads the file for all
 commands, says in a sentence what is wrong with one that is no checkpoint.
 """
 
 import functools
+import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +27,13 @@ from .memory_caching_lm import MemoryCachingLMTask
 from .stopping import stop_if_over
 
 
+logger = logging.getLogger(__name__)
+
+
 def install() -> None:
     checkpoint_utils.load_checkpoint_to_cpu = _said_plainly(checkpoint_utils.load_checkpoint_to_cpu)
     checkpoint_utils.save_checkpoint = _with_memory(checkpoint_utils.save_checkpoint)
+    checkpoint_utils.load_checkpoint = _with_something_to_read(checkpoint_utils.load_checkpoint)
     Trainer.load_checkpoint = _from_complete(Trainer.load_checkpoint)
 
 
@@ -131,6 +136,21 @@ def _from_complete(fairseq_load):
             # fairseq drops all meters here, but the line that is logged every --log-interval updates does not end with an epoch.
             metrics.load_state_dict({name: meter for name, meter in extra_state["metrics"].items() if name == "train_inner"})
         return extra_state
+
+    return load_checkpoint
+
+
+def _with_something_to_read(fairseq_load):
+    @functools.wraps(fairseq_load)
+    def load_checkpoint(cfg, trainer, **arguments):
+        """Begins the next epoch where nothing is left of the one that was loaded, of which fairseq would try to train on."""
+        extra_state, batches = fairseq_load(cfg, trainer, **arguments)
+        if isinstance(trainer.task, MemoryCachingLMTask) and batches.nothing_left:
+            logger.info("no update is left of epoch %d", batches.epoch)
+            metrics.reset_meters("train")
+            batches = trainer.get_train_iterator(batches.epoch + 1, load_dataset=True, **arguments)
+            trainer.lr_step(batches.epoch)
+        return extra_state, batches
 
     return load_checkpoint
 

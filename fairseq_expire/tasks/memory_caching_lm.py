@@ -211,7 +211,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         """
         load_patience_state(state.get("patience"))
         batches, name = self._training, state.get("memory")
-        if name is None or not batches.iterations_in_epoch:
+        if name is None or not batches.iterations_in_epoch or batches.difference:
             return
         blocks = batches.dataset
         try:
