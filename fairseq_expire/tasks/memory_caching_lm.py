@@ -173,6 +173,11 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             skip_remainder_batch=skip_remainder_batch,
         )
         if dataset.training:
+            if skip_remainder_batch and batches.dataset.steps == 1:
+                raise ValueError(
+                    f"--skip-remainder-batch leaves out the last block of each epoch, and there is only one of {block} tokens of "
+                    f"{rows * lanes * num_shards} rows: lower --tokens-per-sample or the number of rows, or leave it out"
+                )
             self._training = batches
             self._check_validation(num_shards)
         return batches

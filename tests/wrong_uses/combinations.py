@@ -53,6 +53,12 @@ USES = [
         "--tie-adaptive-weights needs --adaptive-input with the cutoffs",
     ),
     Use("projections tied alone", "train", "--tie-adaptive-proj", "only works together with --tie-adaptive-weights"),
+    Use(
+        "no block but the last",
+        "train",
+        "--skip-remainder-batch --tokens-per-sample 7500",
+        "--skip-remainder-batch leaves out the last block of each epoch, and there is only one of 7500 tokens of 8 rows: lower",
+    ),
     Use("context for each sample", "eval-lm", "--context-window 8", "--context-window gives .*: leave the option out"),
     Use("less than no context", "eval-lm", "--context-window -8", "--context-window gives .*: leave the option out"),
     *(
