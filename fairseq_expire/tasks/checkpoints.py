@@ -1,11 +1,12 @@
 """What fairseq's saving and loading lacks for a run with a memory to survive a kill.
 
 fairseq asks a task for its state in the first process only, makes checkpoints by copying one in place, and takes whatever
-it finds under the name it looks for. So three of its functions (of the one version that this package works with) get
-something around them here, which does nothing unless the task is ours; and a fourth one, which reads the file for all
-commands, says in a sentence what is wrong with one that is no checkpoint.
+it finds under the name it looks for. So some of its functions (of the one version that this package works with) get
+something around them here, which does nothing unless the task is ours; and the one that reads the file for all
+commands says in a sentence what is wrong with one that is no checkpoint.
 """
 
+import ast
 import functools
 import logging
 import os
@@ -22,6 +23,9 @@ from fairseq.trainer import Trainer
 from fairseq_expire.data.checkpoint_problems import problem_of
 from fairseq_expire.data.memory_files import new_name, write_memory
 
+from fairseq_expire.models.overrides import check_overrides, options_of
+from fairseq_expire.models.trained_options import check_trained_options
+
 from .checkpoint_files import last_complete, remove_leftovers
 from .memory_caching_lm import MemoryCachingLMTask
 from .stopping import stop_if_over
@@ -34,6 +38,7 @@ def install() -> None:
     checkpoint_utils.load_checkpoint_to_cpu = _said_plainly(checkpoint_utils.load_checkpoint_to_cpu)
     checkpoint_utils.save_checkpoint = _with_memory(checkpoint_utils.save_checkpoint)
     checkpoint_utils.load_checkpoint = _with_something_to_read(checkpoint_utils.load_checkpoint)
+    checkpoint_utils.load_model_ensemble_and_task = _with_known_overrides(checkpoint_utils.load_model_ensemble_and_task)
     Trainer.load_checkpoint = _from_complete(Trainer.load_checkpoint)
 
 
@@ -125,7 +130,18 @@ def _from_complete(fairseq_load):
                 "leave the option out"
             )
         filename = last_complete(filename, suffix=self.checkpoint_suffix)
-        extra_state = fairseq_load(self, filename, *resets)
+        trained = options_of(filename)
+        if trained is not None:
+            other = check_trained_options(filename, trained.model, self.cfg.model, weights_only=reset_optimizer)
+            if other:
+                logger.info(other)
+        try:
+            extra_state = fairseq_load(self, filename, *resets)
+        # fairseq says of any error of a model that architectures have to match.
+        except Exception as error:
+            if type(error) is not Exception or not isinstance(error.__context__, ValueError):
+                raise
+            raise ValueError(f"{filename}: {error.__context__}") from error
         if extra_state is None:
             return None
         state = extra_state.setdefault(type(self.task).__name__, {})
@@ -153,6 +169,21 @@ def _with_something_to_read(fairseq_load):
         return extra_state, batches
 
     return load_checkpoint
+
+
+def _with_known_overrides(fairseq_load):
+    @functools.wraps(fairseq_load)
+    def load_model_ensemble_and_task(filenames, arg_overrides=None, task=None, *rest, **named):
+        """Raises ValueError if ``--model-overrides`` names what is no option of the checkpoints."""
+        given = arg_overrides or {}
+        if "model_overrides" in given:
+            # fairseq-validate puts all its own options in place of those in the checkpoint, and then these.
+            check_overrides(filenames, ast.literal_eval(given["model_overrides"]))
+        elif isinstance(task, MemoryCachingLMTask):
+            check_overrides(filenames, given)
+        return fairseq_load(filenames, arg_overrides, task, *rest, **named)
+
+    return load_model_ensemble_and_task
 
 
 def _said_plainly(fairseq_load):

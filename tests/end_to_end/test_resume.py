@@ -343,6 +343,21 @@ def test_from_the_start_of_the_text_no_memory_is_needed(train, stopped, tmp_path
     assert "memory" not in " ".join(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
 
 
+def test_what_does_not_change_the_model_may_change(train, stopped):
+    options = ["--dropout", "0.3", "--span-limit", "9", "--span-init", "3", "--checkpoint-activations"]
+    assert len(train(stopped, *options, updates=8)) == 2
+
+
+@pytest.mark.parametrize("option", ["--finetune-from-model", "--restore-file"])
+def test_weights_alone_go_into_other_spans(train, stopped, tmp_path, caplog, option):
+    """The last --max-span that is given wins."""
+    caplog.set_level(logging.INFO)
+    resets = ["--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--reset-dataloader"]
+    given = [option, stopped / "checkpoint_last.pt", *(resets if option == "--restore-file" else []), "--max-span", "128"]
+    assert len(train(tmp_path / "other", *given, updates=2)) == 2
+    assert "checkpoint_last.pt were trained with --max-span 256, here --max-span 128" in caplog.text
+
+
 def test_a_run_that_is_over_stays_so(train, whole, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     _, folder = whole(arch="expire_span_lm")
