@@ -26,6 +26,7 @@ from fairseq_expire.data.memory_files import new_name, write_memory
 from fairseq_expire.models.overrides import check_overrides, options_of
 from fairseq_expire.models.trained_options import check_trained_options
 
+from .best_metric import check_best_metric
 from .checkpoint_files import last_complete, remove_leftovers
 from .memory_caching_lm import MemoryCachingLMTask
 from .stopping import stop_if_over
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 def install() -> None:
     checkpoint_utils.load_checkpoint_to_cpu = _said_plainly(checkpoint_utils.load_checkpoint_to_cpu)
     checkpoint_utils.save_checkpoint = _with_memory(checkpoint_utils.save_checkpoint)
-    checkpoint_utils.load_checkpoint = _with_something_to_read(checkpoint_utils.load_checkpoint)
+    checkpoint_utils.load_checkpoint = _ready_to_train(checkpoint_utils.load_checkpoint)
     checkpoint_utils.load_model_ensemble_and_task = _with_known_overrides(checkpoint_utils.load_model_ensemble_and_task)
     Trainer.load_checkpoint = _from_complete(Trainer.load_checkpoint)
 
@@ -156,12 +157,16 @@ def _from_complete(fairseq_load):
     return load_checkpoint
 
 
-def _with_something_to_read(fairseq_load):
+def _ready_to_train(fairseq_load):
     @functools.wraps(fairseq_load)
     def load_checkpoint(cfg, trainer, **arguments):
-        """Begins the next epoch where nothing is left of the one that was loaded, of which fairseq would try to train on."""
+        """What fairseq does last before it trains. Begins the next epoch where nothing is left of the one that was loaded, which
+        fairseq would train on; raises ValueError if validations will not log what they are to be compared by."""
         extra_state, batches = fairseq_load(cfg, trainer, **arguments)
-        if isinstance(trainer.task, MemoryCachingLMTask) and batches.nothing_left:
+        if not isinstance(trainer.task, MemoryCachingLMTask):
+            return extra_state, batches
+        check_best_metric(trainer)
+        if batches.nothing_left:
             logger.info("no update is left of epoch %d", batches.epoch)
             metrics.reset_meters("train")
             batches = trainer.get_train_iterator(batches.epoch + 1, load_dataset=True, **arguments)

@@ -367,6 +367,22 @@ def test_a_run_that_is_over_stays_so(train, whole, tmp_path, caplog):
     assert len(train(again, updates=21)) == 1
 
 
+def test_looking_for_a_metric_changes_nothing(train, tmp_path):
+    """Training is the same to the last bit, in the middle of an epoch too."""
+    folders = [tmp_path / name for name in ("loss", "other")]
+    losses = []
+    for folder, metric in zip(folders, ("loss", "memory_size")):
+        given = ["--best-checkpoint-metric", metric, "--maximize-best-checkpoint-metric"]
+        losses.append([train(folder, *given, validation=True, killed_in=8), train(folder, *given, validation=True)])
+        assert (folder / "checkpoint_best.pt").exists()
+    assert losses[0] == losses[1] and len(losses[0][1]) == 2 * STEPS - 6
+    assert_same_weights(*folders)
+    one, other = (torch.load(folder / "checkpoint_last.pt")["extra_state"]["metrics"] for folder in folders)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert [meter[:3] for meter in one[name]] == [meter[:3] for meter in other[name]]
+
+
 def test_patience_is_counted_on(train, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     options = ["--patience", "3", "--lr", "1e-30"]

@@ -1,6 +1,7 @@
 """Options that do not go together, and names of what does not exist."""
 
 from wrong_uses import Use
+from wrong_uses.data import removed
 
 UNKNOWN = "error: unrecognized arguments: {}"
 
@@ -53,6 +54,39 @@ USES = [
         "--tie-adaptive-weights needs --adaptive-input with the cutoffs",
     ),
     Use("projections tied alone", "train", "--tie-adaptive-proj", "only works together with --tie-adaptive-weights"),
+    *(
+        Use(
+            f"a metric that nobody logs, {name}",
+            "train",
+            f"--best-checkpoint-metric {metric} {options}",
+            rf"--best-checkpoint-metric {metric}: no validation logs that with --criterion {criterion}; expected one of .*{there}",
+            damage,
+            arch="expire_span_lm" if criterion == "expire_span_loss" else "transformer_xl_lm",
+        )
+        for name, metric, options, criterion, there, damage in [
+            ("misspelt", "bcp", "", "expire_span_loss", "bpc, .*span_max, span_mean", None),
+            ("of training", "gnorm", "--patience 2", "expire_span_loss", "bpc, ", None),
+            ("of another criterion", "span_mean", "--criterion cross_entropy", "cross_entropy", "loss, ppl", None),
+            ("of bytes", "bpc", "", "expire_span_loss", "expire_loss, loss, ", removed("manifest.json")),
+            (
+                "of another loss",
+                "bpc",
+                "--criterion adaptive_loss --adaptive-softmax-cutoff 20",
+                "adaptive_loss",
+                "loss, ppl",
+                None,
+            ),
+        ]
+    ),
+    *(
+        Use(
+            f"nothing to compare for {option}",
+            "train",
+            f"{option} 2 --disable-validation",
+            f"{option} 2 compares validations, and --disable-validation leaves them out: leave out one",
+        )
+        for option in ("--patience", "--keep-best-checkpoints")
+    ),
     Use(
         "no block but the last",
         "train",
