@@ -8,17 +8,21 @@ commands says in a sentence what is wrong with one that is no checkpoint.
 
 import ast
 import functools
+import importlib.util
 import logging
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
 import torch
 from fairseq import checkpoint_utils
+from fairseq.dataclass import initialize
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
 
 from fairseq_expire.data.checkpoint_problems import problem_of
 from fairseq_expire.data.memory_files import new_name, write_memory
@@ -28,6 +32,7 @@ from fairseq_expire.models.trained_options import check_trained_options
 
 from .best_metric import check_best_metric
 from .checkpoint_files import last_complete, remove_leftovers
+from .hydra import end_with_the_sentence
 from .memory_caching_lm import MemoryCachingLMTask
 from .stopping import stop_if_over
 
@@ -36,11 +41,39 @@ logger = logging.getLogger(__name__)
 
 
 def install() -> None:
+    initialize.add_defaults = _with_asynchronous_writing_checked(initialize.add_defaults)
+    # Which has it by name; importing the command, where it is not the one that runs, would set up logging.
+    if "fairseq_cli.train" in sys.modules:
+        sys.modules["fairseq_cli.train"].add_defaults = initialize.add_defaults
     checkpoint_utils.load_checkpoint_to_cpu = _said_plainly(checkpoint_utils.load_checkpoint_to_cpu)
     checkpoint_utils.save_checkpoint = _with_memory(checkpoint_utils.save_checkpoint)
     checkpoint_utils.load_checkpoint = _ready_to_train(checkpoint_utils.load_checkpoint)
     checkpoint_utils.load_model_ensemble_and_task = _with_known_overrides(checkpoint_utils.load_model_ensemble_and_task)
     Trainer.load_checkpoint = _from_complete(Trainer.load_checkpoint)
+
+
+def _with_asynchronous_writing_checked(fairseq_defaults):
+    @functools.wraps(fairseq_defaults)
+    def add_defaults(cfg):
+        """The first thing that fairseq-train does with its options; soon after it looks for iopath, and ends without an error."""
+        fairseq_defaults(cfg)
+        task = cfg.task
+        if not OmegaConf.is_config(task) or task._name != "memory_caching_lm":
+            return
+        end_with_the_sentence()
+        if not cfg.checkpoint.write_checkpoints_asynchronously:
+            return
+        if task.save_memory:
+            raise ValueError(
+                "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good one, and "
+                "later than the memory that belongs to them: leave it out, or give --no-save-memory"
+            )
+        if "iopath" not in sys.modules and importlib.util.find_spec("iopath") is None:
+            raise ValueError(
+                "--write-checkpoints-asynchronously needs iopath, which is not installed: pip install iopath, or leave it out"
+            )
+
+    return add_defaults
 
 
 def _with_memory(fairseq_save):
@@ -116,11 +149,6 @@ def _from_complete(fairseq_load):
         resets = (reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters)
         if not isinstance(self.task, MemoryCachingLMTask):
             return fairseq_load(self, filename, *resets)
-        if self.cfg.checkpoint.write_checkpoints_asynchronously and self.task.cfg.save_memory:
-            raise ValueError(
-                "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good one, and "
-                "later than the memory that belongs to them: leave it out, or give --no-save-memory"
-            )
         if self.data_parallel_world_size > 1:
             # What the first process would send to the others holds omegaconf's classes, which torch does not load any more.
             self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True

@@ -71,12 +71,24 @@ USES = [
             (
                 "of another loss",
                 "bpc",
-                "--criterion adaptive_loss --adaptive-softmax-cutoff 20",
+                "--criterion adaptive_loss --adaptive-softmax-cutoff 20 --ddp-backend legacy_ddp",
                 "adaptive_loss",
                 "loss, ppl",
                 None,
             ),
         ]
+    ),
+    Use(
+        "checkpoints written later than their memory",
+        "train",
+        "--write-checkpoints-asynchronously",
+        "--write-checkpoints-asynchronously writes checkpoints in place, .*: leave it out, or give --no-save-memory",
+    ),
+    Use(
+        "checkpoints written with what is not installed",
+        "train",
+        "--write-checkpoints-asynchronously --no-save-memory",
+        "--write-checkpoints-asynchronously needs iopath, which is not installed: pip install iopath, or leave it out",
     ),
     *(
         Use(
