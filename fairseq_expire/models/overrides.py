@@ -15,7 +15,8 @@ def options_of(path: str) -> Optional[DictConfig]:
     try:
         # Mapped, so that only what is looked at is read.
         cfg = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["cfg"]
-        return OmegaConf.create(cfg, flags={"allow_objects": True})
+        cfg = OmegaConf.create(cfg, flags={"allow_objects": True})
+        return cfg if cfg.model._name is not None else None
     # Whatever torch raises, or looking at what another program stored: who loads the file says what is wrong with it.
     except Exception:
         return None
@@ -48,6 +49,8 @@ def check_overrides(paths: Iterable[str], overrides: Mapping[str, Any]) -> None:
         paths: of the checkpoints.
         overrides: values by name, or by group and name.
     """
+    if not isinstance(overrides, Mapping):
+        raise ValueError(f"overrides are a dictionary such as {{'span_limit': 1024}}, got {overrides!r}")
     unknown: Optional[Set[str]] = None
     there: Set[str] = set()
     for path in paths:

@@ -179,6 +179,24 @@ def test_rows_remember_the_text_before_them(caplog, arch):
     assert "tokens of each row: the memory beside the checkpoint is of another layout: rows 2 where this run has 3" in caplog.text
 
 
+@pytest.mark.parametrize("offset", [0, 5, 10])
+@pytest.mark.parametrize("count", [3, 10, 40])
+def test_what_stands_before_a_place_in_a_row(offset, count):
+    """Rows of what is left: their own text so far, from several places of the corpus, and before that the corpus."""
+    rest = BlockDataset(
+        Numbers(90), rows=2, block=5, lanes=2, shard_id=0, num_shards=1, eos=EOS, intervals=[(7, 20), (31, 40), (50, 80)]
+    )  # fmt: skip
+    text = [*range(7, 20), *range(31, 40), *range(50, 80)]
+    for lane in range(2):
+        found = rest.inputs_before(lane, offset, count).tolist()
+        for row, inputs in zip((2 * lane, 2 * lane + 1), found):
+            begin = rest.borders[row]
+            places = [*range(text[begin]), *text[begin : begin + offset]][-count:]
+            expected = [EOS if place == 0 else place - 1 + FIRST for place in places]
+            assert inputs == [PAD] * (count - len(expected)) + expected
+        assert rest.before(lane, offset) == offset + max(text[rest.borders[row]] for row in (2 * lane, 2 * lane + 1))
+
+
 def test_the_place_in_the_epoch_goes_on(caplog):
     """What a progress bar shows: 30 of 90 tokens are read, and so two of six steps of fifteen tokens."""
     caplog.set_level("INFO")

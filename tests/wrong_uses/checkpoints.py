@@ -150,6 +150,12 @@ USES = [
         for command in ("eval-lm", "validate")
     ),
     Use(
+        "overrides that are no dictionary",
+        "eval-lm",
+        "--model-overrides {'span_limit'}",
+        r"overrides are a dictionary such as \{'span_limit': 1024\}, got \{'span_limit'\}",
+    ),
+    Use(
         "an override of another architecture",
         "eval-lm",
         "--model-overrides {'compressed_size':64}",
