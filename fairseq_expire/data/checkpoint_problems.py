@@ -24,6 +24,8 @@ def problem_of(path: str, error: Exception) -> Optional[str]:
         return "is a folder: give a checkpoint in it, such as checkpoint_best.pt"
     if not os.path.isfile(path):
         return None
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be read ({error.strerror})"
     foreign = FOREIGN.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if foreign:
         return (

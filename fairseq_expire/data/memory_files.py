@@ -55,11 +55,15 @@ def read_memory(folder: Path, name: str, *, process: int, processes: int) -> Dic
     """What :func:`write_memory` was given.
 
     Raises:
-        ValueError: if the file is missing, damaged, or is not the one of that name.
+        ValueError: if the file is missing, cannot be read, is damaged, or is not the one of that name.
     """
     path = path_of(folder, name, process=process, processes=processes)
     if not path.exists():
         raise ValueError(f"{path} is missing")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
     try:
         with zipfile.ZipFile(path) as archive:
             # torch does not look at the checksums that it writes.

@@ -15,9 +15,13 @@ from torch import nn
 
 from fairseq_expire.modules import Memory
 
-from .stream import BlockDataset
+from .stream import BlockDataset, TokenStream
 
 logger = logging.getLogger(__name__)
+
+CHECKSUM = "checksum of the text"
+# So many places of a text, and tokens of each, tell it from another.
+SAMPLES, SAMPLE = 64, 256
 
 
 class _Held(NamedTuple):
@@ -33,12 +37,12 @@ class _Held(NamedTuple):
 class MemoryPass:
     """The memories of one pass over a stream: for each model, that of each lane.
 
-    A pass that begins in the middle continues with memories that were saved (:meth:`load_state_dict`), or reads what they
-    reach back to once more.
+    A pass that begins in the middle of an epoch continues with memories that were saved (:meth:`load_state_dict`), or reads
+    what they reach back to once more.
 
     Args:
         blocks: what is read.
-        begin: the batch that the pass begins with.
+        begin: the batch of it that the pass begins with.
     """
 
     def __init__(self, blocks: BlockDataset, *, begin: int):
@@ -46,7 +50,7 @@ class MemoryPass:
         self._held: "WeakKeyDictionary[nn.Module, Dict[int, _Held]]" = WeakKeyDictionary()
         self._saved: Dict[int, _Held] = {}
         # Why there is no memory of what was read before the pass began, if so.
-        self.lost: Optional[str] = "none was saved with the checkpoint" if begin else None
+        self.lost: Optional[str] = "none was saved with the checkpoint" if begin or not blocks.whole else None
 
     def held(self, model: nn.Module, lane: int, start: int) -> Optional[_Held]:
         """What ``model`` remembers of the rows of ``lane``, of which it is to read on from token ``start``."""
@@ -61,6 +65,10 @@ class MemoryPass:
             lanes[lane] = _Held(None, start, None, self._read_again(model, lane, start, say=not lanes))
         return lanes.get(lane)
 
+    def starts_cold(self, lane: int, start: int) -> bool:
+        """Whether nothing stands before token ``start`` of the rows of ``lane``."""
+        return self._blocks.before(lane, start) == 0
+
     def nothing(self, model: nn.Module, start: int) -> Memory:
         """What ``model`` remembers of ``start`` tokens of each row that were all left out."""
         return model.stack.empty_memory(self._blocks.rows, read=start)
@@ -72,17 +80,17 @@ class MemoryPass:
     def _read_again(self, model: nn.Module, lane: int, end: int, *, say: bool) -> Memory:
         """The memory of the text before ``end``, as today's weights make it of as much text as can be remembered."""
         blocks, reach = self._blocks, model.stack.reach
-        last = end // blocks.block
-        first = 0 if reach is None else max(0, last - math.ceil(reach / blocks.block))
+        if reach is None:
+            # As far as any row of an epoch goes.
+            reach = max(end, blocks.longest_of_corpus)
+        count = min(blocks.before(lane, end), math.ceil(reach / blocks.block) * blocks.block)
         if say:
-            tokens = (last - first) * blocks.block
-            logger.warning("the memory is made again by reading the last %d tokens of each row: %s", tokens, self.lost)
+            logger.warning("the memory is made again by reading the last %d tokens of each row: %s", count, self.lost)
         device = model.stack.position.device
-        memory = self.nothing(model, first * blocks.block)
+        memory = self.nothing(model, max(0, end - count))
         # The update that this is for draws the random numbers that it would have drawn.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            for step in range(first, last):
-                tokens = blocks[step * blocks.lanes + lane]["net_input"]["src_tokens"]
+            for tokens in blocks.inputs_before(lane, end, count).split(blocks.block, dim=1):
                 _, extra = model.extract_features(tokens.to(device), memory=memory)
                 memory = extra["memory"]
         # It holds copies of weights that were made without gradient.
@@ -129,7 +137,7 @@ class MemoryHandle:
 
     def load(self, model: nn.Module) -> Optional[Memory]:
         """The memory that ``model`` reads this block with; None at the start of the stream."""
-        if self._start == 0:
+        if self._memories.starts_cold(self._lane, self._start):
             return None
         held = self._memories.held(model, self._lane, self._start)
         if held is None:
@@ -150,6 +158,9 @@ class MemoryBatchIterator(EpochBatchIterator):
 
     The handles are attached here, in the main process, since data-loading workers cannot share a memory; a batch that
     does not come through a pass (fairseq's dummy batch) has none and so advances nothing.
+
+    An epoch that was begun with other rows (another ``--batch-size``, ``--tokens-per-sample``, ``--update-freq``, or other
+    processes) goes on with the text that those had left, cut into the rows of this run.
     """
 
     def __init__(
@@ -165,15 +176,101 @@ class MemoryBatchIterator(EpochBatchIterator):
             disable_shuffling=True,
             skip_remainder_batch=skip_remainder_batch,
         )
+        self._whole = dataset
+        # How many batches of the epoch count as read before the first one of ``dataset``.
+        self._before = 0
         # Of the pass that was begun last.
         self.memories: Optional[MemoryPass] = None
+        # What differs between the rows that were read before the epoch was loaded and these, if anything.
+        self.difference = ""
 
     def _get_iterator_for_epoch(self, epoch, shuffle, fix_batches_to_gpus=False, offset=0):
-        batches = super()._get_iterator_for_epoch(epoch, shuffle, fix_batches_to_gpus, offset)
+        if not offset:
+            self._read(self._whole, before=0)
+        begin = offset - self._before
+        batches = super()._get_iterator_for_epoch(epoch, shuffle, fix_batches_to_gpus, begin)
         if batches is None:
-            return None
-        self.memories = MemoryPass(self.dataset, begin=offset)
-        return CountingIterator(self.memories.attached(batches), start=batches.n, total=len(batches))
+            raise ValueError(
+                f"the checkpoint was saved after {offset} batches of an epoch, and this run has {len(self.dataset)} in all: an "
+                "earlier version wrote it, which needs the --batch-size, --tokens-per-sample, --update-freq and number of "
+                "processes that it was saved with; give these until the epoch ends, or --reset-dataloader to begin anew"
+            )
+        self.memories = MemoryPass(self.dataset, begin=begin)
+        start, total = batches.n + self._before, len(batches) + self._before
+        return CountingIterator(self.memories.attached(batches), start=start, total=total)
+
+    def _read(self, blocks: BlockDataset, *, before: int) -> None:
+        """Reads these blocks from now on."""
+        self.dataset, self._before = blocks, before
+        self._frozen_batches = tuple([index] for index in range(len(blocks)))
+
+    def state_dict(self) -> Dict[str, Any]:
+        """As fairseq's, and in the middle of an epoch also what of the text it still has to read: plain types."""
+        state = super().state_dict()
+        if state["iterations_in_epoch"]:
+            state["text"] = {
+                **self._rows(),
+                "tokens": len(self.dataset.stream),
+                "checksum": checksum(self.dataset.stream),
+                "intervals": None if self.dataset.whole else [list(interval) for interval in self.dataset.intervals],
+                "batches before": self._before,
+            }
+        return state
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Goes on where :meth:`state_dict` was taken, in other rows if need be.
+
+        Raises:
+            ValueError: if it was another text, or an earlier version counted the batches of other rows.
+        """
+        self._read(self._whole, before=0)
+        self.difference = ""
+        text = state.get("text")
+        if text is None:
+            super().load_state_dict(state)
+            return
+        whole, epoch, before = self._whole, state["epoch"], text["batches before"]
+        stream = whole.stream
+        if (text["tokens"], text["checksum"]) != (len(stream), checksum(stream)):
+            raise ValueError(
+                f"the checkpoint stands in the middle of epoch {epoch} over another text ({text['tokens']} tokens) than "
+                f"{stream.prefixes[0]} ({len(stream)} tokens): give the data that it was trained on, or --reset-dataloader to "
+                "begin with epoch 1 of this one"
+            )
+        self.difference = ", ".join(
+            f"{name} {text[name]} where this run has {value}" for name, value in self._rows().items() if text[name] != value
+        )
+        if not self.difference:
+            if text["intervals"] is not None:
+                self._read(whole.cut(text["intervals"]), before=before)
+            super().load_state_dict(state)
+            return
+        begun = BlockDataset(
+            stream,
+            rows=text["rows"],
+            block=text["tokens in a block"],
+            lanes=text["groups of rows"],
+            # What is left is the same for all.
+            shard_id=0,
+            num_shards=text["processes"],
+            eos=whole.eos,
+            intervals=text["intervals"],
+        )
+        rest = whole.cut(begun.unread(state["iterations_in_epoch"] - before))
+        # So many steps of these rows would have read as much; in the middle of an epoch at least one.
+        steps = max(1, whole.steps * (len(stream) - rest.tokens) // len(stream))
+        self._read(rest, before=steps * whole.lanes)
+        super().load_state_dict({**state, "iterations_in_epoch": self._before})
+        self.memories.lost = f"the memory beside the checkpoint is of another layout: {self.difference}"
+        logger.info(
+            "epoch %d goes on in other rows (%s): %d of its %d tokens are left", epoch, self.difference, rest.tokens, len(stream)
+        )
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether the epoch that was loaded has no update left, as when ``--skip-remainder-batch`` leaves out its last block."""
+        left = self._next_epoch_itr
+        return left is not None and left.total - left.n < self.dataset.lanes
 
     def memory_state(self) -> Dict[str, Any]:
         """What is remembered in the middle of an epoch, and of what: plain types and tensors, for a memory file."""
@@ -191,9 +288,22 @@ class MemoryBatchIterator(EpochBatchIterator):
             for name, value in layout.items()
             if state["layout"].get(name) != value
         ]
+        # Of other rows, other text is what was read last.
+        if len(different) > 1 and different[-1].startswith(CHECKSUM):
+            del different[-1]
         if different:
             raise ValueError(f"the memory beside the checkpoint is of another layout: {', '.join(different)}")
         self.memories.load_state_dict(state["lanes"])
+
+    def _rows(self) -> Dict[str, int]:
+        """How all processes together read the text."""
+        blocks = self.dataset
+        return {
+            "rows": blocks.rows,
+            "groups of rows": blocks.lanes,
+            "processes": blocks.num_shards,
+            "tokens in a block": blocks.block,
+        }
 
     def _layout(self) -> Dict[str, int]:
         """What has to be the same for a memory to be of use."""
@@ -206,5 +316,15 @@ class MemoryBatchIterator(EpochBatchIterator):
             "tokens in a block": blocks.block,
             "tokens in the split": len(blocks.stream),
             "batches read": read,
-            "checksum of the text": zlib.crc32(blocks[read - 1]["target"].numpy().tobytes()),
+            CHECKSUM: zlib.crc32(blocks[read - self._before - 1]["target"].numpy().tobytes()),
         }
+
+
+def checksum(stream: TokenStream) -> int:
+    """CRC-32 of some of the text, spread over all of it, by which it is told from another of the same length."""
+    last = max(0, len(stream) - SAMPLE)
+    crc = 0
+    for number in range(SAMPLES):
+        start = last * number // (SAMPLES - 1)
+        crc = zlib.crc32(stream.read(start, min(start + SAMPLE, len(stream))).tobytes(), crc)
+    return crc

@@ -8,7 +8,8 @@ import logging
 import mmap
 import os
 import struct
-from typing import Dict, List, Optional, Sequence
+from bisect import bisect_right
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -179,20 +180,28 @@ class StreamDataset(FairseqDataset):
         return torch.from_numpy(self.stream.read(index, index + 1))
 
 
+# Tokens ``start`` to ``stop`` of a corpus.
+Interval = Tuple[int, int]
+
+
 class BlockDataset(torch.utils.data.Dataset):
     """Batches of one process: item ``step * lanes + lane`` is block ``step`` of the rows of ``lane``.
 
-    The corpus is cut into G = rows * lanes * num_shards contiguous rows whose lengths differ by at most one. A batch
+    The text is cut into G = rows * lanes * num_shards contiguous rows whose lengths differ by at most one. A batch
     holds ``rows`` of them; a process has ``lanes`` such groups, read in turns. The input is the target shifted by one,
     across block and row borders, and the very first input is ``</s>``: every token is a target exactly once.
 
+    The text is the corpus, or those parts of it that an epoch still has to read; they are cut as if they stood one after
+    the other, and the first input of a part is the token that stands before it in the corpus.
+
     Args:
-        stream: the tokens.
+        stream: the tokens of the corpus.
         rows: B, rows of a batch.
         block: T, tokens of a row read at once; the last block may be shorter.
         lanes: groups of rows of this process.
         shard_id, num_shards: which process this is, of how many.
         eos: the symbol that stands before the first token.
+        intervals: the parts of the corpus to read, in order; None for all of it. There may be fewer tokens in them than rows.
     Raises:
         ValueError: if there are more rows than tokens, or none, or there is no such shard.
     """
@@ -207,6 +216,7 @@ class BlockDataset(torch.utils.data.Dataset):
         shard_id: int,
         num_shards: int,
         eos: int,
+        intervals: Optional[Sequence[Interval]] = None,
     ):
         counts = {"--batch-size (or --batch-size-valid)": rows, "--update-freq": lanes, "--num-shards": num_shards}
         for option, count in counts.items():
@@ -215,7 +225,7 @@ class BlockDataset(torch.utils.data.Dataset):
         if not 0 <= shard_id < num_shards:
             raise ValueError(f"--shard-id counts from 0: expected less than the {num_shards} of --num-shards, got {shard_id}")
         total = rows * lanes * num_shards
-        if len(stream) < total:
+        if intervals is None and len(stream) < total:
             raise ValueError(
                 f"{stream.prefixes[0]} has {len(stream)} tokens, fewer than the {total} rows asked for ({rows} of "
                 f"--batch-size or --batch-size-valid x {lanes} of --update-freq x {num_shards} processes): ask for fewer"
@@ -224,12 +234,19 @@ class BlockDataset(torch.utils.data.Dataset):
         self.rows, self.block, self.lanes = rows, block, lanes
         self.shard_id, self.num_shards = shard_id, num_shards
         self.pad, self.eos = stream.pad, eos
+        # Rows of the whole corpus start with nothing before them.
+        self.whole = intervals is None
+        self.intervals: List[Interval] = [(0, len(stream))] if intervals is None else list(intervals)
+        # Where each interval ends in the text, which is all of them one after the other.
+        self._ends = np.cumsum([stop - start for start, stop in self.intervals]).tolist()
+        self.tokens: int = self._ends[-1] if self._ends else 0
         # [G + 1] borders in exact integers: the first row starts at 0, the last ends at N.
-        self.borders = [len(stream) * row // total for row in range(total + 1)]
+        self.borders = [self.tokens * row // total for row in range(total + 1)]
         self.first_row = shard_id * lanes * rows
-        longest = -(-len(stream) // total)
-        self.longest = longest
-        self.steps = -(-longest // block)
+        self.longest = -(-self.tokens // total)
+        # Of the rows of a whole epoch.
+        self.longest_of_corpus = -(-len(stream) // total)
+        self.steps = -(-self.longest // block)
 
     def __len__(self) -> int:
         return self.steps * self.lanes
@@ -244,15 +261,14 @@ class BlockDataset(torch.utils.data.Dataset):
         first = self.first_row + lane * self.rows
         for row in range(self.rows):
             begin, end = self.borders[first + row], self.borders[first + row + 1]
-            start, stop = min(begin + offset, end), min(begin + offset + width, end)
-            if start == stop:
-                continue
-            tokens = self.stream.read(max(start - 1, 0), stop)
-            if start == 0:
-                tokens = np.concatenate([[self.eos], tokens])
-            lengths[row] = stop - start
-            source[row, : stop - start] = tokens[:-1]
-            target[row, : stop - start] = tokens[1:]
+            parts = [
+                self._inputs_and_targets(*part)
+                for part in self._in_corpus(min(begin + offset, end), min(begin + offset + width, end))
+            ]
+            if parts:
+                inputs, targets = np.concatenate(parts, axis=1)
+                lengths[row] = len(targets)
+                source[row, : len(inputs)], target[row, : len(targets)] = inputs, targets
         return {
             "id": torch.arange(first, first + self.rows),
             "net_input": {
@@ -266,6 +282,82 @@ class BlockDataset(torch.utils.data.Dataset):
             "lanes": self.lanes,
             "offset": offset,
         }
+
+    def cut(self, intervals: Sequence[Interval]) -> "BlockDataset":
+        """These parts of the corpus, cut into as many rows."""
+        return BlockDataset(
+            self.stream,
+            rows=self.rows,
+            block=self.block,
+            lanes=self.lanes,
+            shard_id=self.shard_id,
+            num_shards=self.num_shards,
+            eos=self.eos,
+            intervals=intervals,
+        )
+
+    def before(self, lane: int, offset: int) -> int:
+        """How many tokens at most a row of ``lane`` has before its token ``offset``. Rows of the whole corpus start with nothing
+        before them; the first token of other rows follows all of the corpus that stands before it."""
+        if self.whole:
+            return offset
+        return offset + max(self._corpus_start(row) for row in self._rows_of(lane))
+
+    def inputs_before(self, lane: int, offset: int, count: int) -> torch.Tensor:
+        """[B, count] int64, the inputs before token ``offset`` of the rows of ``lane``; padding stands in front where a row
+        has fewer."""
+        inputs = np.full((self.rows, count), self.pad, dtype=np.int64)
+        for number, row in enumerate(self._rows_of(lane)):
+            begin = self.borders[row]
+            parts = self._in_corpus(begin + max(0, offset - count), min(begin + offset, self.borders[row + 1]))
+            if not self.whole and offset < count:
+                start = self._corpus_start(row)
+                parts = [(max(0, start - (count - offset)), start), *parts]
+            read = np.concatenate([np.zeros(0, dtype=np.int64), *(self._inputs_and_targets(*part)[0] for part in parts)])
+            inputs[number, count - len(read) :] = read
+        return torch.from_numpy(inputs)
+
+    def unread(self, batches: int) -> List[Interval]:
+        """What is left of the text, in order, when every process has read so many batches."""
+        left: List[Interval] = []
+        for row in range(len(self.borders) - 1):
+            lane = row // self.rows % self.lanes
+            steps = -(-max(0, batches - lane) // self.lanes)
+            start, stop = self.borders[row] + steps * self.block, self.borders[row + 1]
+            for part in self._in_corpus(start, stop):
+                if left and left[-1][1] == part[0]:
+                    left[-1] = (left[-1][0], part[1])
+                else:
+                    left.append(part)
+        return left
+
+    def _rows_of(self, lane: int) -> range:
+        first = self.first_row + lane * self.rows
+        return range(first, first + self.rows)
+
+    def _in_corpus(self, start: int, stop: int) -> List[Interval]:
+        """Where tokens ``start`` to ``stop`` of the text stand in the corpus."""
+        parts: List[Interval] = []
+        number = bisect_right(self._ends, start)
+        while start < stop:
+            begin, end = self.intervals[number]
+            shift = end - self._ends[number]
+            upto = min(stop, self._ends[number])
+            parts.append((start + shift, upto + shift))
+            start, number = upto, number + 1
+        return parts
+
+    def _corpus_start(self, row: int) -> int:
+        """Where the first token of a row stands in the corpus; 0 if the row has none."""
+        parts = self._in_corpus(self.borders[row], self.borders[row + 1])
+        return parts[0][0] if parts else 0
+
+    def _inputs_and_targets(self, start: int, stop: int) -> Tuple[np.ndarray, np.ndarray]:
+        """Tokens ``start`` to ``stop`` of the corpus as targets, and the token before each as its input."""
+        tokens = self.stream.read(max(start - 1, 0), stop)
+        if start == 0:
+            tokens = np.concatenate([[self.eos], tokens])
+        return tokens[:-1], tokens[1:]
 
     @staticmethod
     def collate(items: List[Dict]) -> Optional[Dict]:

@@ -9,13 +9,18 @@ from fairseq.models import register_model
 from fairseq_expire.modules import AdaptiveSpan
 
 from .memory_lm import MemoryLanguageModel, MemoryLMConfig
+from .trained_options import SPANS, TRAINED
 
 
 @dataclass
 class AdaptiveSpanLMConfig(MemoryLMConfig):
-    span_ramp: int = field(default=32, metadata={"help": "length of the soft edge of a span, in steps (R)"})
+    span_ramp: int = field(
+        default=32, metadata={"help": "length of the soft edge of a span, in steps (R)", TRAINED: SPANS}
+    )
     span_init: float = field(default=0.0, metadata={"help": "the span of every head before training, in steps"})
-    adapt_span_layer: bool = field(default=False, metadata={"help": "learn one span for each layer instead of each head"})
+    adapt_span_layer: bool = field(
+        default=False, metadata={"help": "learn one span for each layer instead of each head", TRAINED: True}
+    )
 
 
 @register_model("adaptive_span_lm", dataclass=AdaptiveSpanLMConfig)

@@ -11,14 +11,22 @@ from fairseq_expire.modules import Compressive
 from fairseq_expire.modules.compressive import POOLINGS
 
 from .memory_lm import MemoryLanguageModel, MemoryLMConfig
+from .trained_options import SPANS, TRAINED
 
 
 @dataclass
 class CompressiveTransformerLMConfig(MemoryLMConfig):
-    compressed_size: int = field(default=512, metadata={"help": "how many compressed memories are kept (C)"})
-    compression_rate: int = field(default=4, metadata={"help": "how many states a compressed memory stands for (c)"})
+    compressed_size: int = field(
+        default=512, metadata={"help": "how many compressed memories are kept (C)", TRAINED: SPANS}
+    )
+    compression_rate: int = field(
+        default=4, metadata={"help": "how many states a compressed memory stands for (c)", TRAINED: True}
+    )
     compression: ChoiceEnum(POOLINGS) = field(
-        default="mean", metadata={"help": "how: mean or max pooling, or a learned strided convolution (needs expire_span_loss)"}
+        default="mean",
+        metadata={
+            "help": "how: mean or max pooling, or a learned strided convolution (needs expire_span_loss)", TRAINED: True
+        },
     )
 
 

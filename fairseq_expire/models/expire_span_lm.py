@@ -10,11 +10,14 @@ from fairseq.utils import safe_getattr
 from fairseq_expire.modules import ExpireSpan
 
 from .memory_lm import MemoryLanguageModel, MemoryLMConfig
+from .trained_options import SPANS, TRAINED
 
 
 @dataclass
 class ExpireSpanLMConfig(MemoryLMConfig):
-    span_ramp: int = field(default=128, metadata={"help": "length of the soft edge of a span, in steps (R)"})
+    span_ramp: int = field(
+        default=128, metadata={"help": "length of the soft edge of a span, in steps (R)", TRAINED: SPANS}
+    )
     span_init: Optional[float] = field(
         default=None,
         metadata={
@@ -22,7 +25,10 @@ class ExpireSpanLMConfig(MemoryLMConfig):
         },
     )
     span_input_scale: float = field(
-        default=1.0, metadata={"help": "divides the input of the span predictor, so that spans react more slowly"}
+        default=1.0,
+        metadata={
+            "help": "divides the input of the span predictor, so that spans react more slowly", TRAINED: SPANS
+        },
     )
     span_shortening: bool = field(
         default=False, metadata={"help": "cut the spans of each training block to a random share of --max-span"}

@@ -1,11 +1,12 @@
 """What every language model with a memory shares: options, embedding, stack, output, and the memory handle."""
 
+import os
 import sys
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 import torch
-from fairseq import hub_utils
+from fairseq import file_utils, hub_utils
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel
@@ -17,7 +18,9 @@ from fairseq_expire.modules import Description, Memory, MemoryPolicy, TokenReade
 
 from .every_gradient import with_every_gradient
 from .hub import MemoryHubInterface
+from .overrides import check_overrides
 from .size import check_size
+from .trained_options import SPANS, TRAINED
 from .vocabulary import input_bands, softmax_bands
 
 
@@ -25,16 +28,21 @@ def _help(text: str) -> Dict[str, str]:
     return {"help": text}
 
 
+def _trained(text: str) -> Dict[str, Any]:
+    """Of an option that is part of the trained model: see trained_options.py."""
+    return {"help": text, TRAINED: True}
+
+
 @dataclass
 class MemoryLMConfig(FairseqDataclass):
     """Options that all memory policies share, under fairseq's names where it has them."""
 
-    decoder_layers: int = field(default=12, metadata=_help("number of layers"))
-    decoder_embed_dim: int = field(default=512, metadata=_help("width of the hidden states (D)"))
-    decoder_ffn_embed_dim: int = field(default=2048, metadata=_help("width inside the feed-forward networks"))
-    decoder_attention_heads: int = field(default=8, metadata=_help("number of attention heads (K)"))
+    decoder_layers: int = field(default=12, metadata=_trained("number of layers"))
+    decoder_embed_dim: int = field(default=512, metadata=_trained("width of the hidden states (D)"))
+    decoder_ffn_embed_dim: int = field(default=2048, metadata=_trained("width inside the feed-forward networks"))
+    decoder_attention_heads: int = field(default=8, metadata=_trained("number of attention heads (K)"))
     decoder_normalize_before: bool = field(
-        default=False, metadata=_help("layer norm before each sublayer (and after the last) instead of after it")
+        default=False, metadata=_trained("layer norm before each sublayer (and after the last) instead of after it")
     )
     dropout: float = field(default=0.1, metadata=_help("dropout on the embedding and on each sublayer's output"))
     decoder_dropout_in: Optional[float] = field(
@@ -43,36 +51,38 @@ class MemoryLMConfig(FairseqDataclass):
     decoder_dropout_out: float = field(default=0.0, metadata=_help("dropout on the output of the last layer"))
     attention_dropout: float = field(default=0.0, metadata=_help("dropout on attention probabilities"))
     activation_dropout: float = field(default=0.0, metadata=_help("dropout after the activation in the FFN"))
-    max_span: int = field(default=16384, metadata=_help("longest span of a memory, in steps (L)"))
+    max_span: int = field(
+        default=16384, metadata={"help": "longest span of a memory, in steps (L)", TRAINED: SPANS}
+    )
     span_limit: Optional[int] = field(
         default=None, metadata=_help("cut every span to at most this many steps when scoring (L itself scales them)")
     )
     position_range: Optional[int] = field(
         default=None,
-        metadata=_help(
+        metadata=_trained(
             "how many steps back attention knows the distance of a memory (P); default: --tokens-per-sample, for "
             "transformer_xl_lm and adaptive_span_lm --max-span, for compressive_transformer_lm --compressed-size more"
         ),
     )
     share_decoder_input_output_embed: bool = field(
-        default=False, metadata=_help("share input and output embeddings")
+        default=False, metadata=_trained("share input and output embeddings")
     )
-    no_scale_embedding: bool = field(default=False, metadata=_help("do not scale embeddings by sqrt(D)"))
-    adaptive_input: bool = field(default=False, metadata=_help("use adaptive input (large vocabularies)"))
-    adaptive_input_factor: float = field(default=4, metadata=_help("each further band of words is narrower by this"))
+    no_scale_embedding: bool = field(default=False, metadata=_trained("do not scale embeddings by sqrt(D)"))
+    adaptive_input: bool = field(default=False, metadata=_trained("use adaptive input (large vocabularies)"))
+    adaptive_input_factor: float = field(default=4, metadata=_trained("each further band of words is narrower by this"))
     adaptive_input_cutoff: Optional[str] = field(
-        default=None, metadata=_help("comma separated list of adaptive input cutoff points")
+        default=None, metadata=_trained("comma separated list of adaptive input cutoff points")
     )
     adaptive_softmax_cutoff: Optional[str] = field(
-        default=None, metadata=_help("comma separated list of adaptive softmax cutoff points; none: a full softmax")
+        default=None, metadata=_trained("comma separated list of adaptive softmax cutoff points; none: a full softmax")
     )
     adaptive_softmax_dropout: float = field(default=0, metadata=_help("dropout in the tail projections"))
-    adaptive_softmax_factor: float = field(default=4, metadata=_help("each further band of words is narrower by this"))
+    adaptive_softmax_factor: float = field(default=4, metadata=_trained("each further band of words is narrower by this"))
     tie_adaptive_weights: bool = field(
-        default=False, metadata=_help("tie the word weights of adaptive softmax and adaptive input")
+        default=False, metadata=_trained("tie the word weights of adaptive softmax and adaptive input")
     )
     tie_adaptive_proj: bool = field(
-        default=False, metadata=_help("tie the projections of adaptive softmax and adaptive input")
+        default=False, metadata=_trained("tie the projections of adaptive softmax and adaptive input")
     )
     checkpoint_activations: bool = field(
         default=False, metadata=_help("keep nothing inside a layer for backward: less memory, more time")
@@ -226,7 +236,14 @@ class MemoryLanguageModel(FairseqLanguageModel):
             data_name_or_path: the folder of the data it was trained with, for the dictionary; one that starts with '.' is
                 below the first.
             overrides: options in place of those in the checkpoint.
+        Raises:
+            ValueError: if the checkpoint has no option of such a name.
         """
+        # What fairseq takes out of these itself.
+        given = {name: value for name, value in overrides.items() if name not in ("archive_map", "generation_args")}
+        if "archive_map" not in overrides:
+            folder = file_utils.load_archive_file(model_name_or_path)
+            check_overrides([os.path.join(folder, name) for name in checkpoint_file.split(os.pathsep)], given)
         loaded = hub_utils.from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **overrides)
         return MemoryHubInterface(loaded["args"], loaded["task"], loaded["models"])
 

@@ -3,6 +3,7 @@ from .ensembles import split_names_for
 from .fusion import let_translation_models_load
 from .memory_caching_lm import MemoryCachingLMTask  # importing it registers the task
 
+checkpoints.install()
+# Around what checks the files of these names.
 split_names_for(MemoryCachingLMTask)
 let_translation_models_load()
-checkpoints.install()

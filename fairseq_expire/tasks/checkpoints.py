@@ -1,35 +1,79 @@
 """What fairseq's saving and loading lacks for a run with a memory to survive a kill.
 
 fairseq asks a task for its state in the first process only, makes checkpoints by copying one in place, and takes whatever
-it finds under the name it looks for. So two of its functions (of the one version that this package works with) get
-something around them here, which does nothing unless the task is ours; and a third one, which reads the file for all
-commands, says in a sentence what is wrong with one that is no checkpoint.
+it finds under the name it looks for. So some of its functions (of the one version that this package works with) get
+something around them here, which does nothing unless the task is ours; and the one that reads the file for all
+commands says in a sentence what is wrong with one that is no checkpoint.
 """
 
+import ast
 import functools
+import importlib.util
+import logging
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
 import torch
 from fairseq import checkpoint_utils
+from fairseq.dataclass import initialize
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
 
 from fairseq_expire.data.checkpoint_problems import problem_of
 from fairseq_expire.data.memory_files import new_name, write_memory
 
+from fairseq_expire.models.overrides import check_overrides, options_of
+from fairseq_expire.models.trained_options import check_trained_options
+
+from .best_metric import check_best_metric
 from .checkpoint_files import last_complete, remove_leftovers
+from .hydra import end_with_the_sentence
 from .memory_caching_lm import MemoryCachingLMTask
 from .stopping import stop_if_over
 
 
+logger = logging.getLogger(__name__)
+
+
 def install() -> None:
+    initialize.add_defaults = _with_asynchronous_writing_checked(initialize.add_defaults)
+    # Which has it by name; importing the command, where it is not the one that runs, would set up logging.
+    if "fairseq_cli.train" in sys.modules:
+        sys.modules["fairseq_cli.train"].add_defaults = initialize.add_defaults
     checkpoint_utils.load_checkpoint_to_cpu = _said_plainly(checkpoint_utils.load_checkpoint_to_cpu)
     checkpoint_utils.save_checkpoint = _with_memory(checkpoint_utils.save_checkpoint)
+    checkpoint_utils.load_checkpoint = _ready_to_train(checkpoint_utils.load_checkpoint)
+    checkpoint_utils.load_model_ensemble_and_task = _with_known_overrides(checkpoint_utils.load_model_ensemble_and_task)
     Trainer.load_checkpoint = _from_complete(Trainer.load_checkpoint)
+
+
+def _with_asynchronous_writing_checked(fairseq_defaults):
+    @functools.wraps(fairseq_defaults)
+    def add_defaults(cfg):
+        """The first thing that fairseq-train does with its options; soon after it looks for iopath, and ends without an error."""
+        fairseq_defaults(cfg)
+        task = cfg.task
+        if not OmegaConf.is_config(task) or task._name != "memory_caching_lm":
+            return
+        end_with_the_sentence()
+        if not cfg.checkpoint.write_checkpoints_asynchronously:
+            return
+        if task.save_memory:
+            raise ValueError(
+                "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good one, and "
+                "later than the memory that belongs to them: leave it out, or give --no-save-memory"
+            )
+        if "iopath" not in sys.modules and importlib.util.find_spec("iopath") is None:
+            raise ValueError(
+                "--write-checkpoints-asynchronously needs iopath, which is not installed: pip install iopath, or leave it out"
+            )
+
+    return add_defaults
 
 
 def _with_memory(fairseq_save):
@@ -105,11 +149,6 @@ def _from_complete(fairseq_load):
         resets = (reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters)
         if not isinstance(self.task, MemoryCachingLMTask):
             return fairseq_load(self, filename, *resets)
-        if self.cfg.checkpoint.write_checkpoints_asynchronously and self.task.cfg.save_memory:
-            raise ValueError(
-                "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good one, and "
-                "later than the memory that belongs to them: leave it out, or give --no-save-memory"
-            )
         if self.data_parallel_world_size > 1:
             # What the first process would send to the others holds omegaconf's classes, which torch does not load any more.
             self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
@@ -120,7 +159,18 @@ def _from_complete(fairseq_load):
                 "leave the option out"
             )
         filename = last_complete(filename, suffix=self.checkpoint_suffix)
-        extra_state = fairseq_load(self, filename, *resets)
+        trained = options_of(filename)
+        if trained is not None:
+            other = check_trained_options(filename, trained.model, self.cfg.model, weights_only=reset_optimizer)
+            if other:
+                logger.info(other)
+        try:
+            extra_state = fairseq_load(self, filename, *resets)
+        # fairseq says of any error of a model that architectures have to match.
+        except Exception as error:
+            if type(error) is not Exception or not isinstance(error.__context__, ValueError):
+                raise
+            raise ValueError(f"{filename}: {error.__context__}") from error
         if extra_state is None:
             return None
         state = extra_state.setdefault(type(self.task).__name__, {})
@@ -133,6 +183,40 @@ def _from_complete(fairseq_load):
         return extra_state
 
     return load_checkpoint
+
+
+def _ready_to_train(fairseq_load):
+    @functools.wraps(fairseq_load)
+    def load_checkpoint(cfg, trainer, **arguments):
+        """What fairseq does last before it trains. Begins the next epoch where nothing is left of the one that was loaded, which
+        fairseq would train on; raises ValueError if validations will not log what they are to be compared by."""
+        extra_state, batches = fairseq_load(cfg, trainer, **arguments)
+        if not isinstance(trainer.task, MemoryCachingLMTask):
+            return extra_state, batches
+        check_best_metric(trainer)
+        if batches.nothing_left:
+            logger.info("no update is left of epoch %d", batches.epoch)
+            metrics.reset_meters("train")
+            batches = trainer.get_train_iterator(batches.epoch + 1, load_dataset=True, **arguments)
+            trainer.lr_step(batches.epoch)
+        return extra_state, batches
+
+    return load_checkpoint
+
+
+def _with_known_overrides(fairseq_load):
+    @functools.wraps(fairseq_load)
+    def load_model_ensemble_and_task(filenames, arg_overrides=None, task=None, *rest, **named):
+        """Raises ValueError if ``--model-overrides`` names what is no option of the checkpoints."""
+        given = arg_overrides or {}
+        if "model_overrides" in given:
+            # fairseq-validate puts all its own options in place of those in the checkpoint, and then these.
+            check_overrides(filenames, ast.literal_eval(given["model_overrides"]))
+        elif isinstance(task, MemoryCachingLMTask):
+            check_overrides(filenames, given)
+        return fairseq_load(filenames, arg_overrides, task, *rest, **named)
+
+    return load_model_ensemble_and_task
 
 
 def _said_plainly(fairseq_load):

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from fairseq import utils
@@ -25,6 +25,7 @@ from fairseq_expire.modules import let_waiting_threads_sleep
 from .bounds import keep_bounds_of
 from .data_folder import check_split, read_dictionary
 from .fusion import check_target_dictionary
+from .hydra import end_with_the_sentence
 from .options import MemoryCachingLMConfig, add_save_memory
 from .out_of_memory import JointTask
 from .processes import check_processes_are_joined
@@ -67,6 +68,8 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         # Where the memory that belongs to the checkpoint being written is; None if none does. See checkpoints.py.
         self.saved_memory: Optional[str] = None
         self._training: Optional[MemoryBatchIterator] = None
+        # Whether a new model was built, as only training does.
+        self._trains = False
 
     @classmethod
     def add_args(cls, parser):
@@ -75,6 +78,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
 
     @classmethod
     def setup_task(cls, cfg: MemoryCachingLMConfig, from_checkpoint: bool = False):
+        end_with_the_sentence()
         if str(cfg.dataset_impl) in set(get_available_dataset_impl()) - {"mmap"}:
             raise ValueError(
                 f"--dataset-impl {cfg.dataset_impl}: streams are read from fairseq's mmap format alone; leave the option out, "
@@ -99,6 +103,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         if not from_checkpoint:
             # Of fairseq's commands, only training builds a model that is not in a checkpoint.
             check_processes_are_joined()
+            self._trains = True
         model = super().build_model(cfg, from_checkpoint)
         if not isinstance(model, MemoryLanguageModel):
             known = sorted(name for name, kind in MODEL_REGISTRY.items() if issubclass(kind, MemoryLanguageModel))
@@ -119,7 +124,12 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         """Opens a split. Raises FileNotFoundError or ValueError, naming the file, if it is missing or damaged."""
         folders = utils.split_paths(self.cfg.data)
         folder = folders[(epoch - 1) % len(folders)]
-        parts = find_parts(folder, split, combine)
+        try:
+            parts = find_parts(folder, split, combine)
+        except FileNotFoundError as error:
+            if not self._trains or "data_selector" in kwargs:
+                raise
+            raise FileNotFoundError(f"{error}, or train without validating (--disable-validation)") from None
         dictionary = self.dictionary
         stream = TokenStream(parts, num_symbols=len(dictionary), pad=dictionary.pad(), unk=dictionary.unk())
         if len(parts) == 1:
@@ -176,28 +186,44 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             skip_remainder_batch=skip_remainder_batch,
         )
         if dataset.training:
+            if skip_remainder_batch and batches.dataset.steps == 1:
+                raise ValueError(
+                    f"--skip-remainder-batch leaves out the last block of each epoch, and there is only one of {block} tokens of "
+                    f"{rows * lanes * num_shards} rows: lower --tokens-per-sample or the number of rows, or leave it out"
+                )
             self._training = batches
-            self._check_validation(num_shards)
+            self._check_validation(num_shards, max_sentences, max_tokens)
         return batches
 
-    def _rows(self, batch_size: Optional[int], max_tokens: Optional[int]) -> int:
-        """B. Raises ValueError if the rows do not fit ``max_tokens``."""
+    def _rows(
+        self,
+        batch_size: Optional[int],
+        max_tokens: Optional[int],
+        *,
+        options: Tuple[str, str] = ("--batch-size", "--max-tokens"),
+    ) -> int:
+        """B. Raises ValueError, with these names of the options, if the rows do not fit ``max_tokens``."""
         block = self.cfg.tokens_per_sample
         rows = max_tokens // block if batch_size is None else batch_size
         fits = max_tokens is None or rows * block <= max_tokens
         if not fits or (batch_size is None and rows < 1):
             raise ValueError(
-                f"a batch of {max(rows, 1)} rows x {block} tokens (--batch-size x --tokens-per-sample) exceeds "
-                f"--max-tokens {max_tokens}: lower one or raise the other"
+                f"a batch of {max(rows, 1)} rows x {block} tokens ({options[0]} x --tokens-per-sample) exceeds "
+                f"{options[1]} {max_tokens}: lower one or raise the other"
             )
         return rows
 
-    def _check_validation(self, num_shards: int) -> None:
+    def _check_validation(self, num_shards: int, batch_size: Optional[int], max_tokens: Optional[int]) -> None:
         """Raises ValueError if a split that training is to be validated on cannot be cut as asked; the first validation may be
-        hours away."""
-        if self.cfg.disable_validation:
+        hours away. The batch size and the number of tokens are those of training, which validation has unless told otherwise."""
+        cfg = self.cfg
+        if cfg.disable_validation:
             return
-        rows = self._rows(self.cfg.batch_size_valid, self.cfg.max_tokens_valid)
+        options = (
+            "--batch-size" if cfg.batch_size_valid == batch_size else "--batch-size-valid",
+            "--max-tokens" if cfg.max_tokens_valid == max_tokens else "--max-tokens-valid",
+        )
+        rows = self._rows(cfg.batch_size_valid, cfg.max_tokens_valid, options=options)
         for dataset in self.datasets.values():
             if not dataset.training:
                 self._blocks(dataset, rows, self.cfg.tokens_per_sample, 1, 0, num_shards)
@@ -214,7 +240,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         """
         load_patience_state(state.get("patience"))
         batches, name = self._training, state.get("memory")
-        if name is None or not batches.iterations_in_epoch:
+        if name is None or not batches.iterations_in_epoch or batches.difference:
             return
         blocks = batches.dataset
         try:

@@ -79,6 +79,19 @@ def test_damage_is_found(tmp_path, harm):
         read_memory(tmp_path, "memory_3_ab", **PLACE)
 
 
+def test_what_may_not_be_read(tmp_path, monkeypatch):
+    """The user who runs the tests may read everything."""
+    write_memory(tmp_path, "memory_3_ab", {}, **PLACE)
+
+    def denied(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("io.open", denied)
+    monkeypatch.setattr("builtins.open", denied)
+    with pytest.raises(ValueError, match=r"memory_3_ab.1-of-2.pt cannot be read \(Permission denied\)"):
+        read_memory(tmp_path, "memory_3_ab", **PLACE)
+
+
 def test_what_is_not_there_or_another_one(tmp_path):
     with pytest.raises(ValueError, match="memory_3_ab.1-of-2.pt is missing"):
         read_memory(tmp_path, "memory_3_ab", **PLACE)

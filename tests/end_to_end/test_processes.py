@@ -70,6 +70,7 @@ def runs(data_bin, short, tmp_path_factory):
     for runs, rows in ((two, 2), (one, 4)):
         runs["padded"] = options(short, "--batch-size", rows, "--max-epoch", "2")
         valid = options(data_bin, "--batch-size", 2 * rows, "--max-update", "2", "--batch-size-valid", 3 * rows)
+        valid += ["--best-checkpoint-metric", "memory_size"]
         runs["valid"] = [option for option in valid if option != "--disable-validation"]
     return {
         count: (folder / str(count), processes.train(folder / str(count), of, count=count))

@@ -343,6 +343,21 @@ def test_from_the_start_of_the_text_no_memory_is_needed(train, stopped, tmp_path
     assert "memory" not in " ".join(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
 
 
+def test_what_does_not_change_the_model_may_change(train, stopped):
+    options = ["--dropout", "0.3", "--span-limit", "9", "--span-init", "3", "--checkpoint-activations"]
+    assert len(train(stopped, *options, updates=8)) == 2
+
+
+@pytest.mark.parametrize("option", ["--finetune-from-model", "--restore-file"])
+def test_weights_alone_go_into_other_spans(train, stopped, tmp_path, caplog, option):
+    """The last --max-span that is given wins."""
+    caplog.set_level(logging.INFO)
+    resets = ["--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--reset-dataloader"]
+    given = [option, stopped / "checkpoint_last.pt", *(resets if option == "--restore-file" else []), "--max-span", "128"]
+    assert len(train(tmp_path / "other", *given, updates=2)) == 2
+    assert "checkpoint_last.pt were trained with --max-span 256, here --max-span 128" in caplog.text
+
+
 def test_a_run_that_is_over_stays_so(train, whole, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     _, folder = whole(arch="expire_span_lm")
@@ -350,6 +365,22 @@ def test_a_run_that_is_over_stays_so(train, whole, tmp_path, caplog):
     assert train(again) == []
     assert "the checkpoint is the last of its run: it has 20 updates, --max-update is 20" in caplog.text
     assert len(train(again, updates=21)) == 1
+
+
+def test_looking_for_a_metric_changes_nothing(train, tmp_path):
+    """Training is the same to the last bit, in the middle of an epoch too."""
+    folders = [tmp_path / name for name in ("loss", "other")]
+    losses = []
+    for folder, metric in zip(folders, ("loss", "memory_size")):
+        given = ["--best-checkpoint-metric", metric, "--maximize-best-checkpoint-metric"]
+        losses.append([train(folder, *given, validation=True, killed_in=8), train(folder, *given, validation=True)])
+        assert (folder / "checkpoint_best.pt").exists()
+    assert losses[0] == losses[1] and len(losses[0][1]) == 2 * STEPS - 6
+    assert_same_weights(*folders)
+    one, other = (torch.load(folder / "checkpoint_last.pt")["extra_state"]["metrics"] for folder in folders)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert [meter[:3] for meter in one[name]] == [meter[:3] for meter in other[name]]
 
 
 def test_patience_is_counted_on(train, tmp_path, caplog):

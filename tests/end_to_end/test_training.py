@@ -99,3 +99,29 @@ def test_hydra(data_bin, tmp_path):
     )  # fmt: skip
     log = output + "".join(path.read_text() for path in tmp_path.rglob("*.log"))
     assert commands.logged(log, "valid")[-1]["valid_num_updates"] == 2
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        (
+            ["dataset.max_tokens_valid=5"],
+            r"ValueError: .* exceeds --max-tokens-valid 5: .* \(in a config file: dataset.batch_size, task.tokens_per_sample, "
+            r"dataset.max_tokens_valid\)",
+        ),
+        (["model.span_init=0"], "ValueError: span_init .* expected more than 0.*"),
+        (["checkpoint.best_checkpoint_metric=bcp"], r"ValueError: --best-checkpoint-metric bcp: .*checkpoint.best_checkpoint_metric.*\)"),
+        (["checkpoint.write_checkpoints_asynchronously=true"], "ValueError: --write-checkpoints-asynchronously .*"),
+        (["dataset.valid_subset=dev"], "FileNotFoundError: no split 'dev' in .*"),
+    ],
+    ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",
+)
+def test_hydra_ends_with_the_sentence(data_bin, tmp_path, given, sentence):
+    config = commands.ROOT / "examples" / "quickstart" / "hydra"
+    output = commands.run(
+        commands.tool("fairseq-hydra-train"), "--config-dir", config, "--config-name", "tiny", f"task.data={data_bin}",
+        f"checkpoint.save_dir={tmp_path / 'save'}", f"common.user_dir={commands.USER_DIR}", "common.cpu=true",
+        "dataset.num_workers=0", "task.tokens_per_sample=32", "dataset.batch_size=4", f"hydra.run.dir={tmp_path}", *given,
+        cwd=tmp_path, code=1,
+    )  # fmt: skip
+    assert re.fullmatch(sentence, output.rstrip("\n").splitlines()[-1])

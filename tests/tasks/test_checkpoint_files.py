@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from fairseq_expire.data.checkpoint_problems import problem_of
 from fairseq_expire.tasks.checkpoint_files import last_complete, remove_leftovers
 
 
@@ -68,3 +69,10 @@ def test_what_no_checkpoint_needs_goes(tmp_path):
     checkpoint(tmp_path / "checkpoint_1_10.pt", 15, "memory_15_0000000c")
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.glob("memory_*")} == {files[3], *others[2:]}
+
+
+def test_a_checkpoint_that_may_not_be_read(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"something")
+    assert problem_of(str(path), PermissionError(13, "Permission denied")) == "cannot be read (Permission denied)"
+    assert problem_of(str(path), EOFError("Ran out of input")).startswith("is no checkpoint, or is cut short (9 bytes)")

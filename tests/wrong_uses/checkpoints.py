@@ -5,6 +5,7 @@ import pickle
 import torch
 
 from wrong_uses import Use
+from wrong_uses.data import REVERSED
 
 MODEL = "model.pt"
 
@@ -63,6 +64,7 @@ def as_last(damage):
 half = cut_to(0.5)
 code = changed(lambda state: {**state, "command": Command()})
 weights = changed(lambda state: state["model"])
+OTHER_MODEL = "model.pt was trained with {}, and this run asks for {}: that is part of the trained model; give what it was"
 NOT_COMPLETE = r"model.pt is no checkpoint, or is cut short \([\d,]+ bytes\): restore it, or take another one"
 CODE = r"{} holds more than tensors and plain values \(exec\), which could run any code when it is loaded: it is refused"
 NO_MODEL = "model.pt holds no model with its options: expected a checkpoint that fairseq-train wrote"
@@ -97,7 +99,67 @@ USES = [
         "another model to go on from",
         "train",
         "--restore-file model.pt --decoder-ffn-embed-dim 32",
-        "Cannot load model parameters from checkpoint model.pt; please ensure that the architectures match",
+        OTHER_MODEL.format("--decoder-ffn-embed-dim 64", "--decoder-ffn-embed-dim 32"),
+    ),
+    Use(
+        "other spans to go on with",
+        "train",
+        "--restore-file model.pt --max-span 512 --span-ramp 8",
+        OTHER_MODEL.format("--max-span 256, --span-ramp 16", "--max-span 512, --span-ramp 8") + ".* with --finetune-from-model",
+    ),
+    Use(
+        "one matrix instead of two to go on with",
+        "train",
+        "--restore-file model.pt --share-decoder-input-output-embed",
+        OTHER_MODEL.format("--share-decoder-input-output-embed off", "--share-decoder-input-output-embed on"),
+    ),
+    Use(
+        "one matrix for weights of two",
+        "train",
+        "--finetune-from-model model.pt --share-decoder-input-output-embed --max-span 512",
+        OTHER_MODEL.format("--share-decoder-input-output-embed off", "--share-decoder-input-output-embed on"),
+    ),
+    Use(
+        "another architecture to go on with",
+        "train",
+        "--restore-file model.pt --reset-optimizer",
+        OTHER_MODEL.format("--arch expire_span_lm", "--arch transformer_xl_lm"),
+        arch="transformer_xl_lm",
+    ),
+    Use(
+        "another preset to go on with",
+        "train",
+        "--restore-file model.pt --span-init 3",
+        OTHER_MODEL.format("--decoder-normalize-before off, .*", "--decoder-normalize-before on, .*"),
+        arch="expire_span_lm_tiny",
+    ),
+    Use(
+        "another dictionary to go on with",
+        "train",
+        "--restore-file model.pt",
+        "model.pt: the checkpoint was trained with another dictionary than the data's dict.txt",
+        REVERSED,
+    ),
+    *(
+        Use(
+            f"an override that is misspelt, {command}",
+            command,
+            "--model-overrides {'span_limt':64}",
+            r"no option span_limt to override in the checkpoint \(is span_limit meant\?\): .*max_span",
+        )
+        for command in ("eval-lm", "validate")
+    ),
+    Use(
+        "overrides that are no dictionary",
+        "eval-lm",
+        "--model-overrides {'span_limit'}",
+        r"overrides are a dictionary such as \{'span_limit': 1024\}, got \{'span_limit'\}",
+    ),
+    Use(
+        "an override of another architecture",
+        "eval-lm",
+        "--model-overrides {'compressed_size':64}",
+        "no option compressed_size to override in the checkpoint",
     ),
     Use(
         "half a checkpoint to go on from",

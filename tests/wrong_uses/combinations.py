@@ -1,6 +1,7 @@
 """Options that do not go together, and names of what does not exist."""
 
 from wrong_uses import Use
+from wrong_uses.data import removed
 
 UNKNOWN = "error: unrecognized arguments: {}"
 
@@ -53,6 +54,57 @@ USES = [
         "--tie-adaptive-weights needs --adaptive-input with the cutoffs",
     ),
     Use("projections tied alone", "train", "--tie-adaptive-proj", "only works together with --tie-adaptive-weights"),
+    *(
+        Use(
+            f"a metric that nobody logs, {name}",
+            "train",
+            f"--best-checkpoint-metric {metric} {options}",
+            rf"--best-checkpoint-metric {metric}: no validation logs that with --criterion {criterion}; expected one of .*{there}",
+            damage,
+            arch="expire_span_lm" if criterion == "expire_span_loss" else "transformer_xl_lm",
+        )
+        for name, metric, options, criterion, there, damage in [
+            ("misspelt", "bcp", "", "expire_span_loss", "bpc, .*span_max, span_mean", None),
+            ("of training", "gnorm", "--patience 2", "expire_span_loss", "bpc, ", None),
+            ("of another criterion", "span_mean", "--criterion cross_entropy", "cross_entropy", "loss, ppl", None),
+            ("of bytes", "bpc", "", "expire_span_loss", "expire_loss, loss, ", removed("manifest.json")),
+            (
+                "of another loss",
+                "bpc",
+                "--criterion adaptive_loss --adaptive-softmax-cutoff 20 --ddp-backend legacy_ddp",
+                "adaptive_loss",
+                "loss, ppl",
+                None,
+            ),
+        ]
+    ),
+    Use(
+        "checkpoints written later than their memory",
+        "train",
+        "--write-checkpoints-asynchronously",
+        "--write-checkpoints-asynchronously writes checkpoints in place, .*: leave it out, or give --no-save-memory",
+    ),
+    Use(
+        "checkpoints written with what is not installed",
+        "train",
+        "--write-checkpoints-asynchronously --no-save-memory",
+        "--write-checkpoints-asynchronously needs iopath, which is not installed: pip install iopath, or leave it out",
+    ),
+    *(
+        Use(
+            f"nothing to compare for {option}",
+            "train",
+            f"{option} 2 --disable-validation",
+            f"{option} 2 compares validations, and --disable-validation leaves them out: leave out one",
+        )
+        for option in ("--patience", "--keep-best-checkpoints")
+    ),
+    Use(
+        "no block but the last",
+        "train",
+        "--skip-remainder-batch --tokens-per-sample 7500",
+        "--skip-remainder-batch leaves out the last block of each epoch, and there is only one of 7500 tokens of 8 rows: lower",
+    ),
     Use("context for each sample", "eval-lm", "--context-window 8", "--context-window gives .*: leave the option out"),
     Use("less than no context", "eval-lm", "--context-window -8", "--context-window gives .*: leave the option out"),
     *(

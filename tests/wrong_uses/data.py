@@ -97,6 +97,13 @@ MANIFEST = "data/manifest.json: {}; restore the files?, or make the data again"
 REVERSED = dictionary(lambda lines: lines[::-1])
 
 USES = [
+    Use(
+        "nothing but a training split",
+        "train",
+        "",
+        r"no split 'valid' in data: .*found splits: train; prepare it with .*, or train without validating \(--disable-validation\)",
+        removed("valid.bin", "valid.idx", "test.bin", "test.idx"),
+    ),
     Use("no folder", "train", "", NOT_THERE.format("nowhere"), data="nowhere"),
     Use("a folder with nothing in it", "train", "", NOT_THERE.format("data"), empty),
     Use("no dictionary", "eval-lm", "", NOT_THERE.format("data"), removed("dict.txt")),

@@ -48,6 +48,9 @@ TRAINING = {
     "--batch-size-valid 0": ROWS.format(r"--batch-size \(or --batch-size-valid\)", 0),
     "--batch-size-valid 5000": "4001 tokens, fewer than the 5000 rows asked for",
     "--max-tokens 100": r"8 rows x 32 tokens .* exceeds --max-tokens 100: lower one or raise the other",
+    "--max-tokens-valid 100": r"8 rows x 32 tokens \(--batch-size x --tokens-per-sample\) exceeds --max-tokens-valid 100: lower",
+    "--max-tokens 300 --batch-size-valid 10": r"10 rows x 32 tokens \(--batch-size-valid x .*\) exceeds --max-tokens 300: lower",
+    "--max-tokens-valid 40 --batch-size-valid 3": r"3 rows x 32 tokens \(--batch-size-valid x .*\) exceeds --max-tokens-valid 40",
     "--update-freq 0": ROWS.format("--update-freq", 0),
     "--num-workers -1": "num_workers option should be non-negative",
 }
