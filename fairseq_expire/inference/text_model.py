@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from fairseq_expire.data.text_codec import Text, TextCodec
-from fairseq_expire.modules import LanguageModel, dictionary_digest
+from fairseq_expire.modules import LanguageModel
 
+from .dictionary_check import check_dictionary
 from .score import Score
 from .stream import Stream
 from .utf8 import Utf8Mask
@@ -31,17 +32,13 @@ class TextModel:
     """
 
     def __init__(self, model: LanguageModel, codec: TextCodec):
-        if not torch.equal(model.dictionary_digest.cpu(), dictionary_digest(codec.symbols)):
-            raise ValueError(
-                f"the model was trained with another dictionary than this dict.txt ({len(codec.symbols)} symbols): "
-                "give the data-bin that it was trained on"
-            )
+        check_dictionary(model.dictionary_digest, codec.symbols, model="the model", dictionary="this dict.txt")
         self.model = model.eval()
         self.codec = codec
 
     @property
     def device(self) -> torch.device:
-        return self.model.dictionary_digest.device
+        return next(self.model.parameters()).device
 
     def score(self, text: Text, *, block: int = BLOCK) -> Score:
         """What a text costs, read from its beginning with ``</s>`` in front, as ``fairseq-eval-lm`` reads a split.
@@ -112,8 +109,9 @@ class TextModel:
 
     @functools.cached_property
     def fingerprint(self) -> Tensor:
-        """[4] int64, the first half of the SHA-256 of all weights, and of the limit that spans are cut to."""
-        digest = hashlib.sha256(repr([layer.policy.span_limit for layer in self.model.stack.layers]).encode())
+        """[4] int64, the first half of the SHA-256 of all weights, the dictionary, and the limit that spans are cut to."""
+        limits = [layer.policy.span_limit for layer in self.model.stack.layers]
+        digest = hashlib.sha256(f"{self.model.dictionary_digest} {limits}".encode())
         for name, weight in self.model.state_dict().items():
             digest.update(name.encode())
             digest.update(weight.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())

@@ -2,11 +2,12 @@
 
 fairseq asks a task for its state in the first process only, makes checkpoints by copying one in place, and takes whatever
 it finds under the name it looks for. So two of its functions (of the one version that this package works with) get
-something around them here, which does nothing unless the task is ours; and a third one, which reads the file for all
-commands, says in a sentence what is wrong with one that is no checkpoint.
+something around them here, which does nothing unless the task is ours; and the ones that read the file for all commands take
+weights with options alone, and say in a sentence what is wrong with one that is no checkpoint.
 """
 
 import functools
+import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +21,19 @@ from fairseq.trainer import Trainer
 
 from fairseq_expire.data.checkpoint_problems import problem_of
 from fairseq_expire.data.memory_files import new_name, write_memory
+from fairseq_expire.inference.dictionary_check import check_dictionary
 
-from .checkpoint_files import last_complete, remove_leftovers
+from .checkpoint_files import Glance, glance, last_complete, remove_leftovers
 from .memory_caching_lm import MemoryCachingLMTask
 from .stopping import stop_if_over
 
 
+logger = logging.getLogger(__name__)
+
+
 def install() -> None:
     checkpoint_utils.load_checkpoint_to_cpu = _said_plainly(checkpoint_utils.load_checkpoint_to_cpu)
+    checkpoint_utils._upgrade_state_dict = _of_a_model_alone(checkpoint_utils._upgrade_state_dict)
     checkpoint_utils.save_checkpoint = _with_memory(checkpoint_utils.save_checkpoint)
     Trainer.load_checkpoint = _from_complete(Trainer.load_checkpoint)
 
@@ -96,6 +102,25 @@ def _whole_copies():
         PathManager.copy = staticmethod(copy)
 
 
+@contextmanager
+def _average_from(seen: Optional[Glance], trainer: Trainer):
+    """Lets ``--store-ema`` begin with the weights of a checkpoint that has no moving average, which fairseq looks for where it has
+    deleted them."""
+    options = trainer.cfg.ema
+    begins = options.store_ema and seen is not None and not seen.has_average
+    if begins:
+        logger.info("the checkpoint holds no moving average: --store-ema begins one with its weights")
+        options.store_ema = False
+    try:
+        yield
+    finally:
+        if begins:
+            options.store_ema = True
+    if begins:
+        # Asked for, it is made of the weights as they are now.
+        trainer.ema
+
+
 def _from_complete(fairseq_load):
     @functools.wraps(fairseq_load)
     def load_checkpoint(
@@ -120,7 +145,14 @@ def _from_complete(fairseq_load):
                 "leave the option out"
             )
         filename = last_complete(filename, suffix=self.checkpoint_suffix)
-        extra_state = fairseq_load(self, filename, *resets)
+        for path in filter(None, (filename, self.cfg.ema.ema_seed_model)):
+            seen = glance(path)
+            if seen is not None:
+                check_dictionary(
+                    seen.digest, self.task.dictionary.symbols, model=f"the checkpoint {path}", dictionary="the data's dict.txt"
+                )
+        with _average_from(glance(filename), self):
+            extra_state = fairseq_load(self, filename, *resets)
         if extra_state is None:
             return None
         state = extra_state.setdefault(type(self.task).__name__, {})
@@ -133,6 +165,19 @@ def _from_complete(fairseq_load):
         return extra_state
 
     return load_checkpoint
+
+
+def _of_a_model_alone(fairseq_upgrade):
+    @functools.wraps(fairseq_upgrade)
+    def upgrade_state_dict(state):
+        """A checkpoint of weights and options alone, as tools leave it that throw away what only training needs, is as one of no
+        updates."""
+        if "cfg" in state and "model" in state and not {"optimizer_history", "best_loss"} & set(state):
+            began = {"criterion_name": None, "optimizer_name": None, "lr_scheduler_state": {}, "num_updates": 0}
+            state = {"optimizer_history": [began], "extra_state": {}, **state}
+        return fairseq_upgrade(state)
+
+    return upgrade_state_dict
 
 
 def _said_plainly(fairseq_load):

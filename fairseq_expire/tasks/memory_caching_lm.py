@@ -19,6 +19,7 @@ from fairseq_expire.data.memory_pass import MemoryBatchIterator
 from fairseq_expire.data.prompts import PromptDataset, StreamItems
 from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
 from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream, find_parts
+from fairseq_expire.inference.dictionary_check import DIGEST, check_dictionary
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 
 from .bounds import keep_bounds_of
@@ -97,6 +98,10 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         if not from_checkpoint:
             # Of fairseq's commands, only training builds a model that is not in a checkpoint.
             check_processes_are_joined()
+        else:
+            check_dictionary(
+                cfg.get(DIGEST), self.dictionary.symbols, model="the checkpoint", dictionary="the data's dict.txt"
+            )
         model = super().build_model(cfg, from_checkpoint)
         if not isinstance(model, MemoryLanguageModel):
             known = sorted(name for name, kind in MODEL_REGISTRY.items() if issubclass(kind, MemoryLanguageModel))
@@ -104,9 +109,11 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
                 f"--task memory_caching_lm reads with a memory, which {type(model).__name__} does not have: expected "
                 f"one of --arch {', '.join(known)} (or a checkpoint of one)"
             )
-        # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with.
+        # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with, and
+        # with the digest it is never read with another dictionary of the same size.
         with open_dict(cfg):
             cfg.position_range = model.decoder.stack.position_range
+            cfg[DIGEST] = model.decoder.dictionary_digest
         return model
 
     def optimizer_step(self, optimizer, model, update_num):
