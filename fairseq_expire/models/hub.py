@@ -14,3 +14,7 @@ class MemoryHubInterface(GeneratorHubInterface):
         super().__init__(cfg, task, models)
         self.tokenizer = task.build_tokenizer(cfg.tokenizer)
         self.bpe = task.build_bpe(cfg.bpe)
+
+    def binarize(self, sentence: str) -> Tensor:
+        """[N + 1] int64, the symbols of a text, and ``</s>``."""
+        return self.task.text_tokens(super().binarize(sentence))

@@ -133,7 +133,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             if "data_selector" in kwargs:
                 raise ValueError(f"fairseq-train {NO_ITEMS}")
             items = StreamItems(stream)
-            self.datasets[split] = self.prompts(items, items.sizes)
+            self.datasets[split] = self.prompts(items, items.sizes, ended=True)
             return
         # fairseq's trainer is the only caller that can select data: by this a training set is known from
         # the same split being validated or scored, to which --update-freq means nothing.

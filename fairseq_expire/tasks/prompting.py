@@ -5,6 +5,7 @@ from typing import Union
 import torch
 from fairseq import utils
 from fairseq.tasks import FairseqTask
+from torch import Tensor
 
 from fairseq_expire.data.prompts import Items, PromptDataset
 from fairseq_expire.data.text_codec import TextCodec
@@ -37,14 +38,19 @@ class PromptingTask(FairseqTask):
 
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None) -> PromptDataset:
         """Lines of text as prompts, without the ``</s>`` that fairseq ends each with."""
-        eos = self.dictionary.eos()
-        lines = [line[:-1] if len(line) and line[-1] == eos else line for line in src_tokens]
-        return self.prompts(lines, [len(line) for line in lines])
+        lines = [self.text_tokens(line[: int(length)]) for line, length in zip(src_tokens, src_lengths)]
+        lines = [line[:-1] if len(line) and line[-1] == self.dictionary.eos() else line for line in lines]
+        return self.prompts(lines, [len(line) for line in lines], ended=False)
 
-    def prompts(self, items: Items, sizes) -> PromptDataset:
-        """Items of these sizes as prompts."""
+    def text_tokens(self, tokens: Tensor) -> Tensor:
+        """[N] int64, the symbols of a text: ``<pad>`` written in it is an unknown word, since fairseq's symbol of that name stands
+        for no text."""
+        return tokens.masked_fill(tokens == self.dictionary.pad(), self.dictionary.unk())
+
+    def prompts(self, items: Items, sizes, *, ended: bool) -> PromptDataset:
+        """Items of these sizes as prompts; see :class:`PromptDataset`."""
         dictionary, block = self.dictionary, self.cfg.tokens_per_sample
-        return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), block=block)
+        return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), ended=ended, block=block)
 
     @torch.no_grad()
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
