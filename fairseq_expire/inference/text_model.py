@@ -44,10 +44,10 @@ class TextModel:
         """What a text costs, read from its beginning with ``</s>`` in front, as ``fairseq-eval-lm`` reads a split.
 
         Args:
-            text: words without a line end behind the last one are a line that goes on: no ``</s>`` is scored there.
+            text: str, bytes, or a str of bytes that Python's ``surrogateescape`` decoded. Words without a line end behind the last one are a line that goes on: no ``</s>`` is scored there.
             block: tokens read at once.
         Raises:
-            ValueError: if there is nothing to score, or the text is in bytes that are not UTF-8.
+            ValueError: if there is nothing to score; if the text has bytes that are not UTF-8 and a symbol is not a byte.
         """
         ids = self.codec.encode(text)
         if not ids:
@@ -73,6 +73,7 @@ class TextModel:
         seed: Optional[int] = None,
         utf8: bool = False,
         stop_at_eos: bool = False,
+        errors: str = "replace",
         block: int = BLOCK,
     ) -> Iterator[str]:
         """Text that goes on from a prompt of any length, a piece at a time: see :meth:`Stream.generate`."""
@@ -87,6 +88,7 @@ class TextModel:
             seed=seed,
             utf8=utf8,
             stop_at_eos=stop_at_eos,
+            errors=errors,
         )
 
     def stream(self, state: Optional[Mapping[str, Tensor]] = None, *, block: int = BLOCK) -> Stream:

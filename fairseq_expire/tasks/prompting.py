@@ -1,5 +1,6 @@
 """What a task says to ``fairseq-generate``, ``fairseq-interactive`` and the hub interface."""
 
+import logging
 from typing import Union
 
 import torch
@@ -14,6 +15,9 @@ from fairseq_expire.inference.utf8 import Utf8Mask
 from .generation import MemoryGenerator, check_generation_options
 from .reading import BlockScorer
 from .symbols_of_text import SymbolsOfText
+from .text_streams import use_utf8
+
+logger = logging.getLogger(__name__)
 
 
 class PromptingTask(FairseqTask):
@@ -22,6 +26,10 @@ class PromptingTask(FairseqTask):
     Subclasses have a ``dictionary``, the ``level`` of its symbols ("bytes", "chars", "words", "subword", or None), and options
     ``data``, ``tokens_per_sample`` and ``utf8``.
     """
+
+    # Of fairseq-interactive: whether text need not be UTF-8, and how many lines have been read.
+    _takes_any_bytes = False
+    _lines_read = 0
 
     def build_generator(
         self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None
@@ -63,6 +71,33 @@ class PromptingTask(FairseqTask):
         return generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
 
     def build_bpe(self, args):
+        """What makes symbols of text for ``fairseq-interactive`` and ``fairseq-generate``, which ask before they read or print any;
+        see :meth:`symbols_of_text`."""
+        use_utf8()
+        bpe = self.symbols_of_text(args)
+        self._takes_any_bytes = self.level == "bytes" and isinstance(bpe, SymbolsOfText)
+        return bpe
+
+    def get_interactive_tokens_and_lengths(self, lines, encode_fn):
+        """The symbols of lines and their numbers. A line that is not UTF-8 is read as it is by a model of bytes; by another one
+        with U+FFFD in place of what is not, and the log says so."""
+        if not self._takes_any_bytes:
+            lines = [self._readable(line, number) for number, line in enumerate(lines, start=self._lines_read + 1)]
+        self._lines_read += len(lines)
+        return super().get_interactive_tokens_and_lengths(lines, encode_fn)
+
+    def _readable(self, line: str, number: int) -> str:
+        content = line.encode("utf-8", "surrogateescape")
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            logger.warning(
+                "line %d is not UTF-8 at its byte %d (%s), and the symbols of this model are %s: it is read with U+FFFD there; "
+                "convert the text, or take a model of bytes", number, error.start, error.reason, self.level or "words",
+            )  # fmt: skip
+            return content.decode("utf-8", "replace")
+
+    def symbols_of_text(self, args):
         """What makes symbols of text: what ``--bpe`` asks for, or else what the data was made with."""
         bpe = super().build_bpe(args)
         # Words are symbols as they are.
