@@ -5,7 +5,7 @@ import logging
 import os
 import zipfile
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import List, NamedTuple, Optional
 
 import torch
 
@@ -50,10 +50,11 @@ def last_complete(filename: str, *, suffix: str) -> str:
 
 
 class Glance(NamedTuple):
-    """The digest of the dictionary that a checkpoint was trained with, None if it holds none; whether it holds a moving average
-    of the weights."""
+    """The digest of the dictionary that a checkpoint was trained with, None if it holds none; the names of its weights; whether it
+    holds a moving average of them."""
 
     digest: Optional[str]
+    names: List[str]
     has_average: bool
 
 
@@ -62,7 +63,7 @@ def glance(path: str) -> Optional[Glance]:
     try:
         # Mapped, so that only what is looked at is read.
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        return Glance(state["cfg"]["model"].get(DIGEST), "ema" in state.get("extra_state", {}))
+        return Glance(state["cfg"]["model"].get(DIGEST), list(state["model"]), "ema" in state.get("extra_state", {}))
     # Whatever torch raises, or looking at what another program stored.
     except Exception:
         return None

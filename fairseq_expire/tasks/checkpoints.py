@@ -21,7 +21,7 @@ from fairseq.trainer import Trainer
 
 from fairseq_expire.data.checkpoint_problems import problem_of
 from fairseq_expire.data.memory_files import new_name, write_memory
-from fairseq_expire.inference.dictionary_check import check_dictionary
+from fairseq_expire.inference.dictionary_check import check_dictionary, check_names
 
 from .checkpoint_files import Glance, glance, last_complete, remove_leftovers
 from .memory_caching_lm import MemoryCachingLMTask
@@ -146,11 +146,10 @@ def _from_complete(fairseq_load):
             )
         filename = last_complete(filename, suffix=self.checkpoint_suffix)
         for path in filter(None, (filename, self.cfg.ema.ema_seed_model)):
-            seen = glance(path)
+            seen, model = glance(path), f"the checkpoint {path}"
             if seen is not None:
-                check_dictionary(
-                    seen.digest, self.task.dictionary.symbols, model=f"the checkpoint {path}", dictionary="the data's dict.txt"
-                )
+                check_dictionary(seen.digest, self.task.dictionary.symbols, model=model, dictionary="the data's dict.txt")
+                check_names(seen.names, model=model)
         with _average_from(glance(filename), self):
             extra_state = fairseq_load(self, filename, *resets)
         if extra_state is None:

@@ -30,6 +30,7 @@ from .out_of_memory import JointTask
 from .processes import check_processes_are_joined
 from .prompting import PromptingTask
 from .stopping import load_patience_state, patience_state
+from .text_streams import use_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -254,6 +255,8 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         if torch.distributed.is_initialized():
             # fairseq starts a process for each GPU it finds, and adds nothing up: each scores all, the first one prints.
             num_shards, shard_id = 1, 0
+        # --output-word-probs names symbols.
+        use_utf8()
         if max_tokens < 1:
             raise ValueError(f"--max-tokens is the number of tokens read at once: expected at least 1, got {max_tokens}")
         rows = 1 if batch_size is None else batch_size

@@ -45,10 +45,15 @@ class PromptingTask(FairseqTask):
         return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
 
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None) -> PromptDataset:
-        """Lines of text as prompts, without the ``</s>`` that fairseq ends each with."""
-        lines = [self.text_tokens(line[: int(length)]) for line, length in zip(src_tokens, src_lengths)]
-        lines = [line[:-1] if len(line) and line[-1] == self.dictionary.eos() else line for line in lines]
+        """Lines of text as prompts, without the ``</s>`` that fairseq ends each with, and without padding behind it."""
+        lines = [self._prompt(line[: int(length)]) for line, length in zip(src_tokens, src_lengths)]
         return self.prompts(lines, [len(line) for line in lines], ended=False)
+
+    def _prompt(self, line: Tensor) -> Tensor:
+        # Only a row that was padded by hand ends in padding: behind what is written in a text comes fairseq's </s>.
+        real = (line != self.dictionary.pad()).nonzero()
+        line = line[: int(real[-1]) + 1 if len(real) else 0]
+        return self.text_tokens(line[:-1] if len(line) and line[-1] == self.dictionary.eos() else line)
 
     def text_tokens(self, tokens: Tensor) -> Tensor:
         """[N] int64, the symbols of a text: ``<pad>`` written in it is an unknown word, since fairseq's symbol of that name stands

@@ -126,6 +126,14 @@ def test_prompts(call, data, model, hub, tmp_path):
         assert best["tokens"].tolist() == greedy(model, ids_of(model, line))
 
 
+def test_rows_that_are_padded_by_hand(hub):
+    lines = [hub.encode(line) for line in ("the cat sat", "<pad> a", "mat </s>")]
+    given = {"beam": 1, "max_len_a": 1, "max_len_b": 4}
+    padded = hub.generate(torch.nn.utils.rnn.pad_sequence(lines, batch_first=True, padding_value=1), **given)
+    for (one,), (other,) in zip(padded, hub.generate(lines, **given)):
+        assert one["tokens"].tolist() == other["tokens"].tolist() and one["score"] == pytest.approx(other["score"].item())
+
+
 def test_items(call, data, model, tmp_path):
     """Of a split, where every line ends in one more ``</s>``; and their beginnings."""
     (tmp_path / "lines").write_text("".join(f"{line}\n" for line in LINES))
