@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import pytest
+import safetensors.torch
 import torch
 from fairseq import options
 from fairseq.checkpoint_utils import save_ema_as_checkpoint
@@ -110,6 +111,8 @@ def averaged(checkpoint, tmp_path_factory):
 def test_an_average_is_read_by_all_and_scored_alike(averaged, data_bin, training, corpus, tmp_path):
     text = (corpus / "test.txt").read_text()
     export.main([str(averaged), str(tmp_path / "exported")])
+    weights = safetensors.torch.load_file(tmp_path / "exported" / "model.safetensors")
+    assert all(value.is_floating_point() for value in weights.values())
     expected = fairseq_expire.load(tmp_path / "exported").score(text).bits_per_token
     assert fairseq_expire.load(averaged).score(text).bits_per_token == pytest.approx(expected, abs=1e-9)
     assert bits(data_bin, averaged) == pytest.approx(expected, abs=1e-3)

@@ -14,6 +14,7 @@ from small_checkpoints import prepare, write_checkpoint
 
 import commands
 import fairseq_expire
+from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
 
 # No two lines are alike, and white space at their ends, which fairseq strips, is none of theirs.
 LINES = [b"first", "caf\u00e9 \u4e2d \U0001f600".encode(), b"bad \xff\xfe x", bytes(range(128, 256)), b"\xe4\xb8", b"\xed\xa0\x80 half", b"last \xc3"]
@@ -127,14 +128,13 @@ def test_scores_of_bytes_are_those_of_fairseq_eval_lm(models, tmp_path):
     assert model.score(content.decode("utf-8", "surrogateescape")).bits_per_token == pytest.approx(expected, abs=1e-6)
 
 
+def hub(model):
+    data, path = model
+    return ExpireSpanLanguageModel.from_pretrained(str(path.parent), path.name, data_name_or_path=str(data))
+
+
 def test_the_hub_takes_bytes(models):
-    from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
-
-    def hub(level):
-        data, path = models[level]
-        return ExpireSpanLanguageModel.from_pretrained(str(path.parent), path.name, data_name_or_path=str(data))
-
-    model, lm = fairseq_expire.load(models["bytes"][1]), hub("bytes")
+    model, lm = fairseq_expire.load(models["bytes"][1]), hub(models["bytes"])
     for line in LINES:
         expected = model.score(line).token_bits
         for text in (line, line.decode("utf-8", "surrogateescape")):
@@ -144,4 +144,15 @@ def test_the_hub_takes_bytes(models):
     assert lm.sample(b"a\xff", max_len_a=1, max_len_b=2).startswith("a\ufffd")
     for level in ("chars", "words", "subword"):
         with pytest.raises(ValueError, match="the text given.* not UTF-8 at "):
-            hub(level).score(b"a \xff")
+            hub(models[level]).score(b"a \xff")
+
+
+@pytest.mark.parametrize("level", ["bytes", "chars", "subword"])
+def test_names_of_special_symbols_are_text_like_any_other(models, level):
+    """But in words, of which test_special_words.py tells."""
+    lm, codec = hub(models[level]), fairseq_expire.load(models[level][1]).codec
+    for text in ("<pad>", "a </s>", "<s> <unk> </s> <pad>"):
+        ids = codec.encode(text)
+        assert lm.encode(text).tolist() == [*ids, 2] and not {0, 1, 2} & set(ids)
+        assert lm.score(text)["tokens"].tolist() == ids
+        assert lm.sample(text, max_len_a=1, max_len_b=2).startswith(codec.decode(ids))
