@@ -76,6 +76,19 @@ def logged(output, tag):
     return [{key: _number(value) for key, value in json.loads(line).items()} for line in lines]
 
 
+def hypotheses(output):
+    """{number of the prompt: [(score, names of symbols, scores of tokens)]}, all to base 2, as printed."""
+    found = {}
+    for line in output.splitlines():
+        if re.match(r"H-\d+\t", line):
+            name, score, text = line.split("\t")
+            found.setdefault(int(name[2:]), []).append([float(score), text.split()])
+        if re.match(r"P-\d+\t", line):
+            name, scores = line.split("\t")
+            found[int(name[2:])][-1].append([float(value) for value in scores.split()])
+    return found
+
+
 def _number(value):
     try:
         return float(value)

@@ -40,7 +40,7 @@ def _item_sizes(prefix: str) -> np.ndarray:
 
 
 class PromptDataset(FairseqDataset):
-    """Items as prompts. A ``</s>`` that ends one is not part of the prompt: what is written goes on in its place.
+    """Items as prompts.
 
     Batches are made as fairseq's, of items of about the same length. An item counts with at most ``block`` tokens, since
     longer ones are read block by block.
@@ -48,18 +48,20 @@ class PromptDataset(FairseqDataset):
     Args:
         items: the tokens of each.
         sizes: their lengths.
-        pad, eos: symbols of the dictionary.
+        pad, eos: symbols of the dictionary; no item holds padding.
+        ended: whether a ``</s>`` that ends an item is its end, as in a split, and not part of the prompt: what is written goes on
+            in its place.
         block: tokens of a row that are read at once.
     """
 
     # A dataset of a few lines is made anew for each of them, so a task that kept its batches would grow without end.
     can_reuse_epoch_itr_across_epochs = False
 
-    def __init__(self, items: Items, sizes: Sequence[int], *, pad: int, eos: int, block: int):
+    def __init__(self, items: Items, sizes: Sequence[int], *, pad: int, eos: int, ended: bool, block: int):
         super().__init__()
         self.items = items
         self.sizes = np.asarray(sizes, dtype=np.int64)
-        self.pad, self.eos = pad, eos
+        self.pad, self.eos, self.ended = pad, eos, ended
         self.block = block
 
     def __len__(self) -> int:
@@ -67,11 +69,12 @@ class PromptDataset(FairseqDataset):
 
     def __getitem__(self, index: int) -> Dict:
         item = self.items[index]
-        prompt = item[:-1] if len(item) and item[-1] == self.eos else item
+        prompt = item[:-1] if self.ended and len(item) and item[-1] == self.eos else item
         return {"id": index, "source": torch.cat([item.new_tensor([self.eos]), prompt]), "target": item}
 
     def collater(self, samples: List[Dict]) -> Dict:
-        """A batch of fairseq's: in ``net_input`` the prompts after a ``</s>``, [B, 1 + N]; as ``target`` the whole items."""
+        """A batch of fairseq's: in ``net_input`` the prompts after a ``</s>``, [B, 1 + N]; as ``target`` the whole items; the
+        lengths [B] of both."""
         if not samples:
             return {}
         width = max(len(sample["source"]) for sample in samples)
@@ -84,6 +87,7 @@ class PromptDataset(FairseqDataset):
             "id": torch.tensor([sample["id"] for sample in samples]),
             "net_input": {"src_tokens": source, "src_lengths": lengths},
             "target": target,
+            "target_lengths": torch.tensor([len(sample["target"]) for sample in samples]),
             "nsentences": len(samples),
             "ntokens": int(lengths.sum()),
         }

@@ -15,6 +15,28 @@ from fairseq_expire.data.units import Unit
 from fairseq_expire.data.words import Words
 
 Text = Union[str, bytes]
+# What may become of bytes that are not UTF-8 where they are decoded: U+FFFD, or a lone surrogate that can become the byte again.
+DECODING_ERRORS = ("replace", "surrogateescape")
+
+
+def as_bytes(text: Text) -> bytes:
+    """A text in UTF-8. Bytes stay as they are, also those that are lone surrogates in a str, as Python's `surrogateescape` puts
+    them there (in file names, arguments and standard input).
+
+    Raises:
+        ValueError: neither str nor bytes, or a str with a surrogate that stands for no byte.
+    """
+    if isinstance(text, (bytes, bytearray, memoryview)):
+        return bytes(text)
+    if not isinstance(text, str):
+        raise ValueError(f"a text is str or bytes, got {type(text).__name__}")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text given: U+{ord(text[error.start]):04X} at character {error.start} is half of a surrogate pair, which is "
+            "neither a character nor a byte; take it out, or give the text as bytes"
+        ) from None
 
 
 class TextCodec:
@@ -79,9 +101,9 @@ class TextCodec:
         it ends in "\n", and in bytes made with that option.
 
         Raises:
-            ValueError: bytes that are not UTF-8, at any level but bytes.
+            ValueError: bytes that are not UTF-8, at any level but bytes; see also :func:`as_bytes`.
         """
-        content = text.encode("utf-8") if isinstance(text, str) else bytes(text)
+        content = as_bytes(text)
         return self._encode(_TextUnit.of(content)).ids.tolist() if content else []
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -101,9 +123,9 @@ class TextCodec:
         """For text that comes in parts."""
         return StreamEncoder(self)
 
-    def stream_decoder(self) -> "StreamDecoder":
-        """For ids that come one by one."""
-        return StreamDecoder(self)
+    def stream_decoder(self, errors: str = "replace") -> "StreamDecoder":
+        """For ids that come one by one; ``errors`` is one of ``DECODING_ERRORS``."""
+        return StreamDecoder(self, errors)
 
     def _parts(self, ids: Iterable[int]) -> bytes:
         """The text of ids before it is joined to what comes before and after."""
@@ -128,7 +150,7 @@ class StreamEncoder:
 
     def feed(self, text: Text) -> List[int]:
         """The ids that have become certain. Raises ValueError as :meth:`TextCodec.encode`; nothing is fed then."""
-        text = self.held + (text.encode("utf-8") if isinstance(text, str) else bytes(text))
+        text = self.held + as_bytes(text)
         settled = self._codec.level.settled(text)
         ids = self._codec.encode(text[:settled])
         self.held = text[settled:]
@@ -144,17 +166,17 @@ class StreamEncoder:
 class StreamDecoder:
     """Ids one by one to text: what is given, put together, is the text of them all."""
 
-    def __init__(self, codec: TextCodec):
+    def __init__(self, codec: TextCodec, errors: str):
         self._codec = codec
         self._join = codec.level.joiner()
-        self._chars = codecs.getincrementaldecoder("utf-8")("replace")
+        self._chars = codecs.getincrementaldecoder("utf-8")(errors)
 
     def feed(self, index: int) -> str:
         """The text that has become complete with this id; nothing while a character lacks bytes."""
         return self._chars.decode(self._join(self._codec._parts([index])))
 
     def flush(self) -> str:
-        """What stands for an incomplete character at the end: U+FFFD, or nothing if all are complete."""
+        """What stands for an incomplete character at the end, or nothing if all are complete."""
         return self._chars.decode(b"", final=True)
 
 

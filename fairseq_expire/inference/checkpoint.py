@@ -14,6 +14,8 @@ from fairseq_expire.data.text_codec import TextCodec
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 from fairseq_expire.modules import LanguageModel, dictionary_digest
 
+from .dictionary_check import DIGEST, check_dictionary, check_names
+
 PREFIX = "decoder."
 
 
@@ -41,16 +43,12 @@ def read_checkpoint(
     defaults = MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[cfg.model._name]]()
     if span_limit is not None:
         cfg.model.span_limit = span_limit
+    check_dictionary(cfg.model.get(DIGEST), codec.symbols, model=f"the checkpoint {path}", dictionary=str(data / "dict.txt"))
+    check_names(state["model"], model=f"the checkpoint {path}")
     description = kind.describe(merge_with_parent(defaults, cfg.model, remove_missing=True), codec.dictionary)
-    digest = dictionary_digest(codec.symbols)
     weights = {name.removeprefix(PREFIX): value for name, value in state["model"].items()}
-    if not torch.equal(weights.get("dictionary_digest", digest), digest):
-        raise ValueError(
-            f"{path}: trained with another dictionary than {data / 'dict.txt'} ({len(codec.symbols)} symbols); "
-            "give the data-bin that it was trained on"
-        )
     with torch.random.fork_rng(devices=[]):
-        model = LanguageModel(description, digest)
+        model = LanguageModel(description, dictionary_digest(codec.symbols))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -14,9 +14,11 @@ from fairseq_expire.data.files import file_sha256, write_atomically
 from fairseq_expire.data.folder import new_folder
 from fairseq_expire.data.subwords import MODEL_FILE
 from fairseq_expire.data.text_codec import TextCodec
-from fairseq_expire.modules import Description, LanguageModel, dictionary_digest
+from fairseq_expire.modules import Description, LanguageModel
 
-FORMAT = 1
+from .dictionary_check import DIGEST, check_dictionary
+
+FORMAT = 2
 CONFIG, WEIGHTS, DICTIONARY = "config.json", "model.safetensors", "dict.txt"
 # Those of the data-bin that a text needs; not all data has all of them.
 TEXT_FILES = (DICTIONARY, manifest.FILE_NAME, MODEL_FILE)
@@ -47,6 +49,7 @@ def write_folder(dest: Union[str, Path], model: LanguageModel, data: Path, *, ve
             "format": FORMAT,
             "version": version,
             "level": codec.level_name,
+            DIGEST: model.dictionary_digest,
             "model": description,
             "weights_sha256": file_sha256(folder / WEIGHTS),
         }
@@ -80,7 +83,7 @@ def read_folder(folder: Path, *, span_limit: Optional[int] = None) -> Tuple[Lang
         if span_limit is not None:
             description = description.with_policy_options(span_limit=span_limit)
         with torch.random.fork_rng(devices=[]):
-            model = LanguageModel(description, dictionary_digest(codec.symbols))
+            model = LanguageModel(description, config[DIGEST])
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
     if codec.level_name != config["level"]:
@@ -93,6 +96,7 @@ def read_folder(folder: Path, *, span_limit: Optional[int] = None) -> Tuple[Lang
             f"{folder / DICTIONARY}: {len(codec.symbols)} symbols, and the model has {description.symbols}; "
             "restore the file, or export the model again"
         )
+    check_dictionary(config[DIGEST], codec.symbols, model=f"the model in {folder}", dictionary="the dict.txt there")
     _load_weights(model, folder / WEIGHTS, config["weights_sha256"])
     return model, codec
 
@@ -126,7 +130,7 @@ def _read_config(path: Path) -> Dict[str, Any]:
         raise ValueError(f"{path}: not JSON ({error}); restore the file, or export the model again") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{path}: its format is not {FORMAT}, the one this version reads; export the model again")
-    for name in ("level", "model", "weights_sha256"):
+    for name in ("level", DIGEST, "model", "weights_sha256"):
         if name not in config:
             raise ValueError(f"{path}: {name} is missing; restore the file, or export the model again")
     return config

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fairseq_expire.data.files import write_atomically
-from fairseq_expire.data.text_codec import StreamEncoder, Text, TextCodec
+from fairseq_expire.data.text_codec import DECODING_ERRORS, StreamEncoder, Text, TextCodec
 from fairseq_expire.modules import Memory
 
 from .sampling import Sampler
@@ -70,7 +70,7 @@ class Stream:
         """Reads more of the text, cut anywhere; says how many tokens that was.
 
         What has only begun (a character, a word, a line end) waits for the rest in :attr:`held`. Raises ValueError if the text
-        is in bytes that are not UTF-8, of which nothing is read then.
+        has bytes that are not UTF-8 and a symbol is not a byte; nothing of it is read then.
         """
         return self._read(self._encoder.feed(text))
 
@@ -108,6 +108,7 @@ class Stream:
         seed: Optional[int] = None,
         utf8: bool = False,
         stop_at_eos: bool = False,
+        errors: str = "replace",
     ) -> Iterator[str]:
         """How the text may go on, a piece at a time; what is written is read as the rest of the text.
 
@@ -118,31 +119,39 @@ class Stream:
             greedy, temperature, top_k, top_p, seed: see :class:`Sampler`.
             utf8: of a model of bytes: write valid UTF-8, complete at the end.
             stop_at_eos: end where the model writes ``</s>``.
+            errors: what becomes of written bytes that are not UTF-8, as in :meth:`bytes.decode`: U+FFFD for each ("replace"), or
+                lone surrogates ("surrogateescape"), of which ``"".join(pieces).encode("utf-8", "surrogateescape")`` makes exactly
+                the bytes that were written. What a prompt has begun of a character comes again with its end in the first, not
+                in the second.
         Returns:
-            an iterator over pieces of text. A piece comes as soon as its last token is there; without ``utf8``, what is not
-            valid in the bytes of a model becomes U+FFFD.
+            an iterator over pieces of text. A piece comes as soon as its last token is there.
         Raises:
             ValueError: if a value is outside its range; if ``utf8`` is asked of another model; if the text ends in a character
                 that cannot be completed.
         """
         if max_tokens is not None and max_tokens < 1:
             raise ValueError(f"max_tokens is how many tokens to write: expected at least 1 or none, got {max_tokens}")
+        if errors not in DECODING_ERRORS:
+            raise ValueError(f"errors is {errors!r}, expected one of {', '.join(DECODING_ERRORS)}")
         sampler = Sampler(greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         mask = self._model.utf8_mask if utf8 else None
         self.flush()
         if mask is not None:
             # Says now what cannot be completed.
             mask(torch.tensor([self._recent], dtype=torch.int64), max_tokens or RECENT)
-        return self._written(sampler, mask, max_tokens, stop_at_eos)
+        return self._written(sampler, mask, max_tokens, stop_at_eos, errors)
 
     def _written(
-        self, sampler: Sampler, mask: Optional[Utf8Mask], max_tokens: Optional[int], stop_at_eos: bool
+        self, sampler: Sampler, mask: Optional[Utf8Mask], max_tokens: Optional[int], stop_at_eos: bool, errors: str
     ) -> Iterator[str]:
         codec = self._model.codec
-        decoder = codec.stream_decoder()
+        decoder = codec.stream_decoder(errors)
         for index in self._recent:
             # A space before the next word, the rest of a character: that depends on what there is already.
             decoder.feed(index)
+        if errors == "surrogateescape":
+            # The beginning of a character is then not written again.
+            decoder.flush()
         for left in repeat(RECENT) if max_tokens is None else range(max_tokens, 0, -1):
             log_probs = self._next_log_probs().cpu()
             log_probs[[codec.dictionary.bos(), codec.pad]] = -torch.inf

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from fairseq_expire.data.text_codec import Text, TextCodec
-from fairseq_expire.modules import LanguageModel, dictionary_digest
+from fairseq_expire.modules import LanguageModel
 
+from .dictionary_check import check_dictionary
 from .score import Score
 from .stream import Stream
 from .utf8 import Utf8Mask
@@ -31,26 +32,22 @@ class TextModel:
     """
 
     def __init__(self, model: LanguageModel, codec: TextCodec):
-        if not torch.equal(model.dictionary_digest.cpu(), dictionary_digest(codec.symbols)):
-            raise ValueError(
-                f"the model was trained with another dictionary than this dict.txt ({len(codec.symbols)} symbols): "
-                "give the data-bin that it was trained on"
-            )
+        check_dictionary(model.dictionary_digest, codec.symbols, model="the model", dictionary="this dict.txt")
         self.model = model.eval()
         self.codec = codec
 
     @property
     def device(self) -> torch.device:
-        return self.model.dictionary_digest.device
+        return next(self.model.parameters()).device
 
     def score(self, text: Text, *, block: int = BLOCK) -> Score:
         """What a text costs, read from its beginning with ``</s>`` in front, as ``fairseq-eval-lm`` reads a split.
 
         Args:
-            text: words without a line end behind the last one are a line that goes on: no ``</s>`` is scored there.
+            text: str, bytes, or a str of bytes that Python's ``surrogateescape`` decoded. Words without a line end behind the last one are a line that goes on: no ``</s>`` is scored there.
             block: tokens read at once.
         Raises:
-            ValueError: if there is nothing to score, or the text is in bytes that are not UTF-8.
+            ValueError: if there is nothing to score; if the text has bytes that are not UTF-8 and a symbol is not a byte.
         """
         ids = self.codec.encode(text)
         if not ids:
@@ -76,6 +73,7 @@ class TextModel:
         seed: Optional[int] = None,
         utf8: bool = False,
         stop_at_eos: bool = False,
+        errors: str = "replace",
         block: int = BLOCK,
     ) -> Iterator[str]:
         """Text that goes on from a prompt of any length, a piece at a time: see :meth:`Stream.generate`."""
@@ -90,6 +88,7 @@ class TextModel:
             seed=seed,
             utf8=utf8,
             stop_at_eos=stop_at_eos,
+            errors=errors,
         )
 
     def stream(self, state: Optional[Mapping[str, Tensor]] = None, *, block: int = BLOCK) -> Stream:
@@ -112,8 +111,9 @@ class TextModel:
 
     @functools.cached_property
     def fingerprint(self) -> Tensor:
-        """[4] int64, the first half of the SHA-256 of all weights, and of the limit that spans are cut to."""
-        digest = hashlib.sha256(repr([layer.policy.span_limit for layer in self.model.stack.layers]).encode())
+        """[4] int64, the first half of the SHA-256 of all weights, the dictionary, and the limit that spans are cut to."""
+        limits = [layer.policy.span_limit for layer in self.model.stack.layers]
+        digest = hashlib.sha256(f"{self.model.dictionary_digest} {limits}".encode())
         for name, weight in self.model.state_dict().items():
             digest.update(name.encode())
             digest.update(weight.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())

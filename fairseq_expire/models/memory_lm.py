@@ -14,6 +14,7 @@ from omegaconf import II
 from torch import Tensor
 
 from fairseq_expire.data.memory_pass import MemoryHandle
+from fairseq_expire.inference.dictionary_check import check_names
 from fairseq_expire.modules import Description, Memory, MemoryPolicy, TokenReader, dictionary_digest
 
 from .every_gradient import with_every_gradient
@@ -186,12 +187,7 @@ class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
 
     def upgrade_state_dict_named(self, state_dict, name):
         """Says what does not fit before torch lists tensor shapes. Raises ValueError."""
-        stored = state_dict.get(f"{name}.dictionary_digest")
-        if stored is not None and not torch.equal(stored.cpu(), self.dictionary_digest.cpu()):
-            raise ValueError(
-                f"the checkpoint was trained with another dictionary than the data's dict.txt ({len(self.dictionary)} "
-                "symbols): prepare the text with the checkpoint's own dict.txt"
-            )
+        check_names(state_dict, model="the checkpoint")
         position = state_dict.get(f"{name}.stack.position")
         if position is not None and position.size(0) != self.stack.position_range:
             raise ValueError(
@@ -199,7 +195,8 @@ class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
                 f"asks for {self.stack.position_range}: the range is part of the trained model; "
                 f"give --position-range {position.size(0)}"
             )
-        for weight, own in self.state_dict().items():
+        weights = self.state_dict()
+        for weight, own in weights.items():
             theirs = state_dict.get(f"{name}.{weight}")
             if theirs is None or theirs.shape != own.shape:
                 found = "none" if theirs is None else list(theirs.shape)
@@ -207,6 +204,12 @@ class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
                     f"the checkpoint is not of this model, which has a weight {weight} of shape {list(own.shape)} where the "
                     f"checkpoint has {found}: give the options that it was trained with, or another checkpoint"
                 )
+        more = [weight for weight in state_dict if weight.removeprefix(f"{name}.") not in weights]
+        if more:
+            raise ValueError(
+                f"the checkpoint is not of this model: it has a weight {more[0].removeprefix(f'{name}.')}, which the model lacks; "
+                "give the options that it was trained with, or another checkpoint"
+            )
         return state_dict
 
 

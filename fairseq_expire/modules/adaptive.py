@@ -119,8 +119,11 @@ class AdaptiveSoftmax(nn.Module):
                 projection = _Tied(projecting, transpose=True) if tie_projections else _linear(embed_dim, width)
                 words = _Tied(embedding)
             self.tail.append(nn.Sequential(projection, nn.Dropout(dropout), words))
-        # In every checkpoint that was made with fairseq's module.
-        self.register_buffer("version", torch.ones(1, dtype=torch.int64))
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        # fairseq's module keeps this integer among its weights, where it is in the way of averages.
+        state_dict.pop(f"{prefix}version", None)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, states: Tensor, target: Tensor) -> Tuple[List[Optional[Tensor]], List[Optional[Tensor]]]:
         """Scores for a loss, of each band only where a target is in it.

@@ -30,12 +30,12 @@ class TokenReader:
     """The parts of a language model and how they go together, for an ``nn.Module`` to be made of: :class:`LanguageModel`, and
     the decoder of the fairseq models."""
 
-    def add_parts(self, description: Description, digest: Tensor) -> None:
+    def add_parts(self, description: Description, digest: str) -> None:
         """Builds the parts with new weights.
 
         Args:
             description: of the model.
-            digest: [4] int64, see :func:`dictionary_digest`.
+            digest: of the dictionary, see :func:`dictionary_digest`.
         Raises:
             ValueError: if the description's values do not fit each other.
         """
@@ -62,8 +62,8 @@ class TokenReader:
         # One of the two.
         self.output_projection = _projection(this, self.embed_tokens) if this.adaptive_softmax is None else None
         self.adaptive_softmax = None if this.adaptive_softmax is None else _adaptive_softmax(this, self.embed_tokens)
-        # Saved with the weights, so that they are never read with another dictionary of the same size.
-        self.register_buffer("dictionary_digest", digest)
+        # Not a buffer: what averages weights, or keeps a moving average of them, takes all of a state dict for numbers.
+        self.dictionary_digest = digest
 
     def read(self, tokens: Tensor, memory: Optional[Memory] = None) -> StackOutput:
         """The features [B, T, D] that the output layer predicts from, the new memory and the layers' reports.
@@ -86,12 +86,12 @@ class LanguageModel(TokenReader, nn.Module):
 
     Args:
         description: what it is made of.
-        digest: [4] int64, see :func:`dictionary_digest`.
+        digest: of the dictionary, see :func:`dictionary_digest`.
     Raises:
         ValueError: if the description's values do not fit each other.
     """
 
-    def __init__(self, description: Description, digest: Tensor):
+    def __init__(self, description: Description, digest: str):
         super().__init__()
         self.add_parts(description, digest)
 
@@ -116,10 +116,9 @@ class LanguageModel(TokenReader, nn.Module):
         return F.log_softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
-def dictionary_digest(symbols: Sequence[str]) -> Tensor:
-    """[4] int64, the first half of the SHA-256 of the symbols in order. Integers survive ``--fp16`` and averaging."""
-    digest = hashlib.sha256("\n".join(symbols).encode("utf-8")).digest()
-    return torch.tensor([int.from_bytes(digest[n : n + 4], "big") for n in range(0, 16, 4)])
+def dictionary_digest(symbols: Sequence[str]) -> str:
+    """SHA-256 of the symbols in order, in hexadecimal: by it a dictionary is known from others of the same size."""
+    return hashlib.sha256("\n".join(symbols).encode("utf-8")).hexdigest()
 
 
 def _initialise(stack: MemoryTransformer) -> None:

@@ -5,11 +5,12 @@ import logging
 import os
 import zipfile
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import List, NamedTuple, Optional
 
 import torch
 
 from fairseq_expire.data.memory_files import UNFINISHED, is_memory_file, set_of
+from fairseq_expire.inference.dictionary_check import DIGEST
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,26 @@ def last_complete(filename: str, *, suffix: str) -> str:
         raise ValueError(f"{problem}: restore it, or take {other} ({updates} updates), the last complete one beside it")
     logger.warning("%s: going on from the last complete checkpoint, %s (%d updates)", problem, other, updates)
     return str(other)
+
+
+class Glance(NamedTuple):
+    """The digest of the dictionary that a checkpoint was trained with, None if it holds none; the names of its weights; whether it
+    holds a moving average of them."""
+
+    digest: Optional[str]
+    names: List[str]
+    has_average: bool
+
+
+def glance(path: str) -> Optional[Glance]:
+    """None if there is no such checkpoint or it cannot be read: reading all of it says why."""
+    try:
+        # Mapped, so that only what is looked at is read.
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return Glance(state["cfg"]["model"].get(DIGEST), list(state["model"]), "ema" in state.get("extra_state", {}))
+    # Whatever torch raises, or looking at what another program stored.
+    except Exception:
+        return None
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 fairseq asks a task for its state in the first process only, makes checkpoints by copying one in place, and takes whatever
 it finds under the name it looks for. So some of its functions (of the one version that this package works with) get
-something around them here, which does nothing unless the task is ours; and the one that reads the file for all
-commands says in a sentence what is wrong with one that is no checkpoint.
+something around them here, which does nothing unless the task is ours; and the ones that read the file for all commands take
+weights with options alone, and say in a sentence what is wrong with one that is no checkpoint.
 """
 
 import ast
@@ -26,16 +26,15 @@ from omegaconf import OmegaConf
 
 from fairseq_expire.data.checkpoint_problems import problem_of
 from fairseq_expire.data.memory_files import new_name, write_memory
-
+from fairseq_expire.inference.dictionary_check import check_dictionary, check_names
 from fairseq_expire.models.overrides import check_overrides, options_of
 from fairseq_expire.models.trained_options import check_trained_options
 
 from .best_metric import check_best_metric
-from .checkpoint_files import last_complete, remove_leftovers
+from .checkpoint_files import Glance, glance, last_complete, remove_leftovers
 from .hydra import end_with_the_sentence
 from .memory_caching_lm import MemoryCachingLMTask
 from .stopping import stop_if_over
-
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +45,7 @@ def install() -> None:
     if "fairseq_cli.train" in sys.modules:
         sys.modules["fairseq_cli.train"].add_defaults = initialize.add_defaults
     checkpoint_utils.load_checkpoint_to_cpu = _said_plainly(checkpoint_utils.load_checkpoint_to_cpu)
+    checkpoint_utils._upgrade_state_dict = _of_a_model_alone(checkpoint_utils._upgrade_state_dict)
     checkpoint_utils.save_checkpoint = _with_memory(checkpoint_utils.save_checkpoint)
     checkpoint_utils.load_checkpoint = _ready_to_train(checkpoint_utils.load_checkpoint)
     checkpoint_utils.load_model_ensemble_and_task = _with_known_overrides(checkpoint_utils.load_model_ensemble_and_task)
@@ -140,6 +140,25 @@ def _whole_copies():
         PathManager.copy = staticmethod(copy)
 
 
+@contextmanager
+def _average_from(seen: Optional[Glance], trainer: Trainer):
+    """Lets ``--store-ema`` begin with the weights of a checkpoint that has no moving average, which fairseq looks for where it has
+    deleted them."""
+    options = trainer.cfg.ema
+    begins = options.store_ema and seen is not None and not seen.has_average
+    if begins:
+        logger.info("the checkpoint holds no moving average: --store-ema begins one with its weights")
+        options.store_ema = False
+    try:
+        yield
+    finally:
+        if begins:
+            options.store_ema = True
+    if begins:
+        # Asked for, it is made of the weights as they are now.
+        trainer.ema
+
+
 def _from_complete(fairseq_load):
     @functools.wraps(fairseq_load)
     def load_checkpoint(
@@ -159,13 +178,19 @@ def _from_complete(fairseq_load):
                 "leave the option out"
             )
         filename = last_complete(filename, suffix=self.checkpoint_suffix)
+        for path in filter(None, (filename, self.cfg.ema.ema_seed_model)):
+            seen, model = glance(path), f"the checkpoint {path}"
+            if seen is not None:
+                check_dictionary(seen.digest, self.task.dictionary.symbols, model=model, dictionary="the data's dict.txt")
+                check_names(seen.names, model=model)
         trained = options_of(filename)
         if trained is not None:
             other = check_trained_options(filename, trained.model, self.cfg.model, weights_only=reset_optimizer)
             if other:
                 logger.info(other)
         try:
-            extra_state = fairseq_load(self, filename, *resets)
+            with _average_from(glance(filename), self):
+                extra_state = fairseq_load(self, filename, *resets)
         # fairseq says of any error of a model that architectures have to match.
         except Exception as error:
             if type(error) is not Exception or not isinstance(error.__context__, ValueError):
@@ -217,6 +242,19 @@ def _with_known_overrides(fairseq_load):
         return fairseq_load(filenames, arg_overrides, task, *rest, **named)
 
     return load_model_ensemble_and_task
+
+
+def _of_a_model_alone(fairseq_upgrade):
+    @functools.wraps(fairseq_upgrade)
+    def upgrade_state_dict(state):
+        """A checkpoint of weights and options alone, as tools leave it that throw away what only training needs, is as one of no
+        updates."""
+        if "cfg" in state and "model" in state and not {"optimizer_history", "best_loss"} & set(state):
+            began = {"criterion_name": None, "optimizer_name": None, "lr_scheduler_state": {}, "num_updates": 0}
+            state = {"optimizer_history": [began], "extra_state": {}, **state}
+        return fairseq_upgrade(state)
+
+    return upgrade_state_dict
 
 
 def _said_plainly(fairseq_load):

@@ -109,22 +109,20 @@ class MemoryGenerator(SequenceGenerator):
 
         Args:
             sample: fairseq's batch; ``src_tokens`` in its ``net_input`` are the prompts behind a ``</s>``, [B, 1 + N],
-                padded at the end.
-            prefix_tokens: [B, N], prompts without ``</s>`` to take instead; one that ends in it is a whole text, which goes on
-                in its place.
+                padded at the end, ``src_lengths`` [B] their lengths with it.
+            prefix_tokens: [B, N], prompts without ``</s>`` in front to take instead; one that is a whole text and ends in it goes
+                on in its place.
             constraints: None; see :data:`REFUSED`.
             bos_token: what stands before ``prefix_tokens`` if not ``</s>``.
         Raises:
             ValueError: if a prompt leaves no room for a token, or ends in a character that cannot be completed.
         """
         prompts = sample["net_input"]["src_tokens"]
-        sizes = prompts.ne(self.pad).sum(dim=1)
+        sizes = sample["net_input"]["src_lengths"]
         if prefix_tokens is not None:
             start = self.eos if bos_token is None else bos_token
             prompts = torch.cat([prefix_tokens.new_full((len(prefix_tokens), 1), start), prefix_tokens], dim=1)
-            sizes = prompts.ne(self.pad).sum(dim=1)
-            whole = prompts.gather(1, sizes.unsqueeze(1) - 1).squeeze(1).eq(self.eos)
-            sizes = torch.where(whole & (sizes > 1), sizes - 1, sizes)
+            sizes = 1 + self._prefix_sizes(sample, prefix_tokens)
         numbers = sample["id"] if "id" in sample else torch.arange(len(prompts), device=prompts.device)
         found: List[List[Dict[str, Tensor]]] = [[] for _ in prompts]
         # A memory has read equally many tokens in each of its rows, so prompts of one length go together.
@@ -133,6 +131,19 @@ class MemoryGenerator(SequenceGenerator):
             for row, hypotheses in zip(rows.tolist(), self._go_on(prompts[rows, :size], numbers[rows])):
                 found[row] = hypotheses
         return found
+
+    def _prefix_sizes(self, sample: Dict, prefixes: Tensor) -> Tensor:
+        """[B] int64, how many tokens of each prefix [B, N] are its prompt: all but the ``</s>`` that ends a whole text."""
+        width = prefixes.size(1)
+        if "target_lengths" in sample and torch.equal(sample["target"][:, :width], prefixes):
+            # The beginnings of items, as fairseq-generate cuts them: one that is shorter than its item has not ended.
+            whole = sample["target_lengths"]
+        else:
+            places = torch.arange(1, width + 1, device=prefixes.device)
+            whole = (places * prefixes.ne(self.pad)).amax(dim=1)
+        sizes = whole.clamp(max=width)
+        ends = prefixes.gather(1, (sizes - 1).clamp(min=0).unsqueeze(1)).squeeze(1).eq(self.eos)
+        return sizes - (ends & (sizes == whole) & (sizes > 0)).long()
 
     def _go_on(self, prompts: Tensor, numbers: Tensor) -> List[List[Dict[str, Tensor]]]:
         """The same for prompts of one length, [G, 1 + P], with the numbers of their rows [G]."""

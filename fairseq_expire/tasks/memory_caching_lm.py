@@ -19,6 +19,7 @@ from fairseq_expire.data.memory_pass import MemoryBatchIterator
 from fairseq_expire.data.prompts import PromptDataset, StreamItems
 from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
 from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream, find_parts
+from fairseq_expire.inference.dictionary_check import DIGEST, check_dictionary
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 from fairseq_expire.modules import let_waiting_threads_sleep
 
@@ -31,6 +32,7 @@ from .out_of_memory import JointTask
 from .processes import check_processes_are_joined
 from .prompting import PromptingTask
 from .stopping import load_patience_state, patience_state
+from .text_streams import use_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +106,10 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             # Of fairseq's commands, only training builds a model that is not in a checkpoint.
             check_processes_are_joined()
             self._trains = True
+        else:
+            check_dictionary(
+                cfg.get(DIGEST), self.dictionary.symbols, model="the checkpoint", dictionary="the data's dict.txt"
+            )
         model = super().build_model(cfg, from_checkpoint)
         if not isinstance(model, MemoryLanguageModel):
             known = sorted(name for name, kind in MODEL_REGISTRY.items() if issubclass(kind, MemoryLanguageModel))
@@ -111,9 +117,11 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
                 f"--task memory_caching_lm reads with a memory, which {type(model).__name__} does not have: expected "
                 f"one of --arch {', '.join(known)} (or a checkpoint of one)"
             )
-        # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with.
+        # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with, and
+        # with the digest it is never read with another dictionary of the same size.
         with open_dict(cfg):
             cfg.position_range = model.decoder.stack.position_range
+            cfg[DIGEST] = model.decoder.dictionary_digest
         return model
 
     def optimizer_step(self, optimizer, model, update_num):
@@ -139,7 +147,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             if "data_selector" in kwargs:
                 raise ValueError(f"fairseq-train {NO_ITEMS}")
             items = StreamItems(stream)
-            self.datasets[split] = self.prompts(items, items.sizes)
+            self.datasets[split] = self.prompts(items, items.sizes, ended=True)
             return
         # fairseq's trainer is the only caller that can select data: by this a training set is known from
         # the same split being validated or scored, to which --update-freq means nothing.
@@ -276,6 +284,8 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         if torch.distributed.is_initialized():
             # fairseq starts a process for each GPU it finds, and adds nothing up: each scores all, the first one prints.
             num_shards, shard_id = 1, 0
+        # --output-word-probs names symbols.
+        use_utf8()
         if max_tokens < 1:
             raise ValueError(f"--max-tokens is the number of tokens read at once: expected at least 1, got {max_tokens}")
         rows = 1 if batch_size is None else batch_size

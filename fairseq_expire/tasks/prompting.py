@@ -1,10 +1,12 @@
 """What a task says to ``fairseq-generate``, ``fairseq-interactive`` and the hub interface."""
 
+import logging
 from typing import Union
 
 import torch
 from fairseq import utils
 from fairseq.tasks import FairseqTask
+from torch import Tensor
 
 from fairseq_expire.data.prompts import Items, PromptDataset
 from fairseq_expire.data.text_codec import TextCodec
@@ -13,6 +15,9 @@ from fairseq_expire.inference.utf8 import Utf8Mask
 from .generation import MemoryGenerator, check_generation_options
 from .reading import BlockScorer
 from .symbols_of_text import SymbolsOfText
+from .text_streams import use_utf8
+
+logger = logging.getLogger(__name__)
 
 
 class PromptingTask(FairseqTask):
@@ -21,6 +26,10 @@ class PromptingTask(FairseqTask):
     Subclasses have a ``dictionary``, the ``level`` of its symbols ("bytes", "chars", "words", "subword", or None), and options
     ``data``, ``tokens_per_sample`` and ``utf8``.
     """
+
+    # Of fairseq-interactive: whether text need not be UTF-8, and how many lines have been read.
+    _takes_any_bytes = False
+    _lines_read = 0
 
     def build_generator(
         self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None
@@ -36,15 +45,25 @@ class PromptingTask(FairseqTask):
         return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
 
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None) -> PromptDataset:
-        """Lines of text as prompts, without the ``</s>`` that fairseq ends each with."""
-        eos = self.dictionary.eos()
-        lines = [line[:-1] if len(line) and line[-1] == eos else line for line in src_tokens]
-        return self.prompts(lines, [len(line) for line in lines])
+        """Lines of text as prompts, without the ``</s>`` that fairseq ends each with, and without padding behind it."""
+        lines = [self._prompt(line[: int(length)]) for line, length in zip(src_tokens, src_lengths)]
+        return self.prompts(lines, [len(line) for line in lines], ended=False)
 
-    def prompts(self, items: Items, sizes) -> PromptDataset:
-        """Items of these sizes as prompts."""
+    def _prompt(self, line: Tensor) -> Tensor:
+        # Only a row that was padded by hand ends in padding: behind what is written in a text comes fairseq's </s>.
+        real = (line != self.dictionary.pad()).nonzero()
+        line = line[: int(real[-1]) + 1 if len(real) else 0]
+        return self.text_tokens(line[:-1] if len(line) and line[-1] == self.dictionary.eos() else line)
+
+    def text_tokens(self, tokens: Tensor) -> Tensor:
+        """[N] int64, the symbols of a text: ``<pad>`` written in it is an unknown word, since fairseq's symbol of that name stands
+        for no text."""
+        return tokens.masked_fill(tokens == self.dictionary.pad(), self.dictionary.unk())
+
+    def prompts(self, items: Items, sizes, *, ended: bool) -> PromptDataset:
+        """Items of these sizes as prompts; see :class:`PromptDataset`."""
         dictionary, block = self.dictionary, self.cfg.tokens_per_sample
-        return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), block=block)
+        return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), ended=ended, block=block)
 
     @torch.no_grad()
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
@@ -57,6 +76,33 @@ class PromptingTask(FairseqTask):
         return generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
 
     def build_bpe(self, args):
+        """What makes symbols of text for ``fairseq-interactive`` and ``fairseq-generate``, which ask before they read or print any;
+        see :meth:`symbols_of_text`."""
+        use_utf8()
+        bpe = self.symbols_of_text(args)
+        self._takes_any_bytes = self.level == "bytes" and isinstance(bpe, SymbolsOfText)
+        return bpe
+
+    def get_interactive_tokens_and_lengths(self, lines, encode_fn):
+        """The symbols of lines and their numbers. A line that is not UTF-8 is read as it is by a model of bytes; by another one
+        with U+FFFD in place of what is not, and the log says so."""
+        if not self._takes_any_bytes:
+            lines = [self._readable(line, number) for number, line in enumerate(lines, start=self._lines_read + 1)]
+        self._lines_read += len(lines)
+        return super().get_interactive_tokens_and_lengths(lines, encode_fn)
+
+    def _readable(self, line: str, number: int) -> str:
+        content = line.encode("utf-8", "surrogateescape")
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            logger.warning(
+                "line %d is not UTF-8 at its byte %d (%s), and the symbols of this model are %s: it is read with U+FFFD there; "
+                "convert the text, or take a model of bytes", number, error.start, error.reason, self.level or "words",
+            )  # fmt: skip
+            return content.decode("utf-8", "replace")
+
+    def symbols_of_text(self, args):
         """What makes symbols of text: what ``--bpe`` asks for, or else what the data was made with."""
         bpe = super().build_bpe(args)
         # Words are symbols as they are.

@@ -7,7 +7,6 @@ import math
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import torch
-from fairseq import utils
 from fairseq.data import Dictionary
 from torch import Tensor
 
@@ -57,9 +56,8 @@ class BlockScorer:
     """
 
     def __init__(self, dictionary: Dictionary, *, block: int):
-        self.pad, self.eos = dictionary.pad(), dictionary.eos()
         self.block = block
-        self.symbols_to_strip_from_output = {self.eos}
+        self.symbols_to_strip_from_output = {dictionary.eos()}
 
     @torch.no_grad()
     def generate(
@@ -72,9 +70,8 @@ class BlockScorer:
         target = sample["target"]
         scores = read(models, sample["net_input"]["src_tokens"], target, block=self.block).scores
         hypotheses = []
-        for row, row_scores in zip(target, scores):
-            tokens = utils.strip_pad(row, self.pad)
-            own = row_scores[: len(tokens)]
+        for row, row_scores, length in zip(target, scores, sample["target_lengths"].tolist()):
+            tokens, own = row[:length], row_scores[:length]
             hypotheses.append(
                 [{"tokens": tokens, "score": own.mean(), "attention": None, "alignment": None, "positional_scores": own}]
             )

@@ -1,6 +1,6 @@
 """What ``fairseq-interactive`` and the hub interface put text through where no ``--bpe`` is given."""
 
-from fairseq_expire.data.text_codec import TextCodec
+from fairseq_expire.data.text_codec import Text, TextCodec
 
 
 class SymbolsOfText:
@@ -13,9 +13,11 @@ class SymbolsOfText:
     def __init__(self, codec: TextCodec):
         self.codec = codec
 
-    def encode(self, text: str) -> str:
+    def encode(self, text: Text) -> str:
+        """Raises ValueError if the text has bytes that are not UTF-8 and a symbol is not a byte."""
         symbols = self.codec.symbols
         return " ".join([symbols[index] for index in self.codec.encode(text)])
 
     def decode(self, names: str) -> str:
+        """Bytes that are not UTF-8 become U+FFFD; the names say which they are."""
         return self.codec.decode(map(self.codec.dictionary.index, names.split()))

@@ -25,7 +25,7 @@ def prompts(tmp_path):
     """Items in two parts."""
     parts = [write(tmp_path / "test", ITEMS[:3]), write(tmp_path / "test1", ITEMS[3:])]
     items = StreamItems(TokenStream(parts, num_symbols=20, pad=PAD))
-    return PromptDataset(items, items.sizes, pad=PAD, eos=EOS, block=4)
+    return PromptDataset(items, items.sizes, pad=PAD, eos=EOS, ended=True, block=4)
 
 
 def test_items_behind_an_end_and_without_their_own(prompts):
@@ -41,9 +41,16 @@ def test_batches(prompts):
     source, target = batch["net_input"]["src_tokens"], batch["target"]
     assert source.shape == target.shape == (3, 9)
     assert batch["net_input"]["src_lengths"].tolist() == source.ne(PAD).sum(1).tolist() == [4, 9, 1]
+    assert batch["target_lengths"].tolist() == target.ne(PAD).sum(1).tolist() == [4, 8, 0]
     # What follows each token of the source, as far as there is something.
     assert target[0].tolist() == [5, 6, 7, EOS, *[PAD] * 5] and target[1].tolist() == [*ITEMS[4], PAD]
     assert prompts.collater([]) == {}
+
+
+def test_lines_have_no_end_of_their_own():
+    """One that is typed ends in ``</s>`` only if that was typed."""
+    lines = PromptDataset([torch.tensor(item) for item in ([5, EOS], [EOS], [5])], [2, 1, 1], pad=PAD, eos=EOS, ended=False, block=4)
+    assert [lines[n]["source"].tolist() for n in range(3)] == [[EOS, 5, EOS], [EOS, EOS], [EOS, 5]]
 
 
 def test_every_item_is_in_a_batch_and_a_long_one_counts_as_a_block(prompts):

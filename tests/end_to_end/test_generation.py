@@ -8,6 +8,7 @@ import commands
 import numpy as np
 import pytest
 import scripts
+from commands import hypotheses
 from fairseq.data import Dictionary
 from fairseq_cli import eval_lm as eval_lm_command
 from fairseq_cli import generate as generate_command
@@ -69,19 +70,6 @@ def generate(call, checkpoint, items):
         return call(generate_command.cli_main, data, "--path", checkpoint, *OURS, *options)
 
     return generate
-
-
-def hypotheses(output):
-    """{number of the prompt: [(score, names of symbols, scores of tokens)]}, all to base 2, as printed."""
-    found = {}
-    for line in output.splitlines():
-        if re.match(r"H-\d+\t", line):
-            name, score, text = line.split("\t")
-            found.setdefault(int(name[2:]), []).append([float(score), text.split()])
-        if re.match(r"P-\d+\t", line):
-            name, scores = line.split("\t")
-            found[int(name[2:])][-1].append([float(value) for value in scores.split()])
-    return found
 
 
 def read_again(data, path, names):

@@ -122,7 +122,8 @@ def damaged_checkpoints(path, folder):
     state = torch.load(path, weights_only=True)
     options = state["cfg"]["model"]
     weights = {name: value for name, value in state["model"].items() if not name.endswith("fc1.bias")}
-    other = {**state["model"], "decoder.dictionary_digest": torch.zeros(4, dtype=torch.int64)}
+    older = {**state["model"], "decoder.dictionary_digest": torch.zeros(4, dtype=torch.int64)}
+    other = {**state["cfg"], "model": {**options, "dictionary_digest": 64 * "0"}}
     unknown = {**state["cfg"], "model": {**options, "_name": "no_such_lm"}}
     theirs = {**state["cfg"], "model": {**options, "_name": "transformer_lm"}}
     moved = {**state["cfg"], "task": {**state["cfg"]["task"], "data": str(folder / "gone")}}
@@ -130,7 +131,8 @@ def damaged_checkpoints(path, folder):
     yield {**state, "extra_state": Code()}, ValueError, "which could run any code when it is loaded: it is refused"
     yield {**state, "model": weights}, ValueError, "the weights are not those of its options .*fc1.bias"
     yield {**state, "cfg": wrong}, ValueError, "the weights are not those of its options"
-    yield {**state, "model": other}, ValueError, "trained with another dictionary than .*dict.txt"
+    yield {**state, "cfg": other}, ValueError, "trained with another dictionary than .*dict.txt"
+    yield {**state, "model": older}, ValueError, "written by an earlier version of fairseq_expire"
     yield {**state, "cfg": unknown}, ValueError, "nothing here knows the architecture no_such_lm"
     yield {**state, "cfg": theirs}, ValueError, "transformer_lm is not a model of fairseq_expire"
     yield {**state, "cfg": moved}, FileNotFoundError, "was trained on .*gone, which is not there"
@@ -173,7 +175,8 @@ def change_model(folder, **changed):
     [
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "no config.json in"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json: not JSON"),
-        (lambda f: change_config(f, format=2), ValueError, "its format is not 1"),
+        (lambda f: change_config(f, format=1), ValueError, "its format is not 2, the one this version reads; export"),
+        (lambda f: change_config(f, dictionary_digest=64 * "0"), ValueError, "trained with another dictionary than the dict.txt"),
         (lambda f: change_model(f, depth=1), ValueError, "the field depth .* not known"),
         (lambda f: change_model(f, num_layers=1), ValueError, "not the weights of .*layers.1.* expected none"),
         (lambda f: change_model(f, num_heads=5), ValueError, "config.json: .*5 heads and width 32"),

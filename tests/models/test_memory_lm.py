@@ -118,16 +118,14 @@ def test_there_are_the_presets_that_the_readme_names():
     assert expected <= {arch.removeprefix("expire_span_lm_") for arch in PRESETS}
 
 
-def test_checkpoint_of_another_dictionary():
+def test_checkpoints_of_other_models_and_versions():
     model = build(*SMALL)
-    other = build(*SMALL)
-    renamed = Task(100)
-    renamed.source_dictionary.symbols[50] = "another"
-    from fairseq_expire.modules import dictionary_digest
-
-    other.decoder.dictionary_digest = dictionary_digest(renamed.source_dictionary.symbols)
-    with pytest.raises(ValueError, match="trained with another dictionary"):
-        model.load_state_dict(other.state_dict())
+    older = {**model.state_dict(), "decoder.dictionary_digest": torch.zeros(4, dtype=torch.int64)}
+    with pytest.raises(ValueError, match="the checkpoint was written by an earlier version of fairseq_expire"):
+        model.load_state_dict(older)
+    deeper = build(*SMALL, "--decoder-layers", "3").state_dict()
+    with pytest.raises(ValueError, match=r"a weight stack.layers.2.\S+, which the model lacks; give the options"):
+        model.load_state_dict(deeper)
     model.load_state_dict(build(*SMALL).state_dict())
 
 
