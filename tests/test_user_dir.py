@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import fairseq_expire
+
 ROOT = Path(__file__).parents[1]
 
 # fairseq_expire and a copy lie in `one/` and `two/`; links lead to the first.
@@ -102,4 +104,38 @@ def test_a_user_dir_of_another_package_may_build_on_this_one(folder, tmp_path):
     (tmp_path / "my_models").mkdir()
     (tmp_path / "my_models/__init__.py").write_text("import fairseq_expire\n")
     done = imported(folder, str(tmp_path / "my_models"), "other_name")
+    assert done.returncode == 0, done.stderr
+
+
+def in_folder(*arguments, cwd):
+    """Python in a folder, with what is installed alone."""
+    environment = {**os.environ, "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_user_dir_is_found_from_any_folder(tmp_path):
+    # Only the refusal of an unknown architecture lists those that are registered.
+    # -P: without it `-m` would put the current folder on sys.path, which the fairseq-train script does not.
+    done = in_folder("-P", "-m", "fairseq_cli.train", "--user-dir", "fairseq_expire", "--arch", "no_such_arch", cwd=tmp_path)
+    assert "invalid choice: 'no_such_arch'" in done.stderr
+    assert "'expire_span_lm'" in done.stderr
+
+
+def test_user_dir_may_be_imported_already(tmp_path):
+    package = Path(fairseq_expire.__file__).parent
+    script = f"""
+import argparse, os
+import fairseq_expire
+from fairseq.utils import import_user_module
+
+for folder, user_dir in [
+    ({str(tmp_path)!r}, "fairseq_expire"),
+    ({str(tmp_path)!r}, {str(package)!r}),
+    ({str(package.parent)!r}, "fairseq_expire"),
+    ({str(package.parent)!r}, "./fairseq_expire/"),
+]:
+    os.chdir(folder)
+    import_user_module(argparse.Namespace(user_dir=user_dir))
+"""
+    done = in_folder("-c", script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
