@@ -4,19 +4,29 @@ BIN := .venv/bin
 # of the time. Files keep their order: by number of tests, those that take longest would come last, one beside an idle process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help test test-long demo bench clean
+# Without fairseq, any Python will do, and each has an environment of its own.
+MODULES = .venv-modules-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+.PHONY: help test test-modules test-long demo bench clean
 
 help:
 	@echo "make test              run the tests"
+	@echo "make test-modules      run the tests of what needs no fairseq, without it, on any Python from 3.10 on (PYTHON=python3.13)"
 	@echo "make test-long         the same, but what is random (kills, fuzzing) is tried many more times, and every recipe runs"
 	@echo "make demo              train a small model on the source of Python and score it (TEXT=a file or folder: your text)"
 	@echo "make bench             time blocks of Expire-Span against the arithmetic they take, in 3 minutes (PEER=a checkout of"
 	@echo "                       facebookresearch/transformer-sequential: beside it, which takes longer)"
 	@echo "make clean             remove .venv and what builds and tests leave behind"
-	@echo "PYTHON=python3.12      the Python to make .venv with (3.11 or 3.12)"
+	@echo "PYTHON=python3.12      the Python to make .venv with (3.11 or 3.12; by default python3, or where it is another, one of these)"
 
 test: .venv/installed-test
 	$(PYTEST)
+
+test-modules:
+	$(PYTHON) -m venv $(MODULES)
+	$(MODULES)/bin/python -m pip install -c constraints.txt -e '.[test]'
+	$(MODULES)/bin/python -m pip uninstall -y ve-fairseq
+	OMP_NUM_THREADS=1 $(MODULES)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --without-fairseq
 
 test-long: .venv/installed-test
 	$(PYTEST) --long
@@ -29,17 +39,20 @@ bench: .venv/installed
 	$(BIN)/python examples/efficiency/growth.py --rounds 5 --parts tokens
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache
+	rm -rf .venv .venv-modules-* build dist *.egg-info .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# python3 may be a Python for which there is no build of fairseq; then one that is named after its version is taken.
+SUITABLE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
-		{ echo "fairseq-expire needs Python 3.11 or 3.12, and $(PYTHON) is not; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	@for python in $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.12 python3.11); do \
+		if $$python -c '$(SUITABLE)' 2>/dev/null; then $$python -m venv .venv && exit; rm -rf .venv; exit 1; fi; \
+	done; \
+	echo "this needs Python 3.11 or 3.12, for which there are builds of fairseq, and $(PYTHON) is not; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1
 
-# The marks are older than setup.py or constraints.txt if those changed since, and then pip runs again. The interpreter
+# The marks are older than pyproject.toml, setup.py or constraints.txt if those changed since, and then pip runs again. The interpreter
 # comes after the bar because its file is a link to a Python that has a date of its own.
-.venv/installed: setup.py constraints.txt | $(BIN)/python
+.venv/installed: pyproject.toml setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -c constraints.txt -e .
 	touch $@
 

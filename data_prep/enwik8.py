@@ -1,13 +1,14 @@
 """enwik8, the first 100 million bytes of a dump of the English Wikipedia, as bytes: 90, 5 and 5 million of them."""
 import argparse
-import logging
 import zipfile
 from fractions import Fraction
 from pathlib import Path
 from typing import List, Optional
 
-# fairseq says on import which optional packages it does without; an error of ours shall stand alone.
-logging.getLogger("fairseq").setLevel(logging.WARNING)
+from fairseq_expire.fairseq_part import require_for_command
+
+# In front of the imports that need fairseq.
+require_for_command("enwik8.py")
 
 from fairseq_expire.data.binarize import Job  # noqa: E402
 from fairseq_expire.data.codes import NEWLINES, Bytes  # noqa: E402

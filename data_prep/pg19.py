@@ -1,12 +1,13 @@
 """PG-19, 28,752 books of Project Gutenberg, as Unicode characters or as subwords: one item a book, each ending in </s>."""
 import argparse
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Optional
 
-# fairseq says on import which optional packages it does without; an error of ours shall stand alone.
-logging.getLogger("fairseq").setLevel(logging.WARNING)
+from fairseq_expire.fairseq_part import require_for_command
+
+# In front of the imports that need fairseq.
+require_for_command("pg19.py")
 
 from fairseq_expire.data.binarize import Job  # noqa: E402
 from fairseq_expire.data.codes import Chars  # noqa: E402

@@ -1,12 +1,13 @@
 """Make fairseq's data, a dictionary and a manifest of any text, in bytes, characters, words or subwords; or get the text back."""
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import Dict, List, Optional
 
-# fairseq says on import which optional packages it does without; an error of ours shall stand alone.
-logging.getLogger("fairseq").setLevel(logging.WARNING)
+from fairseq_expire.fairseq_part import require_for_command
+
+# In front of the imports that need fairseq.
+require_for_command("text.py")
 
 from fairseq_expire.data.binarize import Job  # noqa: E402
 from fairseq_expire.data.command import Parser, make_data, positive  # noqa: E402

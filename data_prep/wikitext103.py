@@ -1,11 +1,12 @@
 """WikiText-103 as words, exactly as fairseq-preprocess --only-source makes it of the same files."""
 import argparse
-import logging
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple, Union
 
-# fairseq says on import which optional packages it does without; an error of ours shall stand alone.
-logging.getLogger("fairseq").setLevel(logging.WARNING)
+from fairseq_expire.fairseq_part import require_for_command
+
+# In front of the imports that need fairseq.
+require_for_command("wikitext103.py")
 
 from fairseq_expire.data import corpora  # noqa: E402
 from fairseq_expire.data.binarize import Job  # noqa: E402

@@ -1,11 +1,10 @@
 """``python -m fairseq_expire.export CKPT DIR``: a checkpoint as a folder that ``fairseq_expire.load`` reads without fairseq."""
 
 import argparse
-import importlib.util
 from pathlib import Path
 from typing import List, NoReturn, Optional
 
-from fairseq_expire import __version__
+from fairseq_expire import __version__, fairseq_part
 from fairseq_expire.inference.folder import write_folder
 
 
@@ -29,8 +28,8 @@ def export(checkpoint: Path, dest: Path, *, data: Optional[Path] = None, force: 
     """
     if not checkpoint.is_file():
         raise FileNotFoundError(f"{checkpoint}: not there; expected a checkpoint of fairseq-train")
-    if importlib.util.find_spec("fairseq") is None:
-        raise ValueError(f"{checkpoint}: reading a checkpoint needs fairseq; export it where that is installed")
+    if fairseq_part.folder() is None:
+        raise ValueError(f"{checkpoint}: reading a checkpoint needs {fairseq_part.absence()}")
     from fairseq_expire.inference.checkpoint import read_checkpoint
 
     model, _, folder = read_checkpoint(checkpoint, data)

@@ -1,7 +1,9 @@
-"""Data and a trained checkpoint that the end-to-end tests share: real text, small enough for seconds."""
+"""Data and a trained checkpoint that the end-to-end tests share: real text, small enough for seconds; and what runs without fairseq."""
 
+import importlib.util
 import inspect
 import sys
+from pathlib import Path
 
 import argparse
 import textwrap
@@ -11,8 +13,49 @@ import pytest
 import commands
 
 
+TESTS = Path(__file__).parent
+# Tests of what works without fairseq, which --without-fairseq runs alone: others fail at their imports, before any mark is seen.
+WITHOUT_FAIRSEQ = [
+    TESTS / name
+    for name in (
+        "data/test_download.py",
+        "data/test_folder.py",
+        "data/test_manifest.py",
+        "data/test_sources.py",
+        "data/test_units.py",
+        "data/test_workers.py",
+        "inference",
+        "modules",
+        "test_golden.py",
+        "test_install.py",
+    )
+]
+# In those folders: the comparisons with fairseq's own modules and commands.
+WITH_FAIRSEQ = [TESTS / "inference/test_load.py", TESTS / "modules/test_adaptive.py"]
+
+
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="what is random is tried many more times, and every recipe runs")
+    parser.addoption("--without-fairseq", action="store_true", help="only the tests of what works without fairseq, where there is none")
+
+
+def pytest_configure(config):
+    """Tests are left out only where fairseq is missing, and only if that was asked for."""
+    there = importlib.util.find_spec("fairseq") is not None
+    if there and config.getoption("--without-fairseq"):
+        raise pytest.UsageError("--without-fairseq leaves out tests that can run here, where fairseq is installed: leave it out")
+    if not there and not config.getoption("--without-fairseq"):
+        raise pytest.UsageError("most tests need fairseq, which is not installed: make test; or give --without-fairseq")
+    for path in [*WITHOUT_FAIRSEQ, *WITH_FAIRSEQ]:
+        if not path.exists():
+            raise pytest.UsageError(f"{path}, which tests/conftest.py names, is not there: correct it")
+
+
+def pytest_ignore_collect(collection_path, config):
+    if not config.getoption("--without-fairseq") or not collection_path.name.startswith("test_"):
+        return None
+    runs = any(collection_path.is_relative_to(path) for path in WITHOUT_FAIRSEQ) and collection_path not in WITH_FAIRSEQ
+    return None if runs else True
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
-"""What an installation promises: fairseq finds the extension from any folder, and a missing or wrong fairseq is handled in a sentence."""
+"""What an installation promises without fairseq: what works, and one sentence for what does not, or for a wrong fairseq."""
 
-import importlib.metadata
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,19 +8,9 @@ from pathlib import Path
 import pytest
 
 import fairseq_expire
+from fairseq_expire import fairseq_part
 
 ROOT = Path(__file__).parents[1]
-
-
-def is_installed():
-    try:
-        importlib.metadata.distribution("fairseq-expire")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return importlib.util.find_spec("fairseq") is not None
-
-
-needs_install = pytest.mark.skipif(not is_installed(), reason="needs the extension and fairseq installed: make test")
 
 
 def python(*arguments, cwd, search=()):
@@ -31,40 +19,59 @@ def python(*arguments, cwd, search=()):
     return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-@needs_install
-def test_user_dir_is_found_from_any_folder(tmp_path):
-    # Only the refusal of an unknown architecture lists those that are registered.
-    # -P: without it `-m` would put the current folder on sys.path, which the fairseq-train script does not.
-    done = python("-P", "-m", "fairseq_cli.train", "--user-dir", "fairseq_expire", "--arch", "no_such_arch", cwd=tmp_path)
-    assert "invalid choice: 'no_such_arch'" in done.stderr
-    assert "'expire_span_lm'" in done.stderr
-
-
-@needs_install
-def test_user_dir_may_be_imported_already(tmp_path):
-    package = Path(fairseq_expire.__file__).parent
-    script = f"""
-import argparse, os
-import fairseq_expire
-from fairseq.utils import import_user_module
-
-for folder, user_dir in [
-    ({str(tmp_path)!r}, "fairseq_expire"),
-    ({str(tmp_path)!r}, {str(package)!r}),
-    ({str(package.parent)!r}, "fairseq_expire"),
-    ({str(package.parent)!r}, "./fairseq_expire/"),
-]:
-    os.chdir(folder)
-    import_user_module(argparse.Namespace(user_dir=user_dir))
-"""
-    done = python("-c", script, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
 def test_modules_work_without_fairseq(tmp_path):
     script = "import sys; sys.modules['fairseq'] = None; import fairseq_expire.modules; print(fairseq_expire.__version__)"
     done = python("-c", script, cwd=tmp_path, search=[ROOT])
     assert done.stdout.strip() == fairseq_expire.__version__, done.stderr
+
+
+WITHOUT = "import sys; sys.modules['fairseq'] = None; "
+
+
+@pytest.mark.parametrize(
+    "module", ["models", "tasks", "criterions", "tasks.memory_caching_lm", "data.binarize", "data.stream", "data.memory_pass"]
+)
+def test_what_needs_fairseq_says_so(tmp_path, module):
+    done = python("-c", f"{WITHOUT}import fairseq_expire.{module}", cwd=tmp_path, search=[ROOT])
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith("ImportError: this part of fairseq_expire needs fairseq, ")
+    assert "During handling" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["text", "enwik8", "pg19", "wikitext103"])
+def test_scripts_that_need_fairseq_say_so_in_one_line(tmp_path, script):
+    run = f"{WITHOUT}import runpy; runpy.run_path({str(ROOT / 'data_prep' / script)!r} + '.py', run_name='__main__')"
+    done = python("-c", run, cwd=tmp_path, search=[ROOT])
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{script}.py: error: it needs fairseq, ")
+
+
+def test_checkpoints_that_need_fairseq_say_so(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"")
+    done = python("-c", f"{WITHOUT}import fairseq_expire; fairseq_expire.load('model.pt')", cwd=tmp_path, search=[ROOT])
+    assert "ImportError: model.pt: a checkpoint, unlike an export" in done.stderr.splitlines()[-1]
+    run = f"{WITHOUT}from fairseq_expire import export; export.main(['model.pt', 'out'])"
+    (line,) = python("-c", run, cwd=tmp_path, search=[ROOT]).stderr.splitlines()
+    assert "error: model.pt: reading a checkpoint needs fairseq, " in line
+
+
+@pytest.mark.parametrize(
+    "version, system, machine, words",
+    [
+        ((3, 12), "linux", "x86_64", "which is not installed; type: pip install ve-fairseq=="),
+        ((3, 10), "linux", "x86_64", "this is CPython 3.10 on "),
+        ((3, 13), "linux", "x86_64", "of which there are builds for CPython 3.11 and 3.12 on Linux x86_64, and this is CPython 3.13"),
+        ((3, 11), "linux", "aarch64", " aarch64; fairseq_expire.modules and fairseq_expire.load of an export work here"),
+        ((3, 12), "darwin", "arm64", " arm64; fairseq_expire.modules"),
+        ((3, 12), "win32", "AMD64", " AMD64; fairseq_expire.modules"),
+    ],
+)
+def test_the_sentence_says_what_can_be_done(monkeypatch, version, system, machine, words):
+    monkeypatch.setattr(sys, "version_info", (*version, 1, "final", 0))
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(fairseq_part.platform, "machine", lambda: machine)
+    assert words in fairseq_part.absence()
 
 
 @pytest.mark.parametrize(

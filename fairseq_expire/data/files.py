@@ -29,8 +29,12 @@ def write_atomically(path: Path, content: Union[str, bytes]) -> None:
 
 def file_sha256(path: Union[str, Path]) -> str:
     """The SHA-256 of a file, in hexadecimal."""
+    sha256 = hashlib.sha256()
+    # hashlib.file_digest does the same, from Python 3.11 on.
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while content := file.read(1 << 20):
+            sha256.update(content)
+    return sha256.hexdigest()
 
 
 def file_crc32(path: Union[str, Path], length: Optional[int] = None) -> Optional[int]:

@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, NamedTuple, Optional
 from weakref import WeakKeyDictionary
 
 import torch
+from fairseq_expire import with_fairseq  # noqa: F401
 from fairseq.data.iterators import CountingIterator, EpochBatchIterator
 from torch import nn
 

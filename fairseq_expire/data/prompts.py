@@ -7,6 +7,7 @@ from typing import Dict, List, Optional, Protocol, Sequence
 
 import numpy as np
 import torch
+from fairseq_expire import with_fairseq  # noqa: F401
 from fairseq.data import FairseqDataset, data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset, index_file_path
 from torch import Tensor

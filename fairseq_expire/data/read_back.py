@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, Callable, Iterator, Optional, Union
 
 import numpy as np
+from fairseq_expire import with_fairseq  # noqa: F401
 from fairseq.data.indexed_dataset import MMapIndexedDataset, _dtype_header_code, best_fitting_int_dtype
 
 from fairseq_expire.data.dictionary import SymbolTable, load_dictionary

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator
 
 import numpy as np
+from fairseq_expire import with_fairseq  # noqa: F401
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 
 from fairseq_expire.data.files import file_crc32, naming

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fairseq_expire.data import manifest
 from fairseq_expire.data.files import file_sha256, write_atomically
-from fairseq_expire.data.folder import new_folder
 from fairseq_expire.data.subwords import MODEL_FILE
 from fairseq_expire.data.text_codec import TextCodec
 from fairseq_expire.modules import Description, LanguageModel
@@ -36,6 +35,9 @@ def write_folder(dest: Union[str, Path], model: LanguageModel, data: Path, *, ve
     Raises:
         ValueError: if there is something else at ``dest``; if the model has a policy that cannot be written down.
     """
+    # It locks the folder as POSIX has it. Other systems, which have no fairseq either, only read.
+    from fairseq_expire.data.folder import new_folder
+
     description = model.description.to_json()
     with new_folder(dest, force=force, mark=CONFIG) as folder:
         _empty(folder)

@@ -1,11 +1,11 @@
 """From a path to a model that is ready."""
 
-import importlib.util
 from pathlib import Path
 from typing import Optional, Union
 
 import torch
 
+from fairseq_expire import fairseq_part
 from fairseq_expire.modules import let_waiting_threads_sleep
 
 from .folder import read_folder
@@ -43,8 +43,10 @@ def load(
             raise ValueError(f"{path} is an exported model, which has its own dictionary: leave data out")
         model, codec = read_folder(path, span_limit=span_limit)
     else:
-        if importlib.util.find_spec("fairseq") is None:
-            raise ImportError(f"{path}: a checkpoint needs fairseq; export it where that is (python -m fairseq_expire.export)")
+        if fairseq_part.folder() is None:
+            raise ImportError(
+                f"{path}: a checkpoint, unlike an export (python -m fairseq_expire.export), needs {fairseq_part.absence()}"
+            )
         from .checkpoint import read_checkpoint
 
         model, codec, _ = read_checkpoint(path, None if data is None else Path(data), span_limit=span_limit)

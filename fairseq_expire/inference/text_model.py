@@ -58,7 +58,8 @@ class TextModel:
                 out = self.model.read(self.tokens(inputs[start : start + block]), memory)
                 memory = out.memory
                 scores = self.model.target_log_probs(out.hidden, self.tokens(ids[start : start + block]))
-                log_probs.append(scores[0].double().cpu().numpy())
+                # In this order: MPS has no float64.
+                log_probs.append(scores[0].cpu().double().numpy())
         return Score(self.codec, np.array(ids), np.concatenate(log_probs) / -math.log(2))
 
     def generate(

@@ -1,3 +1,5 @@
+from fairseq_expire import with_fairseq  # noqa: F401
+
 from . import checkpoints
 from .ensembles import split_names_for
 from .fusion import let_translation_models_load

@@ -1,0 +1,108 @@
+"""Commands tell what they do and nothing else: no warning of a library that a user can do nothing about."""
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import commands
+from fairseq_expire import stray_lines
+
+MODEL = [*commands.MODEL, *commands.SPANS["expire_span_lm"]]
+# What Python, a library or fairseq would say; "WARNING" is of a log line.
+STRAY = re.compile(r"Warning\b|WARNING|tensorboardX|DEBUG|deprecat|pkg_resources|detected shared parameter: \S+\.bias", re.IGNORECASE)
+COMMON = ["--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--cpu"]
+
+
+def run(*command, given=""):
+    """What a command wrote to standard output and to standard error; fails the test if it failed."""
+    environment = {**os.environ, "PYTHONPATH": str(commands.ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([str(part) for part in command], input=given, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout, done.stderr
+
+
+def said(*command):
+    return run(*command)[1]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import fairseq_expire",
+        "from fairseq_expire.modules import ExpireSpan",
+        "import fairseq_expire; fairseq_expire.load",
+        "import logging; logging.basicConfig(level=logging.INFO); import fairseq_expire",
+    ],
+)
+def test_an_import_says_nothing(statement):
+    assert said(sys.executable, "-c", statement) == ""
+
+
+def test_making_data_and_an_export_say_nothing(corpus, checkpoint, tmp_path):
+    script, data = commands.ROOT / "data_prep/text.py", tmp_path / "data"
+    assert said(sys.executable, script, "--level", "words", "--dest", data, "--train", corpus / "test.txt") == ""
+    assert said(sys.executable, script, "--verify", data) == ""
+    assert said(sys.executable, "-m", "fairseq_expire.export", checkpoint, tmp_path / "out") == ""
+
+
+def test_the_example_says_nothing():
+    example = commands.ROOT / "examples/quickstart"
+    script = f"import sys; sys.path.insert(0, {str(example)!r}); import stream; stream.train(stream.ByteModel(), b'a text' * 20, epochs=1)"
+    assert said(sys.executable, "-c", script) == ""
+
+
+def log_of(*command, given=""):
+    """What was said by a command that has the log in one of both; without the line of all options, and the texts."""
+    lines = "".join(run(*command, given=given)).splitlines()
+    return [line for line in lines if "'_name': None" not in line and not re.match(r"[A-Z]-\d", line)]
+
+
+def stray(lines):
+    return [line for line in lines if STRAY.search(line)]
+
+
+def test_training(data_bin, tmp_path):
+    log = log_of(
+        commands.tool("fairseq-train"), data_bin, *COMMON, "--arch", "expire_span_lm", *MODEL, "--criterion", "expire_span_loss",
+        "--tokens-per-sample", "32", "--batch-size", "8", "--optimizer", "adam", "--max-update", "2", "--save-dir", tmp_path,
+        "--num-workers", "0",
+    )  # fmt: skip
+    assert stray(log) == []
+    assert "done training" in log[-1]
+
+
+@pytest.mark.parametrize(
+    "command, options, given",
+    [
+        ("fairseq-eval-lm", "--gen-subset test", ""),
+        ("fairseq-validate", "--valid-subset test --batch-size 1", ""),
+        ("fairseq-generate", "--gen-subset test --sample-break-mode eos --prefix-size 5 --max-len-a 0 --max-len-b 9", ""),
+        ("fairseq-interactive", "--max-len-a 1 --max-len-b 3", "def main(\n"),
+    ],
+)
+def test_what_reads_a_checkpoint(data_bin, checkpoint, command, options, given):
+    log = log_of(commands.tool(command), data_bin, "--path", checkpoint, *COMMON, *options.split(), given=given)
+    assert stray(log) == []
+    assert any("memory_caching_lm" in line for line in log)
+
+
+def reported(message, category, module):
+    """Whether a warning is shown, with the filters that the package sets and no others."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        stray_lines.silence()
+        warnings.warn_explicit(message, category, "a_file.py", 1, module)
+    return bool(caught)
+
+
+@pytest.mark.parametrize("message, category, module", stray_lines.WARNINGS)
+def test_other_warnings_are_shown(message, category, module):
+    assert not reported(message + " And more.", category, module or "any.module")
+    assert reported(message[:-2] + "?", category, module or "any.module")
+    assert reported(message, RuntimeWarning, module or "any.module")
+    if module:
+        assert reported(message, category, module + "_of_mine")
