@@ -69,16 +69,16 @@ def expire_span_lm_tiny(args):
     """For two CPU cores: what ``make demo`` trains."""
     _preset(
         args,
-        decoder_layers=2,
-        decoder_embed_dim=192,
-        decoder_ffn_embed_dim=768,
-        decoder_attention_heads=4,
+        decoder_layers=3,
+        decoder_embed_dim=128,
+        decoder_ffn_embed_dim=512,
+        decoder_attention_heads=2,
         decoder_normalize_before=True,
         dropout=0.0,
         position_range=128,
         max_span=4096,
         span_ramp=32,
-        span_init=64.0,
+        span_init=32.0,
         span_input_scale=8.0,
         share_decoder_input_output_embed=True,
     )
