@@ -19,6 +19,9 @@ WARNINGS = (
     ("`torch.cuda.amp.GradScaler(args...)` is deprecated.", FutureWarning, "fairseq.optim.amp_optimizer"),
     ("'pin_memory' argument is set as true but no accelerator is found", UserWarning, "torch.utils.data.dataloader"),
 )
+# Python's, of fairseq's source when it is compiled: by pip during the install, but by other installers at the first import.
+OF_THE_SOURCE = ('"is not" with a literal', "invalid escape sequence")
+SOURCE = r".*[\\/]fairseq[\\/]"
 
 
 def _is_of_no_parameter(record: logging.LogRecord) -> bool:
@@ -30,6 +33,8 @@ def silence() -> None:
     """Leaves out these lines and no others; ``-W`` and filters that a program has set come first."""
     for message, category, module in WARNINGS:
         warnings.filterwarnings("ignore", re.escape(message), category, re.escape(module) + ("$" if module else ""), append=True)
+    for message in OF_THE_SOURCE:
+        warnings.filterwarnings("ignore", message, SyntaxWarning, SOURCE, append=True)
     logging.getLogger("fairseq.trainer").addFilter(lambda record: not _is_of_no_parameter(record))
     # Importing fairseq makes everything tell everything.
     logging.getLogger("hydra.core.utils").setLevel(logging.INFO)

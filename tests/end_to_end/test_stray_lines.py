@@ -106,3 +106,12 @@ def test_other_warnings_are_shown(message, category, module):
     assert reported(message, RuntimeWarning, module or "any.module")
     if module:
         assert reported(message, category, module + "_of_mine")
+
+
+@pytest.mark.parametrize("path, shown", [("/packages/fairseq/tasks/a.py", 0), ("/packages/fairseq_expire/a.py", 1), ("/mine/a.py", 1)])
+def test_the_source_of_fairseq_is_not_spoken_of(path, shown):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        stray_lines.silence()
+        compile('1 is not ""', path, "exec")
+    assert len(caught) == shown
