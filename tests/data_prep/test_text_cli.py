@@ -263,7 +263,7 @@ def test_a_stop_is_gone_on_from(corpus, capsys, monkeypatch, stop, moment):
             patch.setattr(split_writer.SplitWriter, "add", raising(stop if stop is KeyboardInterrupt else OSError(*stop.args, "train.bin")))
         run(command)
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "the same command goes on from here" in error
+    assert "the same command goes on from here" in error.splitlines()[-1]
     unpacking.clear()
     monkeypatch.setattr(unpacked, "content_of", lambda path: unpacking.append(path.name) or original(path))
     run(command)
@@ -303,7 +303,8 @@ def test_a_file_that_cannot_be_read_leaves_nothing(corpus, capsys, monkeypatch, 
         run(f"--level {level} --dest made --train code --test valid.txt{' --vocab-size 274' if level == 'subword' else ''}")
     error = capsys.readouterr().err
     words = "No such file or directory" if moment == "gone" else "Permission denied; change its permissions, or leave it out"
-    assert error == f"text.py: error: valid.txt: {words}\n"
+    # On a slow machine the progress comes first.
+    assert error.splitlines()[-1] == f"text.py: error: valid.txt: {words}"
     left = sorted(corpus.rglob("*"))
     assert left == everything if not before else Path("made.partial/.journal.json").exists()
 
