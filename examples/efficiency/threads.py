@@ -1,7 +1,7 @@
 """What one busy neighbour costs a training on all cores, by how PyTorch's threads wait for each other.
 
 The model of `make demo` makes training steps, in a process for each way to wait, in turns; first on a quiet machine, then beside
-processes that compute all the time. Printed is the mean time of a step, as a multiple of that of the default on a quiet machine.
+processes that compute all the time. Printed is the mean time of a step, as a multiple of that of the first way on a quiet machine.
 """
 import argparse
 import os
@@ -65,6 +65,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     parser.add_argument("--busy", type=int, default=1, help="processes that compute all the time (default: 1)")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a measurement (default: 20)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each way (default: 3)")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="which ways (default: all)")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.way:
@@ -72,20 +73,20 @@ def main(arguments: Optional[List[str]] = None) -> None:
         return
     medians = {}
     for busy in (0, args.busy):
-        times: Dict[str, List[float]] = {way: [] for way in WAYS}
+        times: Dict[str, List[float]] = {way: [] for way in args.ways}
         neighbours = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(busy)]
         try:
             for _ in range(args.rounds):
-                for way in WAYS:
+                for way in args.ways:
                     times[way].append(measured(way, args.steps))
         finally:
             for neighbour in neighbours:
                 neighbour.kill()
-        for way in WAYS:
+        for way in args.ways:
             medians[way, busy] = statistics.median(times[way])
-    unit = medians["PyTorch's default", 0]
+    unit = medians[args.ways[0], 0]
     print(f"{'':<30}{'quiet':>8}{f'{args.busy} busy':>8}")
-    for way in WAYS:
+    for way in args.ways:
         print(f"{way:<30}{medians[way, 0] / unit:>8.2f}{medians[way, args.busy] / unit:>8.2f}")
 
 

@@ -126,3 +126,14 @@ def test_trade_off_is_drawn(tmp_path):
     assert picture.count("<!-- a text -->") == 1 and picture.count("<!-- expire_span_lm -->") == 1
     (tmp_path / "rows").write_text('{"arch": "x"}\n')
     assert "line 1: not a line of compare.py --json" in commands.run(*draw, code=2)
+
+
+def test_threads():
+    # PyTorch's own default takes minutes beside other work.
+    ways = ["let_waiting_threads_sleep()", "one thread"]
+    printed = commands.run(sys.executable, FOLDER / "threads.py", "--steps", "1", "--rounds", "1", "--ways", *ways)
+    header, *rows = printed.strip().splitlines()
+    assert header.split() == ["quiet", "1", "busy"]
+    ratios = {row[:30].strip(): [float(number) for number in row[30:].split()] for row in rows}
+    assert list(ratios) == ways
+    assert ratios[ways[0]][0] == 1 and all(number > 0 for row in ratios.values() for number in row)
