@@ -72,7 +72,11 @@ def glance(path: str) -> Optional[Glance]:
 def remove_leftovers(folder: Path) -> None:
     """Deletes the memory files that no checkpoint in the folder needs, and what a kill left half written. Nothing may be
     being written."""
-    needed = {summary.memory for path in _checkpoints(folder) if (summary := _summary_of(path)) is not None}
+    checkpoints = list(_checkpoints(folder))
+    if not all(os.access(path, os.R_OK) for path in checkpoints):
+        # Nobody can tell which files these need.
+        return
+    needed = {summary.memory for path in checkpoints if (summary := _summary_of(path)) is not None}
     for path in filter(is_memory_file, folder.iterdir()):
         if path.name.endswith(UNFINISHED) or set_of(path) not in needed:
             path.unlink(missing_ok=True)

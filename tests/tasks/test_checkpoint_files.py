@@ -71,6 +71,16 @@ def test_what_no_checkpoint_needs_goes(tmp_path):
     assert {path.name for path in tmp_path.glob("memory_*")} == {files[3], *others[2:]}
 
 
+def test_nothing_goes_beside_a_checkpoint_that_may_not_be_read(tmp_path, monkeypatch):
+    checkpoint(tmp_path / "checkpoint_1_10.pt", 10, "memory_10_0000000b")
+    (tmp_path / "memory_10_0000000b.0-of-1.pt").write_bytes(b"anything")
+    may_read = os.access
+    # Tests may run as root, who may read everything.
+    monkeypatch.setattr(os, "access", lambda path, mode: "checkpoint" not in str(path) and may_read(path, mode))
+    remove_leftovers(tmp_path)
+    assert (tmp_path / "memory_10_0000000b.0-of-1.pt").exists()
+
+
 def test_a_checkpoint_that_may_not_be_read(tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(b"something")
