@@ -11,6 +11,7 @@ require_for_command("text.py")
 
 from fairseq_expire.data.binarize import Job  # noqa: E402
 from fairseq_expire.data.command import Parser, make_data, positive  # noqa: E402
+from fairseq_expire.data.compressed import compression  # noqa: E402
 from fairseq_expire.data.levels import LEVELS, make_level  # noqa: E402
 from fairseq_expire.data.read_back import restore  # noqa: E402
 from fairseq_expire.data.sources import SPLITS, Piece, cut, find_files, parse_shares  # noqa: E402
@@ -61,8 +62,12 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--train is missing; give it, or --input with --split, or --dict with --valid or --test")
     if args.dict and args.threshold:
         raise ValueError("--threshold makes a dictionary smaller, and --dict is used as it is; leave one of them out")
+    if args.dict and Path(args.dict).is_dir():
+        raise ValueError(f"--dict {args.dict}: a folder; give the dict.txt in it")
     if args.dict and not Path(args.dict).is_file():
         raise ValueError(f"--dict {args.dict}: there is no such file; look at the spelling and the current folder")
+    if args.dict and (kind := compression(args.dict)):
+        raise ValueError(f"--dict {args.dict}: {kind} data; unpack it and give the dict.txt in it")
     if args.level == "words" and args.append_eos:
         raise ValueError("--append-eos is not for words, of which every line ends with </s>; leave it out")
     if args.level != "words" and args.threshold:

@@ -1,6 +1,6 @@
 """What one busy neighbour costs a training on all cores, by how PyTorch's threads wait for each other.
 
-The model of `make demo` makes training steps, in a process for each way to wait, in turns; first on a quiet machine, then beside
+A model of the sizes of `make demo` makes training steps, in a process for each way to wait, in turns; first on a quiet machine, then beside
 processes that compute all the time. Printed is the mean time of a step, as a multiple of that of the first way on a quiet machine.
 """
 import argparse
@@ -33,10 +33,10 @@ def step_time(way: str, steps: int) -> float:
     if way == "let_waiting_threads_sleep()":
         let_waiting_threads_sleep()
     torch.manual_seed(0)
-    width, symbols, rows, block = 192, 178, 16, 128
+    width, symbols, rows, block = 128, 178, 8, 128
     stack = MemoryTransformer(
-        embed_dim=width, num_heads=4, ffn_dim=4 * width, num_layers=2, position_range=128, pre_norm=True,
-        policy=partial(ExpireSpan, embed_dim=width, max_span=4096, ramp=32, span_init=64.0, input_scale=8.0),
+        embed_dim=width, num_heads=2, ffn_dim=4 * width, num_layers=3, position_range=128, pre_norm=True,
+        policy=partial(ExpireSpan, embed_dim=width, max_span=4096, ramp=32, span_init=32.0, input_scale=8.0),
     )  # fmt: skip
     embedding, output = nn.Embedding(symbols, width), nn.Linear(width, symbols)
     optimizer = torch.optim.Adam(nn.ModuleList([stack, embedding, output]).parameters(), lr=1e-3)

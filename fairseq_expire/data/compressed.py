@@ -132,7 +132,7 @@ def check_readable(path: Path, *, text: bool) -> bool:
     archive = _recognised(start, ARCHIVES) or (compressed and _recognised(start, COMPRESSED))
     if archive:
         what = f"{compressed} data of {archive} data" if compressed else f"{archive} data"
-        raise ValueError(f"{path}: {what}, not text; unpack it and give what is in it, or leave it out (--exclude)")
+        raise ValueError(f"{path}: {what}, not text; unpack it and give what is in it, or leave it out (data_prep/text.py has --exclude)")
     if text:
         _check_text(path, start[:START], whole=len(start) <= START and not next(content, b""))
     return bool(start)
@@ -140,7 +140,7 @@ def check_readable(path: Path, *, text: bool) -> bool:
 
 def _check_text(path: Path, start: bytes, *, whole: bool) -> None:
     """Raises ValueError if the beginning of a file is not that of text; `whole` says whether it ends there."""
-    advice = "leave it out (--exclude), or take bytes for symbols (--level bytes)"
+    advice = "leave it out, or take bytes for symbols (data_prep/text.py has --exclude and --level bytes)"
     try:
         codecs.getincrementaldecoder("utf-8")().decode(start, final=whole)
     except UnicodeDecodeError as error:

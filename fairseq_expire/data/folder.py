@@ -21,9 +21,9 @@ def new_folder(dest: Union[str, Path], *, force: bool = False, mark: str = FILE_
     """Inside the `with`, a folder beside `dest`, named `dest`.partial; after it, that folder is named `dest`.
 
     It holds what an earlier run that was killed, interrupted or out of disk space left there, which whoever fills it is to
-    go on with or to remove. A ValueError inside the `with`, or an error of WRONG_INPUT, says that the input is wrong: then
-    nothing is left, nor if nothing was written, unless there was something before, which the same command with its input put
-    right may go on with. What `dest` held before is there until the end.
+    go on with or to remove. An error of WRONG_INPUT inside the `with` says that the input is wrong. Then the folder is removed, unless it
+    held something before, with which the same command may go on once its input is right. An empty folder is removed after any
+    error. What `dest` held before is there until the end.
 
     Args:
         dest: where the folder shall be; folders above it are made.

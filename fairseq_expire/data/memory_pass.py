@@ -289,7 +289,7 @@ class MemoryBatchIterator(EpochBatchIterator):
             for name, value in layout.items()
             if state["layout"].get(name) != value
         ]
-        # Of other rows, other text is what was read last.
+        # Other rows have read other text last: that says nothing more.
         if len(different) > 1 and different[-1].startswith(CHECKSUM):
             del different[-1]
         if different:

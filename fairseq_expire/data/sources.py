@@ -57,13 +57,14 @@ def find_files(
 
     Raises:
         ValueError: a path is missing or neither file nor folder; a file that was given is empty; a folder has no
-            matching file with text in it; a file is an archive, or damaged.
+            matching file with text in it, or a file beside its compressed form; a file is an archive, or damaged.
         OSError: a file or folder cannot be read; names it.
     """
     pieces = []
     for path in map(Path, paths):
         if path.is_dir():
             matching = sorted(_walk(path, include=include, exclude=exclude), key=lambda file: file.relative_to(path).parts)
+            _check_no_twins(matching)
             found = [piece for piece in map(_whole_file, matching) if _has_content(piece, text)]
             if not found:
                 what = f"its {len(matching)} matching files are all empty" if matching else "no file in it matches"
@@ -75,6 +76,18 @@ def find_files(
                 raise ValueError(f"{path}: the file is empty; leave it out")
             pieces.append(piece)
     return pieces
+
+
+def _check_no_twins(paths: Sequence[Path]) -> None:
+    """Raises ValueError if a file and its compressed form are both there: their text would be read twice."""
+    there = set(paths)
+    for path in paths:
+        for name in names_of(path.name)[1:]:
+            if path.with_name(name) in there:
+                raise ValueError(
+                    f"{path}: {name} beside it would be read, too, and is the same text by its name; leave one of them out "
+                    f"(data_prep/text.py has --exclude '*{path.suffix}')"
+                )
 
 
 def _whole_file(path: Path) -> Piece:

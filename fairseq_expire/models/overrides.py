@@ -9,6 +9,8 @@ from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
+from fairseq_expire.inference.dictionary_check import DIGEST
+
 
 def options_of(path: str) -> Optional[DictConfig]:
     """The options in a checkpoint; None if it cannot be read, or holds them in another form."""
@@ -58,7 +60,7 @@ def check_overrides(paths: Iterable[str], overrides: Mapping[str, Any]) -> None:
         kind = None if cfg is None else ARCH_MODEL_REGISTRY.get(cfg.model._name)
         if kind is None:
             return
-        there |= {name for group in ("model", "task") for name in cfg[group] if not name.startswith("_")}
+        there |= {name for group in ("model", "task") for name in cfg[group] if not name.startswith("_")} - {DIGEST}
         changed = cfg.copy()
         # With what is put in whole groups, such as the options of another --bpe.
         overwrite_args_by_name(changed, {name: value for name, value in overrides.items() if not isinstance(value, dict)})

@@ -27,7 +27,7 @@ def let_waiting_threads_sleep() -> bool:
     are cores. So this function starts more, which never get any work.
 
     Returns:
-        Whether it did so: not with one thread, on another system, where the environment says how threads wait, or twice.
+        True if it did so. False with one thread, on another system, if the environment says how threads wait, and on a second call.
     """
     global _done
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""What fairseq picks the best checkpoint by, which it looks for when the first validation is over."""
+"""A check of the metric that the best checkpoint is chosen by: fairseq looks for it only when the first validation is over."""
 
 import logging
 from typing import List

@@ -40,10 +40,12 @@ logger = logging.getLogger(__name__)
 
 
 def install() -> None:
-    initialize.add_defaults = _with_asynchronous_writing_checked(initialize.add_defaults)
-    # Which has it by name; importing the command, where it is not the one that runs, would set up logging.
-    if "fairseq_cli.train" in sys.modules:
-        sys.modules["fairseq_cli.train"].add_defaults = initialize.add_defaults
+    fairseq_defaults = initialize.add_defaults
+    initialize.add_defaults = _with_defaults_of_the_task(fairseq_defaults)
+    # The command has it by name, and is the main module if it was started with `python -m`. Importing it would set up logging.
+    for name in ("fairseq_cli.train", "__main__"):
+        if getattr(sys.modules.get(name), "add_defaults", None) is fairseq_defaults:
+            sys.modules[name].add_defaults = initialize.add_defaults
     checkpoint_utils.load_checkpoint_to_cpu = _said_plainly(checkpoint_utils.load_checkpoint_to_cpu)
     checkpoint_utils._upgrade_state_dict = _of_a_model_alone(checkpoint_utils._upgrade_state_dict)
     checkpoint_utils.save_checkpoint = _with_memory(checkpoint_utils.save_checkpoint)
@@ -52,15 +54,16 @@ def install() -> None:
     Trainer.load_checkpoint = _from_complete(Trainer.load_checkpoint)
 
 
-def _with_asynchronous_writing_checked(fairseq_defaults):
+def _with_defaults_of_the_task(fairseq_defaults):
     @functools.wraps(fairseq_defaults)
     def add_defaults(cfg):
-        """The first thing that fairseq-train does with its options; soon after it looks for iopath, and ends without an error."""
+        """The first thing that fairseq-train does with its options. Soon after it looks for iopath, without a clear error."""
         fairseq_defaults(cfg)
         task = cfg.task
         if not OmegaConf.is_config(task) or task._name != "memory_caching_lm":
             return
         end_with_the_sentence()
+        _keep_position_range(cfg)
         if not cfg.checkpoint.write_checkpoints_asynchronously:
             return
         if task.save_memory:
@@ -74,6 +77,21 @@ def _with_asynchronous_writing_checked(fairseq_defaults):
             )
 
     return add_defaults
+
+
+def _keep_position_range(cfg) -> None:
+    """Trains on with the ``--position-range`` of the checkpoint unless another one is given: the default depends on the block, which may
+    change."""
+    if not OmegaConf.is_config(cfg.model) or cfg.model.get("position_range", 0) is not None:
+        return
+    restored = cfg.checkpoint.restore_file
+    if restored == os.path.basename(restored):
+        restored = os.path.join(cfg.checkpoint.save_dir, restored)
+    for path in (restored, cfg.checkpoint.finetune_from_model):
+        trained = options_of(path) if path and os.path.isfile(path) else None
+        if trained is not None and trained.model.get("position_range") is not None:
+            cfg.model.position_range = trained.model.position_range
+            return
 
 
 def _with_memory(fairseq_save):
@@ -142,8 +160,7 @@ def _whole_copies():
 
 @contextmanager
 def _average_from(seen: Optional[Glance], trainer: Trainer):
-    """Lets ``--store-ema`` begin with the weights of a checkpoint that has no moving average, which fairseq looks for where it has
-    deleted them."""
+    """Lets ``--store-ema`` begin with the weights of a checkpoint that has no moving average, where fairseq ends in a KeyError."""
     options = trainer.cfg.ema
     begins = options.store_ema and seen is not None and not seen.has_average
     if begins:
@@ -178,9 +195,10 @@ def _from_complete(fairseq_load):
                 "leave the option out"
             )
         filename = last_complete(filename, suffix=self.checkpoint_suffix)
-        for path in filter(None, (filename, self.cfg.ema.ema_seed_model)):
-            seen, model = glance(path), f"the checkpoint {path}"
+        checkpoints = {path: glance(path) for path in (filename, self.cfg.ema.ema_seed_model) if path}
+        for path, seen in checkpoints.items():
             if seen is not None:
+                model = f"the checkpoint {path}"
                 check_dictionary(seen.digest, self.task.dictionary.symbols, model=model, dictionary="the data's dict.txt")
                 check_names(seen.names, model=model)
         trained = options_of(filename)
@@ -189,7 +207,7 @@ def _from_complete(fairseq_load):
             if other:
                 logger.info(other)
         try:
-            with _average_from(glance(filename), self):
+            with _average_from(checkpoints[filename], self):
                 extra_state = fairseq_load(self, filename, *resets)
         # fairseq says of any error of a model that architectures have to match.
         except Exception as error:
@@ -220,7 +238,7 @@ def _ready_to_train(fairseq_load):
             return extra_state, batches
         check_best_metric(trainer)
         if batches.nothing_left:
-            logger.info("no update is left of epoch %d", batches.epoch)
+            logger.info("no update is left of epoch %d: going on with the next one", batches.epoch)
             metrics.reset_meters("train")
             batches = trainer.get_train_iterator(batches.epoch + 1, load_dataset=True, **arguments)
             trainer.lr_step(batches.epoch)

@@ -16,8 +16,8 @@ OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*)")
 
 
 def end_with_the_sentence() -> None:
-    """Lets an error end a run under Hydra as it ends any other, which is in its own words, with the names that options have in a
-    config file. Does nothing elsewhere."""
+    """Makes the sentence of an error the last line under Hydra, too, with the names that its options have in a config file. Does
+    nothing elsewhere."""
     if not HydraConfig.initialized():
         return
     # Hydra's own switch: else it leaves out most of the traceback, and writes how to see it below the sentence.

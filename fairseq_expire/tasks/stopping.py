@@ -26,9 +26,9 @@ def load_patience_state(state: Optional[Dict[str, float]]) -> None:
 
 
 def _counter():
-    # Looked up, since importing the command sets up logging.
-    command = sys.modules.get("fairseq_cli.train")
-    return getattr(command, "should_stop_early", None)
+    # Looked up, since importing the command sets up logging; it is the main module if it was started with `python -m`.
+    commands = (sys.modules.get(name) for name in ("fairseq_cli.train", "__main__"))
+    return next((command.should_stop_early for command in commands if hasattr(command, "should_stop_early")), None)
 
 
 def stop_if_over(trainer: Trainer, patience: Optional[Dict[str, float]]) -> None:

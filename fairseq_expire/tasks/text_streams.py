@@ -1,4 +1,4 @@
-"""Text in and out of ``fairseq-interactive``, ``fairseq-generate`` and ``fairseq-eval-lm``: UTF-8 whatever the locale, and no byte is lost or in the way.
+"""Text in and out of ``fairseq-interactive``, ``fairseq-generate`` and ``fairseq-eval-lm``: UTF-8 in every locale, and any bytes.
 
 A byte that is not UTF-8 is a lone surrogate in a str (Python's ``surrogateescape``), which a byte model turns back into the byte.
 """

@@ -124,7 +124,7 @@ def test_text_is_not_taken_for_an_archive(tmp_path, text):
 def test_binary_files_are_no_text(tmp_path, around):
     start = "\u20ac" * 30_000
     for content, words in {
-        b"a\0b": "x: binary, or not UTF-8: it has a zero at byte 1; convert it, leave it out .--exclude.",
+        b"a\0b": "x: binary, or not UTF-8: it has a zero at byte 1; convert it, leave it out, or take bytes .*--exclude and --level bytes",
         "text".encode("utf-16"): "x: not UTF-8 at byte 0 .invalid start byte.; convert it, .*--level bytes",
         "text".encode("utf-16-le"): "x: binary, or not UTF-8: it has a zero at byte 1",
         b"abc\xe9": "x: not UTF-8 at byte 3 .unexpected end of data.",

@@ -51,8 +51,7 @@ def train(monkeypatch, tmp_path):
             return forward(self, model, sample, reduce)
 
         arguments = processes.options(
-            data, "--max-update", updates, "--save-dir", tmp_path / "save", "--tokens-per-sample", "16", "--position-range", "16",
-            *options,
+            data, "--max-update", updates, "--save-dir", tmp_path / "save", "--tokens-per-sample", "16", *options,
         )  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(ExpireSpanLoss, "forward", noted)
@@ -157,7 +156,7 @@ def test_another_number_of_processes(data, tmp_path):
         (2, ["--batch-size", "3", "--update-freq", "2", "--max-update", "7"]),
         (1, ["--batch-size", "5", "--max-epoch", "1", "--max-update", "1000"]),
     ):
-        given = processes.options(data, "--tokens-per-sample", "16", "--position-range", "16", *options)
+        given = processes.options(data, "--tokens-per-sample", "16", *options)
         output = processes.train(folder, {"run": given}, count=count)["run"]
         words += [line["wpb"] for line in commands.logged(output, "train_inner")]
         if count == 2:

@@ -96,6 +96,14 @@ def test_the_table_has_no_use_twice():
     assert len({use.name for use in USES}) == len({use[1:] for use in USES}) == len(USES)
 
 
+def test_a_command_started_as_a_module(folder):
+    """What is changed of a command holds for `python -m`, too, where it is the main module."""
+    use = next(use for use in USES if use.name == "checkpoints written with what is not installed")
+    _, *rest = arguments(use)
+    output = commands.run(sys.executable, "-m", "fairseq_cli.train", *rest, code=1, cwd=folder)
+    assert re.search(use.sentence, output.splitlines()[-1])
+
+
 # Where the traceback, or what is still being tidied up, could hide the sentence.
 @pytest.mark.parametrize("name", ["train --span-init 256", "an index cut in its header"])
 def test_the_command_ends_with_the_sentence(folder, name):

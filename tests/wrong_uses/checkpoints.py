@@ -136,13 +136,6 @@ USES = [
         OTHER_MODEL.format("--decoder-normalize-before off, .*", "--decoder-normalize-before on, .*"),
         arch="expire_span_lm_tiny",
     ),
-    Use(
-        "another dictionary to go on with",
-        "train",
-        "--restore-file model.pt",
-        "model.pt: the checkpoint was trained with another dictionary than the data's dict.txt",
-        REVERSED,
-    ),
     *(
         Use(
             f"an override that is misspelt, {command}",
