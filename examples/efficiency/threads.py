@@ -20,10 +20,9 @@ WAYS: Dict[str, Dict[str, str]] = {
     "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
-WARM = 3
 
 
-def step_time(way: str, steps: int) -> float:
+def step_time(way: str, steps: int, width: int) -> float:
     """Seconds of a training step in this process, in the mean."""
     import torch
     from torch import nn
@@ -33,16 +32,17 @@ def step_time(way: str, steps: int) -> float:
     if way == "let_waiting_threads_sleep()":
         let_waiting_threads_sleep()
     torch.manual_seed(0)
-    width, symbols, rows, block = 128, 178, 8, 128
+    symbols, rows, block = 178, 8, 128
     stack = MemoryTransformer(
-        embed_dim=width, num_heads=2, ffn_dim=4 * width, num_layers=3, position_range=128, pre_norm=True,
+        embed_dim=width, num_heads=max(1, width // 64), ffn_dim=4 * width, num_layers=3, position_range=128, pre_norm=True,
         policy=partial(ExpireSpan, embed_dim=width, max_span=4096, ramp=32, span_init=32.0, input_scale=8.0),
     )  # fmt: skip
     embedding, output = nn.Embedding(symbols, width), nn.Linear(width, symbols)
     optimizer = torch.optim.Adam(nn.ModuleList([stack, embedding, output]).parameters(), lr=1e-3)
     memory = None
-    for step in range(WARM + steps):
-        if step == WARM:
+    # It takes a second or two until busy neighbours are noticed.
+    for step in range(2 * steps):
+        if step == steps:
             start = time.perf_counter()
         tokens = torch.randint(symbols, (rows, block + 1))
         out = stack(embedding(tokens[:, :-1]), memory)
@@ -54,22 +54,23 @@ def step_time(way: str, steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def measured(way: str, steps: int) -> float:
+def measured(way: str, steps: int, width: int) -> float:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "MKL_"))}
-    command = [sys.executable, __file__, "--steps", str(steps), "--way", way]
+    command = [sys.executable, __file__, "--steps", str(steps), "--width", str(width), "--way", way]
     return float(subprocess.run(command, env={**environment, **WAYS[way]}, stdout=subprocess.PIPE, check=True, text=True).stdout)
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--busy", type=int, default=1, help="processes that compute all the time (default: 1)")
-    parser.add_argument("--steps", type=int, default=20, help="training steps of a measurement (default: 20)")
+    parser.add_argument("--steps", type=int, default=20, help="training steps of a measurement, after as many (default: 20)")
+    parser.add_argument("--width", type=int, default=128, help="of the model (default: 128, as the demo's)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each way (default: 3)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="which ways (default: all)")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.way:
-        print(step_time(args.way, args.steps))
+        print(step_time(args.way, args.steps, args.width))
         return
     medians = {}
     for busy in (0, args.busy):
@@ -78,7 +79,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
         try:
             for _ in range(args.rounds):
                 for way in args.ways:
-                    times[way].append(measured(way, args.steps))
+                    times[way].append(measured(way, args.steps, args.width))
         finally:
             for neighbour in neighbours:
                 neighbour.kill()

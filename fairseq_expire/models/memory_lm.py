@@ -1,5 +1,6 @@
 """What every language model with a memory shares: options, embedding, stack, output, and the memory handle."""
 
+import argparse
 import os
 import sys
 from dataclasses import dataclass, field
@@ -88,6 +89,8 @@ class MemoryLMConfig(FairseqDataclass):
     checkpoint_activations: bool = field(
         default=False, metadata=_help("keep nothing inside a layer for backward: less memory, more time")
     )
+    # Not for users: training stores here which dictionary a model is trained with.
+    dictionary_digest: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
     tokens_per_sample: int = II("task.tokens_per_sample")
 
 
