@@ -69,7 +69,9 @@ class TrainingProgress:
         self.max_update = max_update
         self.seconds = seconds
         self.updates, self.trained = updates, trained
+        # Updates and seconds between two lines.
         self.recent = deque()
+        self.lines = 0
         self.last = "starting"
 
     def line(self, log_line):
@@ -77,10 +79,15 @@ class TrainingProgress:
         tag, stats = read_json(log_line)
         if tag != "train_inner":
             return None
-        # `wall` goes on counting where an earlier training stopped.
-        self.updates, self.trained = int(float(stats["num_updates"])), float(stats["wall"])
-        self.recent.append((self.updates, self.trained))
-        while len(self.recent) > 1 and self.trained - self.recent[1][1] >= RATE_SECONDS:
+        # Not `wall`, which is 0 in a training that went on from a checkpoint.
+        updates = int(float(stats["num_updates"])) - self.updates
+        seconds = updates / max(float(stats["ups"]), 0.001)
+        self.updates, self.trained = self.updates + updates, self.trained + seconds
+        self.lines += 1
+        if self.lines > 1:
+            # What comes before is not measured: the first updates take longer.
+            self.recent.append((updates, seconds))
+        while sum(seconds for _, seconds in list(self.recent)[1:]) >= RATE_SECONDS:
             self.recent.popleft()
         self.last = (
             f"update {self.updates} of {self.max_update}, {float(stats['nll_loss']):.3f} bits per byte, "
@@ -91,10 +98,8 @@ class TrainingProgress:
     @property
     def rate(self):
         """Updates per second of late, without what came before the first line; None if there was only one."""
-        if len(self.recent) < 2:
-            return None
-        updates, trained = self.recent[0]
-        return (self.updates - updates) / (self.trained - trained) if self.trained > trained else None
+        seconds = sum(seconds for _, seconds in self.recent)
+        return sum(updates for updates, _ in self.recent) / seconds if seconds else None
 
 
 def read_json(log_line):

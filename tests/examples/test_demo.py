@@ -40,7 +40,7 @@ elif name == "fairseq-train":
     rate = 1 + int(os.environ["OMP_NUM_THREADS"])
     while updates < most and (stop is None or wall < 3600 * stop):
         updates, wall = updates + 1, wall + 1 / rate
-        log("train_inner", num_updates=updates, wall=wall, nll_loss=3.5, memory_size=100)
+        log("train_inner", num_updates=updates, ups=rate, nll_loss=3.5, memory_size=100)
         if pathlib.Path({broken!r}).exists():
             sys.exit("out of luck")
     state.write_text(json.dumps([updates, wall]))
@@ -189,15 +189,18 @@ def test_training_progress():
     def line(tag, **stats):
         return lines.line(f"2024-01-01 00:00:00 | INFO | {tag} | {json.dumps(stats)}")
 
-    first = line("train_inner", num_updates="50", wall="30", nll_loss="3.5", memory_size="99.6")
-    assert first == "update 50 of 200, 3.500 bits per byte, remembers 100 steps, about 1:10 left"
+    first = line("train_inner", num_updates="50", ups="2", nll_loss="3.5", memory_size="99.6")
+    assert first == "update 50 of 200, 3.500 bits per byte, remembers 100 steps, about 1:15 left"
     assert lines.rate is None
     assert line("valid", valid_nll_loss="2.25") is None
-    late = line("train_inner", num_updates="150", wall="110", nll_loss="3", memory_size="9")
+    late = line("train_inner", num_updates="150", ups="1", nll_loss="3", memory_size="9")
     assert late.endswith("about 0:00 left")
-    assert lines.rate == 100 / 80
-    line("train_inner", num_updates="160", wall="130", nll_loss="3", memory_size="9")
-    assert lines.rate == 10 / 20
+    assert lines.rate == 1
+    line("train_inner", num_updates="152", ups="0.5", nll_loss="3", memory_size="9")
+    assert lines.rate == 102 / 104
+    # What lies back further than the last few seconds does not count.
+    line("train_inner", num_updates="156", ups="0.25", nll_loss="3", memory_size="9")
+    assert lines.rate == 4 / 16
 
 
 def test_updates_fit_the_time_and_the_rate_falls_to_zero(fake, tmp_path):
@@ -215,8 +218,7 @@ def legs(rate, *, cores, seconds=240):
     while leg := pace.next_leg():
         lines = progress.TrainingProgress(leg.max_update, seconds, pace.updates, pace.trained)
         while lines.updates < leg.max_update and (leg.until is None or lines.trained < leg.until):
-            wall = lines.trained + 1 / rate(leg.threads, lines.trained)
-            stats = dict(num_updates=lines.updates + 1, wall=wall, nll_loss=1, memory_size=1)
+            stats = dict(num_updates=lines.updates + 1, ups=rate(leg.threads, lines.trained), nll_loss=1, memory_size=1)
             lines.line(f"2024-01-01 00:00:00 | INFO | train_inner | {json.dumps(stats)}")
         pace.measured(leg, updates=lines.updates, trained=lines.trained, rate=lines.rate)
         pace = Pace.of(json.loads(json.dumps(pace.to_dict())))
