@@ -28,11 +28,11 @@ KINDS = ("fillers", "pairs", "questions")
 FILLERS, KEYS, VALUES = 16, 12, 4
 PAIR_SHARE, QUESTION_SHARE = 0.05, 0.1
 # Questions are about one of the last so many pairs. Keys come in turn, so each of these has another key.
-RECENT = 5
+RECENT = 8
 
 LONGEST = 256
 ROWS, BLOCK = 16, 64
-UPDATES = 1000
+UPDATES = 1400
 SEED = 1
 
 
