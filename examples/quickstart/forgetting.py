@@ -208,7 +208,7 @@ def report(results: Dict[str, Result]) -> str:
     for key, name in names.items():
         lines.append(f"{name:{width}} | {results[key].right:13.1%} | {results[key].memory_size:8.0f}")
     lines += ["", f"{'Expire-Span keeps, in steps':{width}}" + "".join(f" | {kind:>9}" for kind in KINDS)]
-    lines.append("-" * width + "-|-----------" * len(KINDS))
+    lines.append("-" * width + "-|----------" * len(KINDS))
     for number, spans in enumerate(results["expire"].spans, start=1):
         lines.append(f"{f'layer {number}':{width}}" + "".join(f" | {span:9.0f}" for span in spans))
     lines += ["", f"Answers lie up to some {RECENT / PAIR_SHARE:.0f} steps back; guessing gets {1 / VALUES:.0%} right."]
