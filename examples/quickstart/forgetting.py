@@ -11,6 +11,8 @@ each; a fixed span of 256; and a fixed span with as many memories as Expire-Span
 import argparse
 import json
 import multiprocessing
+import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Dict, List, NamedTuple, Optional
@@ -189,11 +191,17 @@ def compare(updates: int = UPDATES) -> Dict[str, Result]:
     """All three: "expire", "far" (a fixed span of the full reach) and "near" (one of Expire-Span's memory size)."""
     # Started anew: a fork would inherit threads that do not run there.
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        far = pool.submit(experiment, f"fixed span of {LONGEST}", span=LONGEST, expire=False, updates=updates)
-        expire = pool.submit(experiment, "Expire-Span", span=LONGEST, expire=True, updates=updates).result()
-        span = max(1, round(expire.memory_size))
-        near = pool.submit(experiment, f"fixed span of {span}", span=span, expire=False, updates=updates)
-        return {"near": near.result(), "far": far.result(), "expire": expire}
+        try:
+            far = pool.submit(experiment, f"fixed span of {LONGEST}", span=LONGEST, expire=False, updates=updates)
+            expire = pool.submit(experiment, "Expire-Span", span=LONGEST, expire=True, updates=updates).result()
+            span = max(1, round(expire.memory_size))
+            near = pool.submit(experiment, f"fixed span of {span}", span=span, expire=False, updates=updates)
+            return {"near": near.result(), "far": far.result(), "expire": expire}
+        except BaseException:
+            # The pool would wait for what is running.
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def report(results: Dict[str, Result]) -> str:
@@ -228,4 +236,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Whoever ends this program otherwise than with Ctrl-C must not leave a training behind either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -2,7 +2,10 @@
 
 import json
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,8 +54,9 @@ def test_a_seed_gives_one_stream():
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-def test_it_is_learnt():
-    """A model that sees only the last pair or two learns more than guessing within seconds."""
+def test_it_is_learnt(monkeypatch):
+    """Asked about the last two keys alone, a model learns more than guessing within seconds."""
+    monkeypatch.setattr(forgetting, "RECENT", 2)
     torch.manual_seed(0)
     model = forgetting.Answerer(span=48, expire=False)
     forgetting.train("fixed span", model, updates=300)
@@ -71,6 +75,22 @@ def test_all_three(tmp_path, capsys):
     printed = forgetting.report(results)
     assert printed in capsys.readouterr().out
     assert re.search(rf"Expire-Span, up to {forgetting.LONGEST} steps \| +{results['expire'].right:.1%} \|", printed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_nothing_goes_on_when_it_is_ended(number):
+    command = [sys.executable, FOLDER / "forgetting.py", "--updates", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert "update 50 of 100000" in process.stdout.readline()
+            process.send_signal(number)
+            assert process.wait(timeout=60) == 130
+            end = time.monotonic() + 60
+            while subprocess.run(["pgrep", "--session", str(process.pid)], stdout=subprocess.DEVNULL).returncode == 0:
+                assert time.monotonic() < end
+                time.sleep(0.2)
+        finally:
+            subprocess.run(["pkill", "-KILL", "--session", str(process.pid)])
 
 
 def test_report_names_kinds():
