@@ -1,4 +1,4 @@
-"""What one busy neighbour costs a training on all cores, by how PyTorch's threads wait for each other.
+"""The cost of a busy neighbour for training on all cores, by how PyTorch's threads wait for each other.
 
 A model of the sizes of `make demo` makes training steps, in a process for each way to wait, in turns; first on a quiet machine, then beside
 processes that compute all the time. Printed is the mean time of a step, as a multiple of that of the first way on a quiet machine.

@@ -220,7 +220,7 @@ def score(work, status):
 
 
 def forget(work, status):
-    """What forgetting.py finds; it does not depend on the text."""
+    """Returns what forgetting.py finds; it does not depend on the text."""
     path = work / "forgetting.part"
     run([*FORGETTING, "--json", path], work / "forgetting.log", status.say)
     results = json.loads(path.read_text())

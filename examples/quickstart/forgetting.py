@@ -112,7 +112,7 @@ class Answerer(nn.Module):
 
 @dataclass
 class Result:
-    """What a model does on a stream that it was not trained on.
+    """Answers of a model on a stream that it was not trained on.
 
     Args:
         right: share of the questions that it answers rightly.

@@ -1,4 +1,4 @@
-"""How many updates a training can make in its time, on a machine that may be busy with other things.
+"""The number of updates that a training can make in its time, on a machine that may be busy with other things.
 
 A learning rate that falls to zero needs the number of updates before it starts. So the training is made in legs, each of which
 goes on where the last one stopped: a few seconds with each number of threads, then the rest in parts, before each of which the
@@ -27,7 +27,7 @@ class Leg(NamedTuple):
 
 @dataclass
 class Pace:
-    """What has been measured so far; made of plain values, so that it can be kept in a file.
+    """Measurements so far, as plain values that can be kept in a file.
 
     Args:
         seconds: for the whole training.
@@ -57,7 +57,7 @@ class Pace:
         return asdict(self)
 
     def next_leg(self) -> Optional[Leg]:
-        """What to do next; None at the end."""
+        """The next leg; None at the end."""
         if self.finished:
             return None
         threads = self._untried()
