@@ -169,7 +169,7 @@ USES = [
         "a picture",
         "text.py",
         TEXT.replace("bytes", "chars"),
-        "text.txt: not UTF-8 at byte 0 .*; convert it, leave it out .*, or take bytes for symbols .--level bytes",
+        "text.txt: not UTF-8 at byte 0 .*; convert it, leave it out, or take bytes for symbols .*--level bytes",
         write("text.txt", b"\x89PNG\r\n\x1a\n"),
     ),
     Use(
