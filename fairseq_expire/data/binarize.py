@@ -236,7 +236,7 @@ class _Run:
 
 
 def check_unfinished(folder: Path) -> List[Path]:
-    """What an unfinished run left in a folder, but for the text that it unpacked. Raises RuntimeError if the folder is not
+    """Files that an unfinished run left in a folder, without the text that it unpacked. Raises RuntimeError if the folder is not
     such a run's."""
     paths = [path for path in folder.iterdir() if path.name != UNPACKED]
     # A run may have been killed in the middle of writing its first record.

@@ -78,7 +78,7 @@ class CodeLevel(Level):
             self.code(others[0])
 
     def _code_of(self, symbol: str) -> Optional[int]:
-        """As `code`; None for a symbol that is no name of a code."""
+        """Returns what `code` gives; None for a symbol that is no name of a code."""
         try:
             return self.code(symbol)
         except ValueError:

@@ -38,7 +38,7 @@ def _recognised(start: bytes, kinds: Mapping[str, bytes]) -> Optional[str]:
 
 
 def compression(path: Union[str, Path]) -> Optional[str]:
-    """How a file is compressed, "gzip", "bzip2" or "xz", by its content; None if it is not."""
+    """Returns the compression of a file by its content: "gzip", "bzip2", "xz", or None."""
     with open(path, "rb") as file:
         return _recognised(file.read(START), COMPRESSED)
 
@@ -71,7 +71,7 @@ def content_of(path: Path, *, block: int = BLOCK) -> Iterator[bytes]:
 
 
 def _decompressor(path: Path, kind: str) -> Tuple[Callable[[], Any], Type[Exception]]:
-    """What starts a stream of this kind, and what it raises for one that is damaged. Raises ValueError if there is none."""
+    """The class that decompresses a stream of this kind, and its error for a damaged one. Raises ValueError if Python lacks it."""
     try:
         # Not every Python is built with them.
         if kind == "bzip2":
@@ -111,7 +111,7 @@ def _streams(file: BinaryIO, start: Callable[[], Any], damaged: Type[Exception],
 
 
 def check_readable(path: Path, *, text: bool) -> bool:
-    """Whether a file, unpacked if it is compressed, holds anything, from its beginning.
+    """Checks the beginning of a file, unpacked if it is compressed. Returns True if the file holds anything.
 
     Args:
         path: of the file.

@@ -93,7 +93,7 @@ class PlainDictionary:
 
 
 def _is_whole_number(text: str) -> bool:
-    """Whether Python takes it for one, as in "-1" and "1_000", whatever its script."""
+    """Returns True if Python reads the text as an integer, as in "-1" and "1_000", in any script."""
     try:
         int(text)
     except ValueError:
