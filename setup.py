@@ -23,5 +23,5 @@ setup(
     # that is found through sys.path: saying where packages are makes setuptools put this folder there, not an import hook.
     data_files=[("../purelib/fairseq_expire", ["LICENSE"])],
     package_dir={"": "."},
-    package_data={"fairseq_expire.data": ["pg19_books.npz"]},
+    package_data={"fairseq_expire.corpora": ["pg19_books.npz"]},
 )

@@ -1,28 +1,30 @@
 """enwik8, the first 100 million bytes of a dump of the English Wikipedia, as bytes: 90, 5 and 5 million of them."""
+
 import argparse
 import zipfile
 from fractions import Fraction
 from pathlib import Path
-from typing import List, Optional
 
-from fairseq_expire.fairseq_part import require_for_command
+from fairseq_expire.fairseq_version import require_for_command
 
 # In front of the imports that need fairseq.
 require_for_command("enwik8.py")
 
-from fairseq_expire.data.binarize import Job  # noqa: E402
-from fairseq_expire.data.codes import NEWLINES, Bytes  # noqa: E402
-from fairseq_expire.data.command import CorpusParser, download, find_local, make_data  # noqa: E402
-from fairseq_expire.data.corpora import ENWIK8, ENWIK8_ZIP, extract  # noqa: E402
-from fairseq_expire.data.sources import cut, find_files  # noqa: E402
-from fairseq_expire.data.unpacked import unpack  # noqa: E402
+from fairseq_expire.corpora.binarize import Job  # noqa: E402
+from fairseq_expire.corpora.command import CorpusParser, download, find_local, make_data  # noqa: E402
+from fairseq_expire.corpora.known import ENWIK8, ENWIK8_ZIP, extract  # noqa: E402
+from fairseq_expire.corpora.sources import cut, find_files  # noqa: E402
+from fairseq_expire.corpora.unpacked import unpack  # noqa: E402
+from fairseq_expire.tokenizers.bytes_and_chars import NEWLINES, Bytes  # noqa: E402
 
 SHARES = (Fraction(90, 100), Fraction(5, 100), Fraction(5, 100))
 
 
 def build_parser() -> CorpusParser:
     parser = CorpusParser(
-        prog="enwik8.py", description=__doc__, epilog="PATH is enwik8 (or enwik8.gz, .bz2, .xz), enwik8.zip, or a folder with one of them."
+        prog="enwik8.py",
+        description=__doc__,
+        epilog="PATH is enwik8 (or enwik8.gz, .bz2, .xz), enwik8.zip, or a folder with one of them.",
     )
     parser.add_argument(
         "--newlines",
@@ -58,7 +60,9 @@ def make_job(args: argparse.Namespace, path: Path, folder: Path) -> Job:
         # All splits together are the file again, which --verify can tell.
         source["sha256"] = ENWIK8.sha256
     found = unpack({"all": find_files([str(path)])}, folder)
-    return Job(splits=cut(found["all"], shares=SHARES, level="bytes"), level=Bytes(newlines=args.newlines), source=source)
+    return Job(
+        splits=cut(found["all"], shares=SHARES, level="bytes"), level=Bytes(newlines=args.newlines), source=source
+    )
 
 
 def make(args: argparse.Namespace) -> None:
@@ -66,7 +70,7 @@ def make(args: argparse.Namespace) -> None:
     make_data(args, lambda folder: make_job(args, path, folder))
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     build_parser().run(make, arguments)
 
 

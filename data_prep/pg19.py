@@ -1,25 +1,25 @@
 """PG-19, 28,752 books of Project Gutenberg, as Unicode characters or as subwords: one item a book, each ending in </s>."""
+
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, List, Optional
 
-from fairseq_expire.fairseq_part import require_for_command
+from fairseq_expire.fairseq_version import require_for_command
 
 # In front of the imports that need fairseq.
 require_for_command("pg19.py")
 
-from fairseq_expire.data.binarize import Job  # noqa: E402
-from fairseq_expire.data.codes import Chars  # noqa: E402
-from fairseq_expire.data.command import CorpusParser, download, make_data, positive  # noqa: E402
-from fairseq_expire.data.compressed import find_named  # noqa: E402
-from fairseq_expire.data.corpora import PG19_SPLITS, PG19_WORDS, pg19_books  # noqa: E402
-from fairseq_expire.data.download import RemoteFile  # noqa: E402
-from fairseq_expire.data.level import LINE_ENDS  # noqa: E402
-from fairseq_expire.data.sources import Piece, find_files  # noqa: E402
-from fairseq_expire.data.subwords import Subwords  # noqa: E402
-from fairseq_expire.data.unpacked import unpack  # noqa: E402
-from fairseq_expire.data.workers import available_cores, ordered_map  # noqa: E402
+from fairseq_expire.corpora.binarize import Job  # noqa: E402
+from fairseq_expire.corpora.command import CorpusParser, download, make_data, positive  # noqa: E402
+from fairseq_expire.corpora.compressed import find_named  # noqa: E402
+from fairseq_expire.corpora.download import RemoteFile  # noqa: E402
+from fairseq_expire.corpora.known import PG19_SPLITS, PG19_WORDS, pg19_books  # noqa: E402
+from fairseq_expire.corpora.sources import FileSlice, find_files  # noqa: E402
+from fairseq_expire.corpora.unpacked import unpack  # noqa: E402
+from fairseq_expire.corpora.workers import available_cores, ordered_map  # noqa: E402
+from fairseq_expire.tokenizers.base import LINE_ENDS  # noqa: E402
+from fairseq_expire.tokenizers.bytes_and_chars import Chars  # noqa: E402
+from fairseq_expire.tokenizers.subwords import Subwords  # noqa: E402
 
 # Books to download at the same time.
 AT_ONCE = 8
@@ -27,10 +27,14 @@ AT_ONCE = 8
 
 def build_parser() -> CorpusParser:
     parser = CorpusParser(
-        prog="pg19.py", description=__doc__, epilog="PATH is a folder with the folders train, validation and test in it; the books there may be compressed, as .gz, "
+        prog="pg19.py",
+        description=__doc__,
+        epilog="PATH is a folder with the folders train, validation and test in it; the books there may be compressed, as .gz, "
         ".bz2 or .xz.",
     )
-    parser.add_argument("--level", choices=["chars", "subword"], default="chars", help="what a symbol is (default: chars)")
+    parser.add_argument(
+        "--level", choices=["chars", "subword"], default="chars", help="what a symbol is (default: chars)"
+    )
     parser.add_argument("--vocab-size", type=positive, metavar="N", help="pieces of the subword model (default: 32000)")
     parser.add_argument(
         "--line-ends",
@@ -42,11 +46,12 @@ def build_parser() -> CorpusParser:
     return parser
 
 
-def find(args: argparse.Namespace) -> Dict[str, List[Piece]]:
+def find(args: argparse.Namespace) -> dict[str, list[FileSlice]]:
     """The books of each split, checked unless --no-verify says not to."""
     if args.no_verify:
         splits = {
-            split: find_files([f"{args.source}/{name}"], include=["*.txt"], text=True) for split, name in PG19_SPLITS.items()
+            split: find_files([f"{args.source}/{name}"], include=["*.txt"], text=True)
+            for split, name in PG19_SPLITS.items()
         }
         return {split: pieces[: args.books] for split, pieces in splits.items()}
     books = {split: files[: args.books] for split, files in pg19_books().items()}
@@ -59,12 +64,12 @@ def find(args: argparse.Namespace) -> Dict[str, List[Piece]]:
         download(everything, folder, at_once=AT_ONCE)
     # One book is empty.
     return {
-        split: [Piece(find_named(folder, file.name), 0, file.size) for file in files if file.size]
+        split: [FileSlice(find_named(folder, file.name), 0, file.size) for file in files if file.size]
         for split, files in books.items()
     }
 
 
-def check(files: List[RemoteFile], folder: Path, workers: Optional[int]) -> None:
+def check(files: list[RemoteFile], folder: Path, workers: int | None) -> None:
     """Raise a ValueError unless the files are all in the folder and what they should be."""
     paths = [find_named(folder, file.name) for file in files]
     missing = [file.name for file, path in zip(files, paths) if path is None]
@@ -78,12 +83,12 @@ def check(files: List[RemoteFile], folder: Path, workers: Optional[int]) -> None
             pass
 
 
-def count_words(piece: Piece) -> int:
+def count_words(piece: FileSlice) -> int:
     """Its words between white space."""
     return len(piece.path.read_text(encoding="utf-8", errors="replace").split())
 
 
-def make_job(args: argparse.Namespace, found: Dict[str, List[Piece]], folder: Path) -> Job:
+def make_job(args: argparse.Namespace, found: dict[str, list[FileSlice]], folder: Path) -> Job:
     splits = unpack(found, folder)
     source = {"corpus": "PG-19", "verified": not args.no_verify, "books": args.books}
     if args.no_verify or args.books:
@@ -110,7 +115,7 @@ def make(args: argparse.Namespace) -> None:
     make_data(args, lambda folder: make_job(args, splits, folder))
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     build_parser().run(make, arguments)
 
 

@@ -1,21 +1,21 @@
 """Make fairseq's data, a dictionary and a manifest of any text, in bytes, characters, words or subwords; or get the text back."""
+
 import argparse
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional
 
-from fairseq_expire.fairseq_part import require_for_command
+from fairseq_expire.fairseq_version import require_for_command
 
 # In front of the imports that need fairseq.
 require_for_command("text.py")
 
-from fairseq_expire.data.binarize import Job  # noqa: E402
-from fairseq_expire.data.command import Parser, make_data, positive  # noqa: E402
-from fairseq_expire.data.compressed import compression  # noqa: E402
-from fairseq_expire.data.levels import LEVELS, make_level  # noqa: E402
-from fairseq_expire.data.read_back import restore  # noqa: E402
-from fairseq_expire.data.sources import SPLITS, Piece, cut, find_files, parse_shares  # noqa: E402
-from fairseq_expire.data.unpacked import unpack  # noqa: E402
+from fairseq_expire.corpora.binarize import Job  # noqa: E402
+from fairseq_expire.corpora.command import Parser, make_data, positive  # noqa: E402
+from fairseq_expire.corpora.compressed import compression  # noqa: E402
+from fairseq_expire.corpora.sources import SPLITS, FileSlice, cut, find_files, parse_shares  # noqa: E402
+from fairseq_expire.corpora.unpacked import unpack  # noqa: E402
+from fairseq_expire.corpora.verify import restore  # noqa: E402
+from fairseq_expire.tokenizers.registry import LEVELS, make_level  # noqa: E402
 
 
 def build_parser() -> Parser:
@@ -31,21 +31,34 @@ def build_parser() -> Parser:
     parser.add_argument("--input", nargs="+", metavar="PATH", help="text of all splits, which --split divides")
     parser.add_argument("--split", metavar="SHARES", help="shares of train, valid and test, such as 0.9,0.05,0.05")
     parser.add_argument(
-        "--include", action="append", default=[], metavar="GLOB", help="take only files in folders whose name matches this"
+        "--include",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="take only files in folders whose name matches this",
     )
     parser.add_argument(
-        "--exclude", action="append", default=[], metavar="GLOB", help="skip files and folders in folders whose name matches"
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="skip files and folders in folders whose name matches",
     )
     parser.add_argument(
         "--dict", metavar="FILE", help="use this dict.txt (a trained model's) instead of making one of train"
     )
-    parser.add_argument("--append-eos", action="store_true", help="end every file with </s> (not words: there every line does)")
+    parser.add_argument(
+        "--append-eos", action="store_true", help="end every file with </s> (not words: there every line does)"
+    )
     parser.add_argument("--vocab-size", type=positive, metavar="N", help="pieces of the subword model (default: 32000)")
     parser.add_argument(
         "--threshold", type=int, default=0, metavar="N", help="words seen less often in train become <unk> (default: 0)"
     )
     parser.add_argument(
-        "--restore", nargs=2, metavar=("DIR", "SPLIT"), help="instead of all this: write the text of DIR's SPLIT to stdout"
+        "--restore",
+        nargs=2,
+        metavar=("DIR", "SPLIT"),
+        help="instead of all this: write the text of DIR's SPLIT to stdout",
     )
     return parser
 
@@ -53,7 +66,9 @@ def build_parser() -> Parser:
 def check(args: argparse.Namespace) -> None:
     """Raise a ValueError for options that do not go together."""
     if not args.level or not args.dest:
-        raise ValueError(f"{'--dest' if args.level else '--level'} is missing; give --level, --dest and --train, or --restore")
+        raise ValueError(
+            f"{'--dest' if args.level else '--level'} is missing; give --level, --dest and --train, or --restore"
+        )
     if args.input and (args.train or args.valid or args.test):
         raise ValueError("--input and --train, --valid or --test are both given; --input with --split is all of them")
     if bool(args.input) != bool(args.split):
@@ -80,7 +95,7 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"--dest {args.dest}: lies in {path}, which is read; choose a folder outside")
 
 
-def gather(args: argparse.Namespace, folder: Path) -> Dict[str, List[Piece]]:
+def gather(args: argparse.Namespace, folder: Path) -> dict[str, list[FileSlice]]:
     """The files, or parts of files, of each split; what is compressed is unpacked into `folder`."""
     shares = parse_shares(args.split) if args.input else None
     given = {"input": args.input} if args.input else {split: vars(args)[split] for split in SPLITS if vars(args)[split]}
@@ -111,7 +126,7 @@ def make(args: argparse.Namespace) -> None:
     make_data(args, lambda folder: make_job(args, folder))
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     build_parser().run(make, arguments)
 
 

@@ -1,21 +1,21 @@
 """WikiText-103 as words, exactly as fairseq-preprocess --only-source makes it of the same files."""
+
 import argparse
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple, Union
 
-from fairseq_expire.fairseq_part import require_for_command
+from fairseq_expire.fairseq_version import require_for_command
 
 # In front of the imports that need fairseq.
 require_for_command("wikitext103.py")
 
-from fairseq_expire.data import corpora  # noqa: E402
-from fairseq_expire.data.binarize import Job  # noqa: E402
-from fairseq_expire.data.command import CorpusParser, download, find_local, make_data  # noqa: E402
-from fairseq_expire.data.compressed import names_of  # noqa: E402
-from fairseq_expire.data.manifest import Manifest  # noqa: E402
-from fairseq_expire.data.sources import find_files  # noqa: E402
-from fairseq_expire.data.unpacked import unpack  # noqa: E402
-from fairseq_expire.data.words import Words  # noqa: E402
+from fairseq_expire.corpora import known as corpora  # noqa: E402
+from fairseq_expire.corpora.binarize import Job  # noqa: E402
+from fairseq_expire.corpora.command import CorpusParser, download, find_local, make_data  # noqa: E402
+from fairseq_expire.corpora.compressed import names_of  # noqa: E402
+from fairseq_expire.corpora.sources import find_files  # noqa: E402
+from fairseq_expire.corpora.unpacked import unpack  # noqa: E402
+from fairseq_expire.tokenizers.manifest import Manifest  # noqa: E402
+from fairseq_expire.tokenizers.words import Words  # noqa: E402
 
 
 def build_parser() -> CorpusParser:
@@ -31,7 +31,7 @@ def build_parser() -> CorpusParser:
 PARTLY = "valid and test checked by hash, train by the number of its lines and words"
 
 
-def find(args: argparse.Namespace) -> Tuple[Dict[str, Path], Union[bool, str]]:
+def find(args: argparse.Namespace) -> tuple[dict[str, Path], bool | str]:
     """The file of each split, extracted if need be, and whether they are verified."""
     downloads = args.downloads / "wikitext-103"
     names = corpora.WIKITEXT103_FILES
@@ -67,7 +67,7 @@ def check(manifest: Manifest) -> None:
         raise ValueError(f"this is not WikiText-103: {'; '.join(wrong)}; for other text there is --no-verify")
 
 
-def make_job(paths: Dict[str, Path], verified: Union[bool, str], folder: Path) -> Job:
+def make_job(paths: dict[str, Path], verified: bool | str, folder: Path) -> Job:
     return Job(
         splits=unpack({split: find_files([str(path)], text=True) for split, path in paths.items()}, folder),
         level=Words(),
@@ -80,7 +80,7 @@ def make(args: argparse.Namespace) -> None:
     make_data(args, lambda folder: make_job(paths, verified, folder), check=None if args.no_verify else check)
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     build_parser().run(make, arguments)
 
 

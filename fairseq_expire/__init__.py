@@ -3,7 +3,8 @@ and :func:`fairseq_expire.inference.load`, here ``fairseq_expire.load``, reads m
 
 from typing import Any
 
-from . import fairseq_part, user_dir
+from fairseq_expire import fairseq_version
+from fairseq_expire.fairseq_patches import user_dir
 
 __version__ = "0.1.0"
 
@@ -19,11 +20,11 @@ def __getattr__(name: str) -> Any:
 
 if __name__ != user_dir.NAME:
     user_dir.become(__name__, __path__[0])
-elif fairseq_part.folder() is not None:
-    from . import stray_lines
+elif fairseq_version.folder() is not None:
+    from fairseq_expire.fairseq_patches import stray_lines
 
     stray_lines.silence()
-    fairseq_part.check()
+    fairseq_version.check()
     __path__ = user_dir.Folders(__path__)
 
     from fairseq_expire import criterions, models, tasks  # noqa: F401  (registers what they hold)

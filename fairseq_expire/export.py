@@ -2,9 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import List, NoReturn, Optional
+from typing import NoReturn
 
-from fairseq_expire import __version__, fairseq_part
+from fairseq_expire import __version__, fairseq_version
 from fairseq_expire.inference.folder import write_folder
 
 
@@ -14,7 +14,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def export(checkpoint: Path, dest: Path, *, data: Optional[Path] = None, force: bool = False) -> None:
+def export(checkpoint: Path, dest: Path, *, data: Path | None = None, force: bool = False) -> None:
     """Write the model of a checkpoint of fairseq-train to a folder, which appears when it is complete.
 
     Args:
@@ -28,19 +28,21 @@ def export(checkpoint: Path, dest: Path, *, data: Optional[Path] = None, force: 
     """
     if not checkpoint.is_file():
         raise FileNotFoundError(f"{checkpoint}: not there; expected a checkpoint of fairseq-train")
-    if fairseq_part.folder() is None:
-        raise ValueError(f"{checkpoint}: reading a checkpoint needs {fairseq_part.absence()}")
+    if fairseq_version.folder() is None:
+        raise ValueError(f"{checkpoint}: reading a checkpoint needs {fairseq_version.absence()}")
     from fairseq_expire.inference.checkpoint import read_checkpoint
 
     model, _, folder = read_checkpoint(checkpoint, data)
     write_folder(dest, model, folder, version=__version__, force=force)
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = Parser(prog="python -m fairseq_expire.export", description=__doc__)
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of fairseq-train")
     parser.add_argument("dest", metavar="DIR", help="folder to make; it appears only when it is complete")
-    parser.add_argument("--data", metavar="DATA-BIN", help="data with the model's dictionary (default: what it was trained on)")
+    parser.add_argument(
+        "--data", metavar="DATA-BIN", help="data with the model's dictionary (default: what it was trained on)"
+    )
     parser.add_argument("--force", action="store_true", help="replace the export that is in DIR")
     args = parser.parse_args(arguments)
     try:

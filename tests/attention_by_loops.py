@@ -2,7 +2,22 @@
 
 import torch
 
-from fairseq_expire.modules import arrangement, attend, attention_inputs, fused, naive, pieces
+from fairseq_expire.modules import attend
+from fairseq_expire.modules.attention import (
+    fused,
+)
+from fairseq_expire.modules.attention import (
+    inputs as attention_inputs,
+)
+from fairseq_expire.modules.attention import (
+    loops as naive,
+)
+from fairseq_expire.modules.attention import (
+    memory_order as arrangement,
+)
+from fairseq_expire.modules.attention import (
+    tiles as pieces,
+)
 
 LEAVES = ["query", "key", "value", "span", "position"]
 

@@ -1,11 +1,10 @@
 """Builds models as the command line does, in this process."""
 
+import commands
 from fairseq import options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import build_model
-
-import commands
 
 
 class Task:

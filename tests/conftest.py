@@ -1,29 +1,26 @@
 """Data and a trained checkpoint that the end-to-end tests share: real text, small enough for seconds; and what runs without fairseq."""
 
+import argparse
 import importlib.util
 import inspect
 import sys
+import textwrap
 from pathlib import Path
 
-import argparse
-import textwrap
-
-import pytest
-
 import commands
-
+import pytest
 
 TESTS = Path(__file__).parent
 # Tests of what works without fairseq, which --without-fairseq runs alone: others fail at their imports, before any mark is seen.
 WITHOUT_FAIRSEQ = [
     TESTS / name
     for name in (
-        "data/test_download.py",
-        "data/test_folder.py",
-        "data/test_manifest.py",
-        "data/test_sources.py",
-        "data/test_units.py",
-        "data/test_workers.py",
+        "corpora/test_download.py",
+        "test_folders.py",
+        "tokenizers/test_manifest.py",
+        "corpora/test_sources.py",
+        "tokenizers/test_units.py",
+        "corpora/test_workers.py",
         "inference",
         "modules",
         "test_golden.py",
@@ -31,19 +28,27 @@ WITHOUT_FAIRSEQ = [
     )
 ]
 # In those folders: the comparisons with fairseq's own modules and commands.
-WITH_FAIRSEQ = [TESTS / "inference/test_load.py", TESTS / "modules/test_adaptive.py"]
+WITH_FAIRSEQ = [TESTS / "inference/test_load.py", TESTS / "modules/test_adaptive_vocabulary.py"]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="what is random is tried many more times, and every recipe runs")
-    parser.addoption("--without-fairseq", action="store_true", help="only the tests of what works without fairseq, where there is none")
+    parser.addoption(
+        "--long", action="store_true", help="what is random is tried many more times, and every recipe runs"
+    )
+    parser.addoption(
+        "--without-fairseq",
+        action="store_true",
+        help="only the tests of what works without fairseq, where there is none",
+    )
 
 
 def pytest_configure(config):
     """Tests are left out only where fairseq is missing, and only if that was asked for."""
     there = importlib.util.find_spec("fairseq") is not None
     if there and config.getoption("--without-fairseq"):
-        raise pytest.UsageError("--without-fairseq leaves out tests that can run here, where fairseq is installed: leave it out")
+        raise pytest.UsageError(
+            "--without-fairseq leaves out tests that can run here, where fairseq is installed: leave it out"
+        )
     if not there and not config.getoption("--without-fairseq"):
         raise pytest.UsageError("most tests need fairseq, which is not installed: make test; or give --without-fairseq")
     for path in [*WITHOUT_FAIRSEQ, *WITH_FAIRSEQ]:

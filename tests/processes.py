@@ -60,8 +60,12 @@ def train(folder, runs, *, count):
     logs = [folder / f"{rank}.log" for rank in range(count)]
     with ExitStack() as stack:
         started = [
-            Popen([sys.executable, __file__, str(rank), folder / "runs.json"], stdout=stack.enter_context(log.open("w")),
-                  stderr=STDOUT, env=environment)  # fmt: skip
+            Popen(
+                [sys.executable, __file__, str(rank), folder / "runs.json"],
+                stdout=stack.enter_context(log.open("w")),
+                stderr=STDOUT,
+                env=environment,
+            )  # fmt: skip
             for rank, log in enumerate(logs)
         ]
         for process in started:
@@ -111,7 +115,11 @@ def main(rank, path):
     for name, given in json.loads(Path(path).read_text()).items():
         print(MARK + name, flush=True)
         fault = _out_of_memory(name.split("-")[-1]) if name.startswith("oom") and rank == "1" else nullcontext()
-        sys.argv = ["fairseq-train", *given, *(["--distributed-rank", rank] if "--distributed-no-spawn" in given else [])]
+        sys.argv = [
+            "fairseq-train",
+            *given,
+            *(["--distributed-rank", rank] if "--distributed-no-spawn" in given else []),
+        ]
         with fault:
             command.cli_main()
 

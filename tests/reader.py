@@ -51,7 +51,9 @@ def read(state, hidden, *, heads, pre_norm, mask_of, compressed_of=None):
             return inner @ weights["fc2.weight"].T + weights["fc2.bias"]
 
         states = norm("attention_norm", hidden) if pre_norm else hidden
-        mask = np.broadcast_to(np.where(distance >= 1, mask_of(weights, states, distance), 0.0), (heads, length, length))
+        mask = np.broadcast_to(
+            np.where(distance >= 1, mask_of(weights, states, distance), 0.0), (heads, length, length)
+        )
         memories, back = states, distance
         if compressed_of is not None:
             made, seen, place = compressed_of(weights, hidden)

@@ -4,13 +4,12 @@ import math
 import re
 import sys
 
+import commands
 import numpy as np
+import reader
 import torch
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
-
-import commands
-import reader
 
 # Runs fairseq-eval-lm and prints the mean of the log-probabilities that its scorer gave: the command itself adds them up
 # in single precision and rounds to four digits.

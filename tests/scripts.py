@@ -1,4 +1,5 @@
 """The scripts of data_prep, called in this process: an import of fairseq takes seconds."""
+
 import importlib.util
 from pathlib import Path
 

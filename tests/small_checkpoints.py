@@ -1,12 +1,11 @@
 """Checkpoints of small models with random weights, as fairseq's commands and ours read them, made in this process."""
 
+import commands
 import scripts
 import torch
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
-
-import commands
 
 
 def prepare(folder, level, text, *given):
@@ -20,7 +19,18 @@ def prepare(folder, level, text, *given):
 def write_checkpoint(path, data, *given, arch="expire_span_lm", seed=0):
     """What is needed of a checkpoint to read its model."""
     spans = commands.SPANS.get(arch, ["--max-span", "64"])
-    arguments = [data, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--arch", arch, *commands.MODEL, *spans, *given]
+    arguments = [
+        data,
+        "--user-dir",
+        commands.USER_DIR,
+        "--task",
+        "memory_caching_lm",
+        "--arch",
+        arch,
+        *commands.MODEL,
+        *spans,
+        *given,
+    ]
     arguments += ["--criterion", "expire_span_loss"]
     parser = options.get_training_parser()
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, [str(part) for part in arguments]))
@@ -28,5 +38,8 @@ def write_checkpoint(path, data, *given, arch="expire_span_lm", seed=0):
     model = tasks.setup_task(cfg.task).build_model(cfg.model)
     # So that predictions differ.
     model.decoder.output_projection.weight.data.mul_(4)
-    torch.save({"args": None, "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), "model": model.state_dict()}, path)
+    torch.save(
+        {"args": None, "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), "model": model.state_dict()},
+        path,
+    )
     return path

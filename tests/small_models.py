@@ -4,13 +4,20 @@ from functools import partial
 
 import torch
 
-from fairseq_expire.data.dictionary import PlainDictionary
-from fairseq_expire.data.levels import make_level
-from fairseq_expire.data.symbols import byte_symbol
-from fairseq_expire.data.text_codec import TextCodec
 from fairseq_expire.inference import TextModel
-from fairseq_expire.modules import AdaptiveSpan, Compressive, Description, ExpireSpan, FixedSpan, LanguageModel
-from fairseq_expire.modules import dictionary_digest
+from fairseq_expire.modules import (
+    AdaptiveSpan,
+    Compressive,
+    ExpireSpan,
+    FixedSpan,
+    LanguageModel,
+    LanguageModelConfig,
+    dictionary_digest,
+)
+from fairseq_expire.tokenizers.bound import BoundTokenizer
+from fairseq_expire.tokenizers.dictionary import PlainDictionary
+from fairseq_expire.tokenizers.registry import make_level
+from fairseq_expire.tokenizers.symbols import byte_symbol
 
 WIDTH = 16
 POLICIES = {
@@ -25,9 +32,9 @@ BYTES = [byte_symbol(byte) for byte in range(256)]
 def text_model(policy="expire_span", level="bytes", symbols=BYTES, seed=0):
     """A model whose predictions differ much from token to token, so that no two continuations are alike by chance."""
     dictionary = PlainDictionary(symbols)
-    codec = TextCodec(dictionary, make_level(level, {}))
+    codec = BoundTokenizer(dictionary, make_level(level, {}))
     torch.manual_seed(seed)
-    description = Description(
+    description = LanguageModelConfig(
         symbols=len(dictionary),
         pad=dictionary.pad(),
         embed_dim=WIDTH,

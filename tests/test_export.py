@@ -3,13 +3,13 @@
 import os
 import sys
 
+import commands
 import pytest
 import torch
 
-import commands
 import fairseq_expire
 from fairseq_expire import export
-from fairseq_expire.data import journal
+from fairseq_expire.corpora import journal
 from fairseq_expire.inference import folder as folder_module
 
 
@@ -79,5 +79,7 @@ def test_one_line_says_what_is_wrong(checkpoint, tmp_path, capsys):
     assert "file/out: cannot be written" in refused(capsys, checkpoint, tmp_path / "file" / "out")
     state = torch.load(checkpoint, weights_only=True)
     torch.save({**state, "model": {}}, tmp_path / "empty.pt")
-    assert "empty.pt: the weights are not those of its options" in refused(capsys, tmp_path / "empty.pt", tmp_path / "out")
+    assert "empty.pt: the weights are not those of its options" in refused(
+        capsys, tmp_path / "empty.pt", tmp_path / "out"
+    )
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()

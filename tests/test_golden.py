@@ -37,7 +37,9 @@ LAYER_NAMES = {
 
 def policy_of(config, data):
     if config.compress:
-        pytest.skip("the published compressive memory shifts compressed memories by whole groups of queries; see reader.compressed")
+        pytest.skip(
+            "the published compressive memory shifts compressed memories by whole groups of queries; see reader.compressed"
+        )
     if config.adapt_span:
         ratio = data["param/layers.0.attn.attn.adaptive_span.mask.size_ratio"]
         return lambda: AdaptiveSpan(
@@ -183,4 +185,6 @@ def test_gradients(path):
     assert {"grad/" + name for name in grads} == {key for key in data.files if key.startswith("grad/")}
     for name, grad in grads.items():
         expected = data["grad/" + name]
-        np.testing.assert_allclose(grad.reshape(expected.shape), expected, atol=1e-6 * np.abs(expected).max(), rtol=0, err_msg=name)
+        np.testing.assert_allclose(
+            grad.reshape(expected.shape), expected, atol=1e-6 * np.abs(expected).max(), rtol=0, err_msg=name
+        )

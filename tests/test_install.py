@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fairseq_expire
-from fairseq_expire import fairseq_part
+from fairseq_expire import fairseq_version
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,7 +20,9 @@ def python(*arguments, cwd, search=()):
 
 
 def test_modules_work_without_fairseq(tmp_path):
-    script = "import sys; sys.modules['fairseq'] = None; import fairseq_expire.modules; print(fairseq_expire.__version__)"
+    script = (
+        "import sys; sys.modules['fairseq'] = None; import fairseq_expire.modules; print(fairseq_expire.__version__)"
+    )
     done = python("-c", script, cwd=tmp_path, search=[ROOT])
     assert done.stdout.strip() == fairseq_expire.__version__, done.stderr
 
@@ -29,7 +31,16 @@ WITHOUT = "import sys; sys.modules['fairseq'] = None; "
 
 
 @pytest.mark.parametrize(
-    "module", ["models", "tasks", "criterions", "tasks.memory_caching_lm", "data.binarize", "data.stream", "data.memory_pass"]
+    "module",
+    [
+        "models",
+        "tasks",
+        "criterions",
+        "tasks.memory_caching_lm",
+        "corpora.binarize",
+        "streaming.stream",
+        "streaming.memory_pass",
+    ],
 )
 def test_what_needs_fairseq_says_so(tmp_path, module):
     done = python("-c", f"{WITHOUT}import fairseq_expire.{module}", cwd=tmp_path, search=[ROOT])
@@ -61,8 +72,18 @@ def test_checkpoints_that_need_fairseq_say_so(tmp_path):
     [
         ((3, 12), "linux", "x86_64", "which is not installed; type: pip install ve-fairseq=="),
         ((3, 10), "linux", "x86_64", "this is CPython 3.10 on "),
-        ((3, 13), "linux", "x86_64", "of which there are builds for CPython 3.11 and 3.12 on Linux x86_64, and this is CPython 3.13"),
-        ((3, 11), "linux", "aarch64", " aarch64; fairseq_expire.modules and fairseq_expire.load of an export work here"),
+        (
+            (3, 13),
+            "linux",
+            "x86_64",
+            "of which there are builds for CPython 3.11 and 3.12 on Linux x86_64, and this is CPython 3.13",
+        ),
+        (
+            (3, 11),
+            "linux",
+            "aarch64",
+            " aarch64; fairseq_expire.modules and fairseq_expire.load of an export work here",
+        ),
         ((3, 12), "darwin", "arm64", " arm64; fairseq_expire.modules"),
         ((3, 12), "win32", "AMD64", " AMD64; fairseq_expire.modules"),
     ],
@@ -70,14 +91,16 @@ def test_checkpoints_that_need_fairseq_say_so(tmp_path):
 def test_the_sentence_says_what_can_be_done(monkeypatch, version, system, machine, words):
     monkeypatch.setattr(sys, "version_info", (*version, 1, "final", 0))
     monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(fairseq_part.platform, "machine", lambda: machine)
-    assert words in fairseq_part.absence()
+    monkeypatch.setattr(fairseq_version.platform, "machine", lambda: machine)
+    assert words in fairseq_version.absence()
 
 
 @pytest.mark.parametrize(
     ["source", "found"],
     [
-        pytest.param("raise ValueError('mutable default')", "cannot be imported (ValueError: mutable default)", id="broken"),
+        pytest.param(
+            "raise ValueError('mutable default')", "cannot be imported (ValueError: mutable default)", id="broken"
+        ),
         pytest.param("import no_such_module", "cannot be imported (ModuleNotFoundError: ", id="incomplete"),
         pytest.param("__version__ = '0.10.2'", "is version 0.10.2", id="old"),
     ],

@@ -1,13 +1,15 @@
 """fairseq's trainer, as ``fairseq-train`` makes it, to be stepped by hand in this process."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any
 
 import torch
 from fairseq import options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
+
 from fairseq_expire.models.memory_lm import MemoryLMDecoder
 from fairseq_expire.modules import Memory
 
@@ -17,18 +19,18 @@ class Run:
     """A training run that stands before its next batch."""
 
     trainer: Trainer
-    batches: Iterator[Dict[str, Any]]
+    batches: Iterator[dict[str, Any]]
 
     @property
     def stack(self):
         return self.trainer.get_model().decoder.stack
 
-    def step(self, *batches) -> Optional[Dict[str, float]]:
+    def step(self, *batches) -> dict[str, float] | None:
         """One update from these batches, or from the next one; None if it was left out."""
         return self.trainer.train_step(list(batches) or [next(self.batches)])
 
 
-def start(arguments: List[str], save_dir) -> Run:
+def start(arguments: list[str], save_dir) -> Run:
     """``arguments`` are those of ``fairseq-train``, as from ``processes.options``."""
     parser = options.get_training_parser()
     given = [*arguments, "--save-dir", str(save_dir)]
@@ -46,7 +48,7 @@ def start(arguments: List[str], save_dir) -> Run:
     return Run(trainer, batches.next_epoch_itr(shuffle=False))
 
 
-def memories_read(monkeypatch) -> List[Optional[Memory]]:
+def memories_read(monkeypatch) -> list[Memory | None]:
     """A list to which every reading of a block adds the memory that it starts from."""
     seen, read = [], MemoryLMDecoder.read
 

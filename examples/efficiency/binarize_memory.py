@@ -2,6 +2,7 @@
 
 The memory is that of all processes together: the sum of their proportional set sizes (pages that several share count once).
 """
+
 import argparse
 import json
 import shutil
@@ -10,7 +11,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import List
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def generate(path: Path, *, num_bytes: int, vocabulary: int) -> None:
             written += file.write("\n".join(lines) + "\n")
 
 
-def tree(pid: int) -> List[int]:
+def tree(pid: int) -> list[int]:
     """A process and all that come from it."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
     try:
@@ -59,7 +59,7 @@ def memory(pid: int) -> int:
     return total
 
 
-def peak(command: List[str]) -> int:
+def peak(command: list[str]) -> int:
     """The most memory that a command held at any time it was looked at."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     most = 0
@@ -93,7 +93,10 @@ def main() -> None:
                 print(json.dumps(result), flush=True)
             else:
                 size = result["text_bytes"] / 1e6
-                print(f"{level:<6} {size:.0f} MB of text: {above:.0f} MB above the {imports / 1e6:.0f} MB of imports", flush=True)
+                print(
+                    f"{level:<6} {size:.0f} MB of text: {above:.0f} MB above the {imports / 1e6:.0f} MB of imports",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Both are called in this process, so that loading Python and fairseq, which takes
 characters need a form with spaces between symbols for fairseq-preprocess; making it is not counted, and rates are in bytes
 of the original text. The two take turns, and the medians are compared.
 """
+
 import argparse
 import contextlib
 import io
@@ -13,18 +14,18 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, List
 
 logging.disable(logging.INFO)
 
 from fairseq import options  # noqa: E402
 from fairseq_cli import preprocess  # noqa: E402
 
-from fairseq_expire.data.binarize import Job, binarize  # noqa: E402
-from fairseq_expire.data.levels import make_level  # noqa: E402
-from fairseq_expire.data.sources import find_files  # noqa: E402
-from fairseq_expire.data.symbols import byte_symbol, char_symbol  # noqa: E402
+from fairseq_expire.corpora.binarize import Job, binarize  # noqa: E402
+from fairseq_expire.corpora.sources import find_files  # noqa: E402
+from fairseq_expire.tokenizers.registry import make_level  # noqa: E402
+from fairseq_expire.tokenizers.symbols import byte_symbol, char_symbol  # noqa: E402
 
 FILES = ("dict.txt", "train.bin", "train.idx")
 
@@ -35,7 +36,7 @@ def spaced(text: bytes, level: str) -> str:
         return text.decode("utf-8")
     names = {"bytes": byte_symbol, "chars": char_symbol}[level]
     symbols = text if level == "bytes" else map(ord, text.decode("utf-8"))
-    cache: Dict[int, str] = {}
+    cache: dict[int, str] = {}
     newline = names(0x0A)
     parts = [cache.get(symbol) or cache.setdefault(symbol, names(symbol)) for symbol in symbols]
     return " ".join(parts).replace(f"{newline} ", f"{newline}\n")
@@ -62,12 +63,12 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(text: bytes, level: str, *, workers: int, runs: int, folder: Path) -> Dict[str, object]:
+def compare(text: bytes, level: str, *, workers: int, runs: int, folder: Path) -> dict[str, object]:
     source, spaced_source = folder / "text", folder / "spaced"
     source.write_bytes(text)
     spaced_source.write_text(spaced(text, level), encoding="utf-8", newline="")
-    theirs: List[float] = []
-    ours: List[float] = []
+    theirs: list[float] = []
+    ours: list[float] = []
     for _ in range(runs):
         shutil.rmtree(folder / "fairseq", ignore_errors=True)
         theirs.append(fairseq_seconds(spaced_source, folder / "fairseq", workers))

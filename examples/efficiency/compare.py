@@ -8,6 +8,7 @@ backward) and memory are measured at the end, all models in turns in one process
 
 The base is the same for ours, positions included: a distance is known up to the length of a block, whatever is remembered.
 """
+
 import argparse
 import itertools
 import json
@@ -21,14 +22,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
 
 import fairseq
 import torch
 from fairseq import checkpoint_utils, tasks, utils
+from peak import peak_of
 
 import fairseq_expire  # noqa: F401  (registers what checkpoints name)
-from peak import peak_of
 
 PEER = Path(fairseq.__file__).parent / "examples" / "adaptive_span"
 BLOCK, ROWS = 64, 16
@@ -51,7 +51,7 @@ THEIRS = f"""
 
 # Three sizes of each, small to large. What has a fixed size is given it, what learns its size is given a price.
 PRICES = ("1e-3", "1e-4", "1e-5")
-CONFIGURATIONS: Dict[str, List[str]] = {
+CONFIGURATIONS: dict[str, list[str]] = {
     "transformer_xl_lm": [f"--max-span {size}" for size in (32, 96, 288)],
     # As many memories as the fixed span has, half of them for four states each.
     "compressive_transformer_lm": [f"--max-span {size} --compressed-size {size}" for size in (16, 48, 144)],
@@ -86,8 +86,13 @@ class Run:
         return self.arch != "adaptive_span"
 
     @property
-    def options(self) -> List[str]:
-        return ["--arch", self.arch, *(OURS if self.is_ours else THEIRS), *CONFIGURATIONS[self.arch][self.size - 1].split()]
+    def options(self) -> list[str]:
+        return [
+            "--arch",
+            self.arch,
+            *(OURS if self.is_ours else THEIRS),
+            *CONFIGURATIONS[self.arch][self.size - 1].split(),
+        ]
 
 
 def command(name: str, *arguments: object, log: Path) -> str:
@@ -95,7 +100,9 @@ def command(name: str, *arguments: object, log: Path) -> str:
     path = Path(sys.executable).with_name(name)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(log, "w+", encoding="utf-8") as output:
-        done = subprocess.run([str(path), *map(str, arguments)], stdout=output, stderr=subprocess.STDOUT, env=environment)
+        done = subprocess.run(
+            [str(path), *map(str, arguments)], stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
         output.seek(0)
         text = output.read()
     if done.returncode:
@@ -103,12 +110,12 @@ def command(name: str, *arguments: object, log: Path) -> str:
     return text
 
 
-def last_line(text: str, tag: str) -> Dict[str, str]:
+def last_line(text: str, tag: str) -> dict[str, str]:
     """The last of the JSON lines that fairseq logged under a tag."""
     return json.loads(re.findall(rf"\| INFO \| {tag} \| (\{{.*\}})", text)[-1])
 
 
-def train_and_score(run: Run, data: Path, dest: Path, updates: int) -> Dict[str, object]:
+def train_and_score(run: Run, data: Path, dest: Path, updates: int) -> dict[str, object]:
     """What the run gave: bits per token of the test text, and how many memories a query saw in the mean over layers.
 
     Raises:
@@ -120,7 +127,9 @@ def train_and_score(run: Run, data: Path, dest: Path, updates: int) -> Dict[str,
     if result.exists():
         found = json.loads(result.read_text())
         if found.pop("settings") != settings:
-            raise SystemExit(f"{folder} holds a run with other data, updates or options: give another --dest, or remove it")
+            raise SystemExit(
+                f"{folder} holds a run with other data, updates or options: give another --dest, or remove it"
+            )
         return found
     folder.mkdir(parents=True, exist_ok=True)
     command(
@@ -199,10 +208,10 @@ def _peak(run: Run, data: Path, dest: Path, threads: int) -> int:
     return peak_of(trained.step, before=warm_steps())
 
 
-def measure_cost(runs: List[Run], data: Path, dest: Path, rounds: int) -> Dict[Run, Dict[str, float]]:
+def measure_cost(runs: list[Run], data: Path, dest: Path, rounds: int) -> dict[Run, dict[str, float]]:
     """Median seconds of a training step, in turns, and the peak of memory above the model, each in a process of its own."""
     models = {run: Trained(run, data, dest, warm_steps() + rounds) for run in runs}
-    times: Dict[Run, List[float]] = {run: [] for run in runs}
+    times: dict[Run, list[float]] = {run: [] for run in runs}
     for trained in models.values():
         for _ in range(warm_steps()):
             trained.step()
@@ -217,7 +226,7 @@ def measure_cost(runs: List[Run], data: Path, dest: Path, rounds: int) -> Dict[R
     return cost
 
 
-def show(rows: List[Dict[str, object]]) -> None:
+def show(rows: list[dict[str, object]]) -> None:
     """One line for each architecture and size, means over seeds; time beside that of the first line."""
     print(f"{'':<32}{'bits/token':>11}{'seeds apart':>13}{'memory size':>13}{'time':>8}{'peak MB':>9}")
     first = None
@@ -236,7 +245,7 @@ def show(rows: List[Dict[str, object]]) -> None:
             print(line)
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a data-bin with train and test")
     parser.add_argument("--dest", type=Path, required=True, help="folder for the runs")
@@ -244,7 +253,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="default: 1 2")
     parser.add_argument("--updates", type=int, default=1200, help="of every run (default: 1200)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, a thread each (default: one a core)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="runs at a time, a thread each (default: one a core)"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="steps on the clock; 0: measure no cost (default: 15)")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each run instead of a table")
     args = parser.parse_args(arguments)
@@ -257,7 +268,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = dict(zip(runs, pool.map(lambda run: train_and_score(run, data, dest, args.updates), runs)))
     if args.rounds:
-        for run, cost in measure_cost([run for run in runs if run.seed == args.seeds[0]], data, dest, args.rounds).items():
+        for run, cost in measure_cost(
+            [run for run in runs if run.seed == args.seeds[0]], data, dest, args.rounds
+        ).items():
             rows[run].update(cost)
     ordered = sorted(rows.values(), key=lambda row: (list(CONFIGURATIONS).index(row["arch"]), row["size"], row["seed"]))
     if args.json:

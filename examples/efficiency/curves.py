@@ -1,8 +1,8 @@
 """Draws what growth.py measured: how cost grows with the longest span, the memories alive, the stream, and token by token."""
+
 import argparse
 import json
 from pathlib import Path
-from typing import Dict, List, Optional
 
 try:
     import matplotlib
@@ -17,10 +17,10 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 MODES = {"train": "training step", "score": "scoring"}
 
-Row = Dict[str, object]
+Row = dict[str, object]
 
 
-def read(path: str) -> List[Row]:
+def read(path: str) -> list[Row]:
     """The lines of ``growth.py --json``.
 
     Raises:
@@ -36,11 +36,11 @@ def read(path: str) -> List[Row]:
     return rows
 
 
-def relative(rows: List[Row], name: str) -> List[float]:
+def relative(rows: list[Row], name: str) -> list[float]:
     return [row[name] / rows[0][name] for row in rows]
 
 
-def draw(rows: List[Row]) -> plt.Figure:
+def draw(rows: list[Row]) -> plt.Figure:
     """Four panels; time and memory relative to the leftmost point of their line, since seconds are of one machine only."""
     figure, ((span, alive), (stream, token)) = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
     for panel, part, x, label in (
@@ -52,25 +52,32 @@ def draw(rows: List[Row]) -> plt.Figure:
             if some:
                 [line] = panel.plot([row[x] for row in some], relative(some, "seconds"), "o-", label=f"{name}: time")
                 memory = relative(some, "peak_bytes")
-                panel.plot([row[x] for row in some], memory, "s--", color=line.get_color(), label=f"{name}: peak memory")
+                panel.plot(
+                    [row[x] for row in some], memory, "s--", color=line.get_color(), label=f"{name}: peak memory"
+                )
         panel.set(xlabel=label, ylabel="a block, relative", ylim=(0, None))
         panel.legend()
     span.set(xscale="log", title="at the same number of alive memories")
     alive.set(xlim=(0, None), title="at L = 16,384")
     some = [row for row in rows if row["part"] == "stream"]
     stream.plot([row["bytes"] / 1e6 for row in some], [row["resident"] / 1e6 for row in some], "o-", label="process")
-    stream.plot([row["bytes"] / 1e6 for row in some], [row["memory"] / 1e6 for row in some], "s--", label="stored memory")
+    stream.plot(
+        [row["bytes"] / 1e6 for row in some], [row["memory"] / 1e6 for row in some], "s--", label="stored memory"
+    )
     stream.set(xlabel="bytes scored (millions)", ylabel="MB", ylim=(0, None), title="one stream, L = 131,072")
     stream.legend()
     some = [row for row in rows if row["part"] == "tokens"]
     token.plot([row["alive"] for row in some], [row["block_seconds"] / row["token_seconds"] for row in some], "o-")
     token.set(
-        xlabel="alive memories per row", ylabel="times as fast", ylim=(0, None), title="one token, against its block again"
+        xlabel="alive memories per row",
+        ylabel="times as fast",
+        ylim=(0, None),
+        title="one token, against its block again",
     )
     return figure
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("figures", help="what growth.py --json printed")
     parser.add_argument("--dest", default="growth.svg", help="the picture to write (default: growth.svg)")

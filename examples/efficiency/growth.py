@@ -1,13 +1,14 @@
 """How the cost of Expire-Span grows: with the longest span L (not), with the memories alive (linearly), with the length of the
 stream (not), and what a single token costs."""
+
 import argparse
 import copy
 import itertools
 import json
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Dict, Iterator, List, Optional
 
 from peak import peak_memory, resident
 from subjects import Ours, Shape, blocks, expire_span, text
@@ -17,7 +18,7 @@ SPAN_LIMITS = (1024, 4096, 16384, 65536, 131072)
 SPANS = (256, 512, 1024, 2048, 4096)
 STREAM = Shape(rows=1, span=512, max_span=131072, width=128, heads=4, ffn=512)
 
-Row = Dict[str, object]
+Row = dict[str, object]
 
 
 def filled(shape: Shape, mode: str) -> Ours:
@@ -28,11 +29,11 @@ def filled(shape: Shape, mode: str) -> Ours:
     return model
 
 
-def in_turns(shapes: List[Shape], mode: str, rounds: int) -> Iterator[Row]:
+def in_turns(shapes: list[Shape], mode: str, rounds: int) -> Iterator[Row]:
     """Seconds a block, medians of blocks read in turns, and the peak memory of each shape alone, the median of three processes."""
     models = [filled(shape, mode) for shape in shapes]
-    times: List[List[float]] = [[] for _ in shapes]
-    alive: List[List[float]] = [[] for _ in shapes]
+    times: list[list[float]] = [[] for _ in shapes]
+    alive: list[list[float]] = [[] for _ in shapes]
     streams = [blocks(shape, rounds) for shape in shapes]
     for number in range(rounds):
         for model, stream, seconds, sizes in zip(models, streams, times, alive):
@@ -82,8 +83,8 @@ def token_by_token(tokens: int, rounds: int) -> Iterator[Row]:
         model = filled(shape, "score")
         before = copy.deepcopy(model.memory)
         single = iter(text(shape, 1 + rounds * tokens // shape.block).unfold(1, 2, 1).unbind(1))
-        again: List[float] = []
-        one: List[float] = []
+        again: list[float] = []
+        one: list[float] = []
         for block in blocks(shape, rounds):
             # Its room to grow in, too, is as it was.
             memory, model.memory = model.memory, copy.deepcopy(before)
@@ -103,10 +104,12 @@ def token_by_token(tokens: int, rounds: int) -> Iterator[Row]:
         }
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ("max-span", "alive", "stream", "tokens")
-    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="which of the measurements (default: all)")
+    parser.add_argument(
+        "--parts", nargs="+", choices=parts, default=list(parts), help="which of the measurements (default: all)"
+    )
     parser.add_argument("--rounds", type=int, default=11, help="blocks that each reads on the clock (default: 11)")
     parser.add_argument("--bytes", type=int, default=4_000_000, help="length of the stream (default: 4000000)")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each line of a table")
@@ -116,7 +119,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
         if args.json:
             print(json.dumps({"part": part, **row}), flush=True)
             return
-        cells = (f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())
+        cells = (
+            f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
+        )
         print(f"{part}: {', '.join(cells)}", flush=True)
 
     for part, measure in (("max-span", with_max_span), ("alive", with_alive)):

@@ -2,6 +2,7 @@
 
 Size legend: B rows, T tokens of a block, D width, F width of the feed-forward network, V vocabulary, P reach of positions.
 """
+
 from subjects import VOCABULARY, Ours, Shape
 
 
@@ -14,7 +15,9 @@ def operations(shape: Shape, subject: Ours, *, training: bool) -> float:
     their own. Not counted: what an implementation may compute again, softmax, norms, spans.
     """
     tokens, block = shape.rows * shape.block, shape.block
-    dense = tokens * shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.ffn) + tokens * shape.width * VOCABULARY
+    dense = (
+        tokens * shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.ffn) + tokens * shape.width * VOCABULARY
+    )
     # P is the block, so all of a query's own past lies within it.
     pairs = shape.layers * shape.rows * block * (block - 1) / 2
     pairs += sum((block + 1 - layer.age).clamp(0, block).sum().item() for layer in subject.before.layers)

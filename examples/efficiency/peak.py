@@ -1,11 +1,11 @@
 """The most memory that a process holds while a block is read, above what it holds with nothing but the model."""
+
 import ctypes
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Optional
 
 import torch
-
 from subjects import SUBJECTS, Shape, blocks
 
 
@@ -14,7 +14,9 @@ def _kilobytes(name: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {name}: peak memory is measured on Linux only; leave it out with --no-memory")
+    raise RuntimeError(
+        f"/proc/self/status has no {name}: peak memory is measured on Linux only; leave it out with --no-memory"
+    )
 
 
 def resident() -> int:
@@ -47,7 +49,7 @@ def peak_of(step: Callable[[], object], *, before: int, restart: Callable[[], ob
     return (_kilobytes("VmHWM") - model) * 1024
 
 
-def _measure(name: str, shape: Shape, mode: str, checkout: Optional[str], threads: int) -> int:
+def _measure(name: str, shape: Shape, mode: str, checkout: str | None, threads: int) -> int:
     torch.set_num_threads(threads)
     subject = SUBJECTS[name](shape, checkout)
     first, *stream = blocks(shape, shape.blocks_to_fill + 1)
@@ -57,7 +59,7 @@ def _measure(name: str, shape: Shape, mode: str, checkout: Optional[str], thread
     )
 
 
-def peak_memory(name: str, shape: Shape, mode: str, checkout: Optional[str]) -> int:
+def peak_memory(name: str, shape: Shape, mode: str, checkout: str | None) -> int:
     """Bytes above the model (weights and their gradients), in a process of its own, in the steady state of the memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure, (name, shape, mode, checkout, torch.get_num_threads()))

@@ -4,14 +4,14 @@ All subjects read the same stream, one block each in turns, in one process, and 
 weights of our Expire-Span model. The limit is the number of floating-point operations that the block needs, divided by the rate
 of a large matrix product measured in the same turns.
 """
+
 import argparse
 import json
 import statistics
 import time
-from typing import Callable, Dict, List, Optional
+from collections.abc import Callable
 
 import torch
-
 from limit import operations
 from peak import peak_memory
 from subjects import SUBJECTS, Ours, Shape, Subject, blocks
@@ -33,7 +33,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(subjects: List[Subject], shape: Shape, mode: str, rounds: int) -> Dict[str, object]:
+def measure(subjects: list[Subject], shape: Shape, mode: str, rounds: int) -> dict[str, object]:
     """Medians in seconds of every subject and of the limit, with what their memories held."""
     warm = shape.blocks_to_fill
     stream = blocks(shape, warm + rounds)
@@ -42,9 +42,9 @@ def measure(subjects: List[Subject], shape: Shape, mode: str, rounds: int) -> Di
         subject.restart()
         for block in stream[:warm]:
             getattr(subject, mode)(block)
-    times: Dict[str, List[float]] = {subject.name: [] for subject in subjects}
+    times: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     products, difference = [], None
-    needed: Dict[str, List[float]] = {subject.name: [] for subject in subjects}
+    needed: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     for block in stream[warm:]:
         products.append(seconds(lambda: torch.mm(matrix, matrix)))
         outputs = {}
@@ -77,7 +77,7 @@ def measure(subjects: List[Subject], shape: Shape, mode: str, rounds: int) -> Di
     }
 
 
-def profile(subject: Subject, shape: Shape, mode: str, rounds: int) -> Dict[str, float]:
+def profile(subject: Subject, shape: Shape, mode: str, rounds: int) -> dict[str, float]:
     """The share of time that each operation takes by itself while the subject reads on, the largest first."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         for block in blocks(shape, rounds):
@@ -87,7 +87,7 @@ def profile(subject: Subject, shape: Shape, mode: str, rounds: int) -> Dict[str,
     return {name: times[name] / total for name in sorted(times, key=times.get, reverse=True)[:PROFILED]}
 
 
-def show(result: Dict[str, object]) -> None:
+def show(result: dict[str, object]) -> None:
     subjects = result["subjects"]
     ours = subjects["expire_span"]
     print(f"\n{result['case']}: {MODES[result['mode']]}")
@@ -102,18 +102,28 @@ def show(result: Dict[str, object]) -> None:
     for name, share in result.get("profile", {}).items():
         print(f"  {share:>6.1%}  {name}")
     if result["largest_difference"] is not None:
-        print(f"largest difference between the log-probabilities of ours and the peer's: {result['largest_difference']:.1e}")
+        print(
+            f"largest difference between the log-probabilities of ours and the peer's: {result['largest_difference']:.1e}"
+        )
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", metavar="NAME=PATH", help="transformer-sequential=PATH: a checkout of the published code")
-    parser.add_argument("--cases", type=int, nargs="+", default=[1, 2, 3], help="which rows of the table (default: 1 2 3)")
+    parser.add_argument(
+        "--peer", metavar="NAME=PATH", help="transformer-sequential=PATH: a checkout of the published code"
+    )
+    parser.add_argument(
+        "--cases", type=int, nargs="+", default=[1, 2, 3], help="which rows of the table (default: 1 2 3)"
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: train score")
     parser.add_argument("--rounds", type=int, default=15, help="blocks that each reads on the clock (default: 15)")
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, for which each runs alone again")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="leave out peak memory, for which each runs alone again"
+    )
     parser.add_argument("--profile", action="store_true", help="print where the time of expire_span goes")
-    parser.add_argument("--width-divisor", type=int, default=1, help="a smaller model, spans and blocks, for a quick look")
+    parser.add_argument(
+        "--width-divisor", type=int, default=1, help="a smaller model, spans and blocks, for a quick look"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object for each case and mode")
     args = parser.parse_args(arguments)
     checkout = None

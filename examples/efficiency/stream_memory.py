@@ -1,31 +1,32 @@
 """What a process holds while a long text arrives in small parts, each is read, the next byte is predicted after each, and the
 model writes a little now and then: all through ``fairseq_expire.load(...).stream()``."""
+
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
 
 import torch
+from peak import resident
 
 import fairseq_expire
-from fairseq_expire.data.dictionary import PlainDictionary
-from fairseq_expire.data.levels import make_level
-from fairseq_expire.data.symbols import byte_symbol
-from fairseq_expire.data.text_codec import TextCodec
 from fairseq_expire.inference import TextModel
-from fairseq_expire.modules import Description, ExpireSpan, LanguageModel, dictionary_digest
-from peak import resident
+from fairseq_expire.modules import ExpireSpan, LanguageModel, LanguageModelConfig, dictionary_digest
+from fairseq_expire.tokenizers.bound import BoundTokenizer
+from fairseq_expire.tokenizers.dictionary import PlainDictionary
+from fairseq_expire.tokenizers.registry import make_level
+from fairseq_expire.tokenizers.symbols import byte_symbol
 
 REPORTS = 24
 
 
 def untrained(width: int) -> TextModel:
     """A model of bytes with random weights, whose spans are spread around 256 steps."""
-    codec = TextCodec(PlainDictionary([byte_symbol(byte) for byte in range(256)]), make_level("bytes", {}))
+    codec = BoundTokenizer(PlainDictionary([byte_symbol(byte) for byte in range(256)]), make_level("bytes", {}))
     torch.manual_seed(0)
-    description = Description(
+    description = LanguageModelConfig(
         symbols=len(codec.symbols),
         pad=codec.pad,
         embed_dim=width,
@@ -47,7 +48,7 @@ def part_of(text: bytes, size: int, start: int) -> bytes:
     return (text[start : start + size] + text[: max(0, start + size - len(text))])[:size]
 
 
-def follow(model: TextModel, text: bytes, *, part: int, minutes: float, num_bytes: int) -> Iterator[Dict[str, float]]:
+def follow(model: TextModel, text: bytes, *, part: int, minutes: float, num_bytes: int) -> Iterator[dict[str, float]]:
     """What is held, ``REPORTS`` times over the given time or length, whichever comes first."""
     stream, read, start = model.stream(), 0, time.perf_counter()
     reports = 1
@@ -73,7 +74,7 @@ def follow(model: TextModel, text: bytes, *, part: int, minutes: float, num_byte
             return
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="an exported model or a checkpoint (default: random weights)")
     parser.add_argument("--width", type=int, default=128, help="of the model with random weights (default: 128)")

@@ -2,11 +2,12 @@
 
 Size legend: B rows, T tokens of a block, D width, L longest span, R ramp.
 """
+
 import argparse
 import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,9 @@ class Shape:
 
     @property
     def label(self) -> str:
-        return f"{self.rows} row{'s' * (self.rows > 1)}, mean span {self.span}" + ", spread widely" * (self.rows_spread > 0)
+        return f"{self.rows} row{'s' * (self.rows > 1)}, mean span {self.span}" + ", spread widely" * (
+            self.rows_spread > 0
+        )
 
 
 def text(shape: Shape, blocks: int, seed: int = 1) -> Tensor:
@@ -60,7 +63,7 @@ def text(shape: Shape, blocks: int, seed: int = 1) -> Tensor:
     return first + torch.randint(size, (shape.rows, length), generator=generator)
 
 
-def blocks(shape: Shape, count: int, seed: int = 1) -> List[Tensor]:
+def blocks(shape: Shape, count: int, seed: int = 1) -> list[Tensor]:
     """[B, T + 1] each: a block's tokens and the one after them."""
     tokens = text(shape, count, seed)
     return [tokens[:, n * shape.block : (n + 1) * shape.block + 1] for n in range(count)]
@@ -82,11 +85,11 @@ class Subject:
         """[B, T + 1]: log-probabilities [B, T, V] of every token after the first."""
         raise NotImplementedError
 
-    def alive(self) -> List[float]:
+    def alive(self) -> list[float]:
         """States per row, in the mean, that the next block's first query can see, for each layer."""
         raise NotImplementedError
 
-    def slots(self) -> List[int]:
+    def slots(self) -> list[int]:
         """Slots per row of each layer's memory."""
         raise NotImplementedError
 
@@ -118,7 +121,7 @@ class Ours(Subject, nn.Module):
         return self.output(self.out.hidden)
 
     def restart(self) -> None:
-        self.memory: Optional[Memory] = None
+        self.memory: Memory | None = None
         self.before = self.out = None
 
     def train(self, tokens: Tensor) -> None:
@@ -135,7 +138,7 @@ class Ours(Subject, nn.Module):
         return self.read(tokens).log_softmax(dim=-1)
 
     @torch.no_grad()
-    def alive(self) -> List[float]:
+    def alive(self) -> list[float]:
         alive = []
         for layer, memory in zip(self.stack.layers, self.memory.layers):
             spans = layer.policy.spans(memory.states) if memory.spans is None else memory.spans
@@ -143,7 +146,7 @@ class Ours(Subject, nn.Module):
             alive.append(seen.sum(dim=1).float().mean().item())
         return alive
 
-    def slots(self) -> List[int]:
+    def slots(self) -> list[int]:
         return list(self.memory.sizes)
 
 
@@ -259,14 +262,16 @@ class TransformerSequential(Subject):
                 module, kind = rest.rsplit(".", 1)
                 theirs[name] = weights[f"stack.layers.{number}.{PEER_NAMES[module]}.{kind}"]
             else:
-                theirs[name] = weights[{"in_emb": "embed", "out.out_emb": "output"}[name.rsplit(".", 1)[0]] + "." + name.rsplit(".", 1)[1]]
+                theirs[name] = weights[
+                    {"in_emb": "embed", "out.out_emb": "output"}[name.rsplit(".", 1)[0]] + "." + name.rsplit(".", 1)[1]
+                ]
         self.model.load_state_dict(theirs)
         self.restart()
 
     def restart(self) -> None:
         self.memory = self.model.init_hid_cache(self.shape.rows)
 
-    def _read(self, tokens: Tensor) -> Tuple[Tensor, Tensor]:
+    def _read(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         out, memory, penalty = self.model(tokens[:, :-1], self.memory)
         self.memory = [tensor.detach() for tensor in memory]
         return out, penalty
@@ -283,7 +288,7 @@ class TransformerSequential(Subject):
         return self._read(tokens)[0]
 
     @torch.no_grad()
-    def alive(self) -> List[float]:
+    def alive(self) -> list[float]:
         self.model.eval()
         alive = []
         for layer, states, age in zip(self.model.layers, self.memory, self.memory[self.shape.layers :]):
@@ -291,11 +296,11 @@ class TransformerSequential(Subject):
             alive.append((left > 0).sum(dim=1).float().mean().item())
         return alive
 
-    def slots(self) -> List[int]:
+    def slots(self) -> list[int]:
         return [states.size(1) for states in self.memory[: self.shape.layers]]
 
 
-SUBJECTS: Dict[str, Callable[[Shape, Optional[str]], Subject]] = {
+SUBJECTS: dict[str, Callable[[Shape, str | None], Subject]] = {
     "expire_span": lambda shape, checkout: expire_span(shape),
     "fixed_span": lambda shape, checkout: fixed_span(shape),
     "transformer-sequential": lambda shape, checkout: TransformerSequential(checkout, shape, expire_span(shape)),

@@ -3,6 +3,7 @@
 A model of the sizes of `make demo` makes training steps, in a process for each way to wait, in turns; first on a quiet machine, then beside
 processes that compute all the time. Printed is the mean time of a step, as a multiple of that of the first way on a quiet machine.
 """
+
 import argparse
 import os
 import statistics
@@ -10,11 +11,10 @@ import subprocess
 import sys
 import time
 from functools import partial
-from typing import Dict, List, Optional
 
 BUSY = "while True: pass"
 # What each way sets in the environment.
-WAYS: Dict[str, Dict[str, str]] = {
+WAYS: dict[str, dict[str, str]] = {
     "PyTorch's default": {},
     "let_waiting_threads_sleep()": {},
     "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
@@ -57,16 +57,22 @@ def step_time(way: str, steps: int, width: int) -> float:
 def measured(way: str, steps: int, width: int) -> float:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "MKL_"))}
     command = [sys.executable, __file__, "--steps", str(steps), "--width", str(width), "--way", way]
-    return float(subprocess.run(command, env={**environment, **WAYS[way]}, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    return float(
+        subprocess.run(command, env={**environment, **WAYS[way]}, stdout=subprocess.PIPE, check=True, text=True).stdout
+    )
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--busy", type=int, default=1, help="processes that compute all the time (default: 1)")
-    parser.add_argument("--steps", type=int, default=20, help="training steps of a measurement, after as many (default: 20)")
+    parser.add_argument(
+        "--steps", type=int, default=20, help="training steps of a measurement, after as many (default: 20)"
+    )
     parser.add_argument("--width", type=int, default=128, help="of the model (default: 128, as the demo's)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each way (default: 3)")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="which ways (default: all)")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="which ways (default: all)"
+    )
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.way:
@@ -74,7 +80,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
         return
     medians = {}
     for busy in (0, args.busy):
-        times: Dict[str, List[float]] = {way: [] for way in args.ways}
+        times: dict[str, list[float]] = {way: [] for way in args.ways}
         neighbours = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(busy)]
         try:
             for _ in range(args.rounds):

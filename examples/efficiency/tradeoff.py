@@ -1,9 +1,9 @@
 """Draws what compare.py --json printed: bits per token against the memories that a query sees, a panel for each text (the
 paper's figures 7 and 11)."""
+
 import argparse
 import json
 from pathlib import Path
-from typing import Dict, List, Optional
 
 try:
     import matplotlib
@@ -18,10 +18,10 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 FIELDS = {"arch": str, "size": int, "seed": int, "bits": float, "memory_size": float}
 
-Row = Dict[str, object]
+Row = dict[str, object]
 
 
-def read(path: str) -> List[Row]:
+def read(path: str) -> list[Row]:
     """The lines of ``compare.py --json``.
 
     Raises:
@@ -37,28 +37,31 @@ def read(path: str) -> List[Row]:
     return rows
 
 
-def draw(texts: Dict[str, List[Row]]) -> plt.Figure:
+def draw(texts: dict[str, list[Row]]) -> plt.Figure:
     """A line for each architecture through the means of its sizes, and a dot for each seed."""
     figure, panels = plt.subplots(1, len(texts), figsize=(5.5 * len(texts), 4.2), layout="constrained", squeeze=False)
     for panel, (title, rows) in zip(panels[0], texts.items()):
         for arch in dict.fromkeys(row["arch"] for row in rows):
-            sizes: Dict[int, List[Row]] = {}
+            sizes: dict[int, list[Row]] = {}
             for row in rows:
                 if row["arch"] == arch:
                     sizes.setdefault(row["size"], []).append(row)
             means = sorted(
-                tuple(sum(row[name] for row in some) / len(some) for name in ("memory_size", "bits")) for some in sizes.values()
+                tuple(sum(row[name] for row in some) / len(some) for name in ("memory_size", "bits"))
+                for some in sizes.values()
             )
             name = f"{arch} (fairseq's)" if arch == "adaptive_span" else arch
             [line] = panel.plot(*zip(*means), "-", label=name)
             for some in sizes.values():
-                panel.plot([row["memory_size"] for row in some], [row["bits"] for row in some], "o", color=line.get_color())
+                panel.plot(
+                    [row["memory_size"] for row in some], [row["bits"] for row in some], "o", color=line.get_color()
+                )
         panel.set(xscale="log", xlabel="memories seen by a query", ylabel="test bits per token", title=title)
         panel.legend(fontsize="small")
     return figure
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", nargs="+", metavar="TITLE=FILE", help="what compare.py --json printed for a text")
     parser.add_argument("--dest", default="tradeoff.svg", help="the picture to write (default: tradeoff.svg)")

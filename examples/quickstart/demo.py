@@ -50,7 +50,7 @@ LEAST_BYTES = 100_000
 
 # The test text as so many rows side by side, because one after the other takes many times as long; every row starts with
 # an empty memory, so this does the model no favour.
-SCORE = "--batch-size 16 --tokens-per-sample 128".split()
+SCORE = ["--batch-size", "16", "--tokens-per-sample", "128"]
 
 # Tests of the library and what was installed beside it are no part of it.
 STDLIB_EXCLUDE = ["test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"]
@@ -101,7 +101,9 @@ def tool(name):
     """A command of fairseq, from the folder of the Python that runs this."""
     path = Path(sys.executable).with_name(name)
     if not path.exists():
-        raise ValueError(f"there is no {name} beside {sys.executable}: run `make demo`, or the Python that fairseq is installed for")
+        raise ValueError(
+            f"there is no {name} beside {sys.executable}: run `make demo`, or the Python that fairseq is installed for"
+        )
     return path
 
 
@@ -150,7 +152,9 @@ def baselines(work, status):
     status.say(f"order-2 context model {order_2:.3f} bits per byte, xz -9e: takes up to a minute")
     train, test = (work / "train").read_bytes(), (work / "test").read_bytes()
     alone, after = xz_bits_per_byte(test), xz_bits_per_byte(test, train)
-    status.say(f"order-2 context model {order_2:.3f} bits per byte, xz -9e {alone:.3f}, after the training text {after:.3f}")
+    status.say(
+        f"order-2 context model {order_2:.3f} bits per byte, xz -9e {alone:.3f}, after the training text {after:.3f}"
+    )
     return {"order_2": order_2, "xz_alone": alone, "xz_after_training_text": after}
 
 
@@ -214,7 +218,9 @@ def score(work, status):
         raise Failed(f"no {' and no '.join(sorted(missing))} in {work / 'score.log'} and {work / 'validate.log'}")
     length = (work / "test").stat().st_size
     if found["tokens"] != length:
-        raise Failed(f"fairseq-eval-lm scored {found['tokens']:,} tokens, but the test text has {length:,} bytes; see {work / 'score.log'}")
+        raise Failed(
+            f"fairseq-eval-lm scored {found['tokens']:,} tokens, but the test text has {length:,} bytes; see {work / 'score.log'}"
+        )
     status.say(f"{found['bits_per_byte']:.3f} bits per byte, {found['memory_size']:.0f} memories")
     return found
 
@@ -251,7 +257,10 @@ def demo(corpus):
     with Status("6/6 remember and forget, about 3 minutes") as status:
         forgot = once(work / f"forgetting-{version}.json", forget, status)
 
-    print("\n" + report(compared, scored, MAX_SPAN, forgot, work / "data-bin", work / "checkpoints" / "checkpoint_last.pt"))
+    print(
+        "\n"
+        + report(compared, scored, MAX_SPAN, forgot, work / "data-bin", work / "checkpoints" / "checkpoint_last.pt")
+    )
 
 
 def main(arguments=None):

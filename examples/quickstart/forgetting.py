@@ -15,7 +15,7 @@ import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ class Result:
 
     right: float
     memory_size: float
-    spans: List[List[float]]
+    spans: list[list[float]]
 
 
 def memory_size(reports) -> float:
@@ -151,7 +151,10 @@ def train(name: str, model: Answerer, *, updates: int, price: float = 1e-4, lr: 
         right += (scores.argmax(dim=-1) == answers).sum().item()
         asked += len(answers)
         if update % 50 == 0:
-            print(f"{name}: update {update} of {updates}, {right / asked:.0%} right, {memory_size(reports):.0f} memories", flush=True)
+            print(
+                f"{name}: update {update} of {updates}, {right / asked:.0%} right, {memory_size(reports):.0f} memories",
+                flush=True,
+            )
             right = asked = 0
 
 
@@ -174,7 +177,9 @@ def test(model: Answerer, *, blocks: int = 60) -> Result:
         sizes.append(memory_size(reports))
         of_kind = nn.functional.one_hot(block.kinds, len(KINDS)).float()  # [B, T, kinds]
         count += of_kind.sum(dim=(0, 1))
-        spans = spans + torch.stack([(report.span.mean(dim=-1, keepdim=True) * of_kind).sum(dim=(0, 1)) for report in reports])
+        spans = spans + torch.stack(
+            [(report.span.mean(dim=-1, keepdim=True) * of_kind).sum(dim=(0, 1)) for report in reports]
+        )
     return Result(right / asked, float(np.mean(sizes)), (spans / count).tolist())
 
 
@@ -187,7 +192,7 @@ def experiment(name: str, *, span: int, expire: bool, updates: int) -> Result:
     return test(model)
 
 
-def compare(updates: int = UPDATES) -> Dict[str, Result]:
+def compare(updates: int = UPDATES) -> dict[str, Result]:
     """All three: "expire", "far" (a fixed span of the full reach) and "near" (one of Expire-Span's memory size)."""
     # Started anew: a fork would inherit threads that do not run there.
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -204,7 +209,7 @@ def compare(updates: int = UPDATES) -> Dict[str, Result]:
             raise
 
 
-def report(results: Dict[str, Result]) -> str:
+def report(results: dict[str, Result]) -> str:
     """The tables: right answers and memories of each, and how long Expire-Span keeps what."""
     names = {
         "near": f"fixed span, {results['near'].memory_size:.0f} steps",
@@ -212,7 +217,10 @@ def report(results: Dict[str, Result]) -> str:
         "expire": f"Expire-Span, up to {LONGEST} steps",
     }
     width = max(map(len, names.values()))
-    lines = [f"{'what was this key set to?':{width}} | right answers | memories", f"{'-' * width}-|---------------|---------"]
+    lines = [
+        f"{'what was this key set to?':{width}} | right answers | memories",
+        f"{'-' * width}-|---------------|---------",
+    ]
     for key, name in names.items():
         lines.append(f"{name:{width}} | {results[key].right:13.1%} | {results[key].memory_size:8.0f}")
     lines += ["", f"{'Expire-Span keeps, in steps':{width}}" + "".join(f" | {kind:>9}" for kind in KINDS)]
@@ -223,7 +231,7 @@ def report(results: Dict[str, Result]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, default=UPDATES, help=f"updates of each model (default: {UPDATES})")
     parser.add_argument("--json", metavar="FILE", help="write the results here, too")

@@ -7,7 +7,7 @@ number of updates is set again from what was measured.
 
 import os
 from dataclasses import asdict, dataclass, field
-from typing import Dict, NamedTuple, Optional
+from typing import NamedTuple
 
 # Seconds to measure with each number of threads.
 TRIAL_SECONDS = 12
@@ -21,7 +21,7 @@ class Leg(NamedTuple):
     """Train with so many threads up to `until` seconds in all (None: to the last update), as if to make `max_update` updates."""
 
     threads: int
-    until: Optional[float]
+    until: float | None
     max_update: int
 
 
@@ -40,11 +40,11 @@ class Pace:
     cores: int
     updates: int = 0
     trained: float = 0.0
-    rates: Dict[int, float] = field(default_factory=dict)
+    rates: dict[int, float] = field(default_factory=dict)
     finished: bool = False
 
     @classmethod
-    def of(cls, values: Dict) -> "Pace":
+    def of(cls, values: dict) -> "Pace":
         """The inverse of `dataclasses.asdict`, through JSON, which has no numbers as keys."""
         return cls(**{**values, "rates": {int(threads): rate for threads, rate in values["rates"].items()}})
 
@@ -53,10 +53,10 @@ class Pace:
         """Cores that this process may use."""
         return len(os.sched_getaffinity(0))
 
-    def to_dict(self) -> Dict:
+    def to_dict(self) -> dict:
         return asdict(self)
 
-    def next_leg(self) -> Optional[Leg]:
+    def next_leg(self) -> Leg | None:
         """The next leg; None at the end."""
         if self.finished:
             return None
@@ -67,7 +67,7 @@ class Pace:
         until = next((share * self.seconds for share in REPLAN if self.trained < (share - 0.1) * self.seconds), None)
         return Leg(self.threads, until, self.max_update)
 
-    def measured(self, leg: Leg, *, updates: int, trained: float, rate: Optional[float]) -> None:
+    def measured(self, leg: Leg, *, updates: int, trained: float, rate: float | None) -> None:
         """Notes where a leg ended, and how many updates per second it made; None if it was too short to tell."""
         self.updates, self.trained = updates, trained
         self.rates[leg.threads] = rate if rate is not None else self.rates.get(leg.threads, 0.0)
@@ -86,7 +86,7 @@ class Pace:
             return FIRST_GUESS
         return self.updates + max(1, int(rate * (self.seconds - self.trained)))
 
-    def _untried(self) -> Optional[int]:
+    def _untried(self) -> int | None:
         """Twice as many threads, as long as that was faster; None if there is nothing more to try."""
         if not self.rates:
             return 1

@@ -125,14 +125,17 @@ def run(command, log, on_line=lambda line: None, mode="w", threads=None):
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-    with log.open(mode, encoding="utf-8") as file, subprocess.Popen(
-        [str(word) for word in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        env=environment,
-    ) as process:
+    with (
+        log.open(mode, encoding="utf-8") as file,
+        subprocess.Popen(
+            [str(word) for word in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+        ) as process,
+    ):
         try:
             for line in process.stdout:
                 file.write(line)

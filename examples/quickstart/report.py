@@ -26,16 +26,18 @@ def report(baselines, score, max_span, forgot, data, checkpoint):
     `baselines`, `score` and `forgot` are what the steps of the demo return; `data` is the data-bin and `checkpoint` the model.
     """
     results = {key: forgetting.Result(**values) for key, values in forgot.items()}
-    return "\n".join([
-        table({**baselines, "ours": score["bits_per_byte"]}),
-        "",
-        f"The model remembers {score['memory_size']:.0f} of up to {max_span} steps on average.",
-        f"It is in {checkpoint}",
-        "",
-        forgetting.report(results),
-        "",
-        next_steps(data, checkpoint),
-    ])
+    return "\n".join(
+        [
+            table({**baselines, "ours": score["bits_per_byte"]}),
+            "",
+            f"The model remembers {score['memory_size']:.0f} of up to {max_span} steps on average.",
+            f"It is in {checkpoint}",
+            "",
+            forgetting.report(results),
+            "",
+            next_steps(data, checkpoint),
+        ]
+    )
 
 
 def next_steps(data, checkpoint):

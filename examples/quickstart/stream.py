@@ -1,6 +1,6 @@
 """A language model that learns to forget, without fairseq: it reads this very file, over and over, byte by byte.
 
-    python examples/quickstart/stream.py
+python examples/quickstart/stream.py
 """
 
 import math

@@ -1,3 +1,5 @@
-from fairseq_expire import with_fairseq  # noqa: F401
+from fairseq_expire import requires_fairseq  # noqa: F401
 
-from . import expire_span_loss  # noqa: F401  (registers the criterion)
+# isort: split
+
+from fairseq_expire.criterions import expire_span_loss  # noqa: F401  (registers the criterion)

@@ -82,7 +82,9 @@ class ExpireSpanLoss(FairseqCriterion):
         penalties = [report.penalty.sum() for report in extra["reports"] if report.penalty is not None]
         penalty = self.expire_loss_weight * sum(penalties) if penalties else nll.new_zeros(())
         # What a compression learns from: nothing else does, so it needs no weight.
-        reconstructions = [report.reconstruction.sum() for report in extra["reports"] if report.reconstruction is not None]
+        reconstructions = [
+            report.reconstruction.sum() for report in extra["reports"] if report.reconstruction is not None
+        ]
         reconstruction = sum(reconstructions) if reconstructions else nll.new_zeros(())
         loss = nll + penalty + reconstruction
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
@@ -102,7 +104,7 @@ class ExpireSpanLoss(FairseqCriterion):
         }
         # Of a batch made by hand there is one.
         lane, lanes = sample.get("lane", 0), sample.get("lanes", 1)
-        logging_output["span_max"] = one_of_many(logging_output["span_max"], lane, lanes)
+        logging_output["span_max"] = scatter_to_rank(logging_output["span_max"], lane, lanes)
         return loss, sample_size, logging_output
 
     def cross_entropy(self, model, features: Tensor, target: Tensor) -> Tensor:
@@ -165,11 +167,11 @@ class ExpireSpanLoss(FairseqCriterion):
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
-        """fairseq adds them up over processes (what it has for others needs a GPU); for a maximum see :func:`one_of_many`."""
+        """fairseq adds them up over processes (what it has for others needs a GPU); for a maximum see :func:`scatter_to_rank`."""
         return True
 
 
-def one_of_many(value: Tensor, lane: int, lanes: int) -> Tensor:
+def scatter_to_rank(value: Tensor, lane: int, lanes: int) -> Tensor:
     """A scalar in a vector with a place for each lane of each process, zeros elsewhere: a sum of such vectors holds them all.
 
     Args:

@@ -2,20 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fairseq_expire.data import manifest
-from fairseq_expire.data.files import file_sha256, write_atomically
-from fairseq_expire.data.subwords import MODEL_FILE
-from fairseq_expire.data.text_codec import TextCodec
-from fairseq_expire.modules import Description, LanguageModel
-
-from .dictionary_check import DIGEST, check_dictionary
+from fairseq_expire.files import file_sha256, write_atomically
+from fairseq_expire.modules import LanguageModel, LanguageModelConfig
+from fairseq_expire.tokenizers import manifest
+from fairseq_expire.tokenizers.bound import BoundTokenizer
+from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary
+from fairseq_expire.tokenizers.subwords import MODEL_FILE
 
 FORMAT = 2
 CONFIG, WEIGHTS, DICTIONARY = "config.json", "model.safetensors", "dict.txt"
@@ -23,7 +22,7 @@ CONFIG, WEIGHTS, DICTIONARY = "config.json", "model.safetensors", "dict.txt"
 TEXT_FILES = (DICTIONARY, manifest.FILE_NAME, MODEL_FILE)
 
 
-def write_folder(dest: Union[str, Path], model: LanguageModel, data: Path, *, version: str, force: bool) -> None:
+def write_folder(dest: str | Path, model: LanguageModel, data: Path, *, version: str, force: bool) -> None:
     """Write a model to a folder, which appears when it is complete.
 
     Args:
@@ -36,7 +35,7 @@ def write_folder(dest: Union[str, Path], model: LanguageModel, data: Path, *, ve
         ValueError: if there is something else at ``dest``; if the model has a policy that cannot be written down.
     """
     # It locks the folder as POSIX has it. Other systems, which have no fairseq either, only read.
-    from fairseq_expire.data.folder import new_folder
+    from fairseq_expire.folders import new_folder
 
     description = model.description.to_json()
     with new_folder(dest, force=force, mark=CONFIG) as folder:
@@ -44,7 +43,7 @@ def write_folder(dest: Union[str, Path], model: LanguageModel, data: Path, *, ve
         for name in TEXT_FILES:
             if (data / name).is_file():
                 write_atomically(folder / name, (data / name).read_bytes())
-        codec = TextCodec.of(folder)
+        codec = BoundTokenizer.of(folder)
         weights = {name: value.cpu().contiguous() for name, value in _distinct(model.state_dict()).items()}
         write_atomically(folder / WEIGHTS, safetensors.torch.save(weights))
         config = {
@@ -63,12 +62,14 @@ def _empty(folder: Path) -> None:
     paths = list(folder.iterdir())
     for path in paths:
         if path.name.removesuffix(".unfinished") not in (CONFIG, WEIGHTS, *TEXT_FILES):
-            raise ValueError(f"{folder}: {path.name} there is not of an unfinished export; move it away, or choose another folder")
+            raise ValueError(
+                f"{folder}: {path.name} there is not of an unfinished export; move it away, or choose another folder"
+            )
     for path in paths:
         path.unlink()
 
 
-def read_folder(folder: Path, *, span_limit: Optional[int] = None) -> Tuple[LanguageModel, TextCodec]:
+def read_folder(folder: Path, *, span_limit: int | None = None) -> tuple[LanguageModel, BoundTokenizer]:
     """The model in a folder that :func:`write_folder` wrote.
 
     Raises:
@@ -79,9 +80,9 @@ def read_folder(folder: Path, *, span_limit: Optional[int] = None) -> Tuple[Lang
     for name in (WEIGHTS, DICTIONARY):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}, which {CONFIG} belongs to: export the model again")
-    codec = TextCodec.of(folder)
+    codec = BoundTokenizer.of(folder)
     try:
-        description = Description.from_json(config["model"])
+        description = LanguageModelConfig.from_json(config["model"])
         if span_limit is not None:
             description = description.with_policy_options(span_limit=span_limit)
         with torch.random.fork_rng(devices=[]):
@@ -121,7 +122,7 @@ def _load_weights(model: LanguageModel, path: Path, sha256: str) -> None:
     model.load_state_dict(weights, strict=False)
 
 
-def _read_config(path: Path) -> Dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -138,11 +139,11 @@ def _read_config(path: Path) -> Dict[str, Any]:
     return config
 
 
-def _shapes(weights: Dict[str, Tensor]) -> Dict[str, Tuple[int, ...]]:
+def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in weights.items()}
 
 
-def _distinct(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def _distinct(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each tensor once, under the first of its names."""
-    first: Dict[int, str] = {}
+    first: dict[int, str] = {}
     return {name: value for name, value in state.items() if first.setdefault(value.data_ptr(), name) == name}

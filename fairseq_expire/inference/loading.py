@@ -1,24 +1,22 @@
 """From a path to a model that is ready."""
 
 from pathlib import Path
-from typing import Optional, Union
 
 import torch
 
-from fairseq_expire import fairseq_part
+from fairseq_expire import fairseq_version
+from fairseq_expire.inference.folder import read_folder
+from fairseq_expire.inference.text_model import TextModel
 from fairseq_expire.modules import let_waiting_threads_sleep
-
-from .folder import read_folder
-from .text_model import TextModel
 
 
 def load(
-    path: Union[str, Path],
+    path: str | Path,
     *,
-    data: Union[None, str, Path] = None,
-    device: Union[str, torch.device] = "cpu",
-    dtype: Optional[torch.dtype] = None,
-    span_limit: Optional[int] = None,
+    data: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    span_limit: int | None = None,
 ) -> TextModel:
     """A trained model, ready to read and write text.
 
@@ -37,17 +35,19 @@ def load(
     let_waiting_threads_sleep()
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: not there; expected a checkpoint, or a folder made by python -m fairseq_expire.export")
+        raise FileNotFoundError(
+            f"{path}: not there; expected a checkpoint, or a folder made by python -m fairseq_expire.export"
+        )
     if path.is_dir():
         if data is not None:
             raise ValueError(f"{path} is an exported model, which has its own dictionary: leave data out")
         model, codec = read_folder(path, span_limit=span_limit)
     else:
-        if fairseq_part.folder() is None:
+        if fairseq_version.folder() is None:
             raise ImportError(
-                f"{path}: a checkpoint, unlike an export (python -m fairseq_expire.export), needs {fairseq_part.absence()}"
+                f"{path}: a checkpoint, unlike an export (python -m fairseq_expire.export), needs {fairseq_version.absence()}"
             )
-        from .checkpoint import read_checkpoint
+        from fairseq_expire.inference.checkpoint import read_checkpoint
 
         model, codec, _ = read_checkpoint(path, None if data is None else Path(data), span_limit=span_limit)
     return TextModel(model.to(device=device, dtype=dtype), codec)

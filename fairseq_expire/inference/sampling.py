@@ -1,7 +1,6 @@
 """Picking the next token."""
 
 import math
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -25,12 +24,14 @@ class Sampler:
         *,
         greedy: bool = False,
         temperature: float = 1.0,
-        top_k: Optional[int] = None,
-        top_p: Optional[float] = None,
-        seed: Optional[int] = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
     ):
         if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature divides log-probabilities: expected a finite number more than 0, got {temperature}; see greedy")
+            raise ValueError(
+                f"temperature divides log-probabilities: expected a finite number more than 0, got {temperature}; see greedy"
+            )
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is a number of tokens: expected at least 1, got {top_k}")
         if top_p is not None and not 0 < top_p <= 1:

@@ -1,11 +1,11 @@
 """What a text costs under a model."""
 
 from dataclasses import dataclass
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from fairseq_expire.data.text_codec import TextCodec
+from fairseq_expire.tokenizers.bound import BoundTokenizer
 
 
 class ScoredToken(NamedTuple):
@@ -26,7 +26,7 @@ class Score:
         token_bits: [N] float64.
     """
 
-    codec: TextCodec
+    codec: BoundTokenizer
     ids: np.ndarray
     token_bits: np.ndarray
 
@@ -41,7 +41,7 @@ class Score:
         return self.bits / len(self.ids)
 
     @property
-    def tokens(self) -> List[ScoredToken]:
+    def tokens(self) -> list[ScoredToken]:
         """Each token. Their texts together are the whole, but for unknown symbols; a character of several bytes comes with the last of them."""
         decoder = self.codec.stream_decoder()
         return [

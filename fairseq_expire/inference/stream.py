@@ -1,24 +1,24 @@
 """A text that is read as it arrives, and goes on as a model would write it."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fairseq_expire.data.files import write_atomically
-from fairseq_expire.data.text_codec import DECODING_ERRORS, StreamEncoder, Text, TextCodec
+from fairseq_expire.files import write_atomically
+from fairseq_expire.inference.sampling import Sampler
+from fairseq_expire.inference.utf8 import Utf8Mask
 from fairseq_expire.modules import Memory
-
-from .sampling import Sampler
-from .utf8 import Utf8Mask
+from fairseq_expire.tokenizers.bound import DECODING_ERRORS, BoundTokenizer, StreamEncoder, Text
 
 if TYPE_CHECKING:
-    from .text_model import TextModel
+    from fairseq_expire.inference.text_model import TextModel
 
 # Tokens that text which goes on has to know of: no character has more bytes.
 RECENT = 4
@@ -33,14 +33,14 @@ class Distribution:
         log_probs: [V], the natural logarithms of the probabilities, on the CPU.
     """
 
-    codec: TextCodec
+    codec: BoundTokenizer
     log_probs: Tensor
 
     def __getitem__(self, symbol: str) -> float:
         """The log-probability of a symbol by its name in the dictionary. Raises KeyError if it is not there."""
         return self.log_probs[self.codec.dictionary.indices[symbol]].item()
 
-    def top(self, number: int) -> List[Tuple[str, float]]:
+    def top(self, number: int) -> list[tuple[str, float]]:
         """The most likely symbols with their log-probabilities."""
         best = self.log_probs.topk(min(number, len(self.log_probs)))
         return [(self.codec.symbols[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist())]
@@ -58,9 +58,9 @@ class Stream:
         self._model = model
         self._block = block
         self._encoder = model.codec.stream_encoder()
-        self._memory: Optional[Memory] = None
+        self._memory: Memory | None = None
         self._features = torch.empty(0)
-        self._recent: List[int] = []
+        self._recent: list[int] = []
         # Of the text, without the </s> in front.
         self.tokens_read = 0
         self._read([model.codec.eos])
@@ -93,19 +93,19 @@ class Stream:
         return self._memory.nbytes
 
     @property
-    def memory_sizes(self) -> Tuple[int, ...]:
+    def memory_sizes(self) -> tuple[int, ...]:
         """How many states each layer remembers."""
         return tuple(int(layer.occupied.sum()) for layer in self._memory.layers)
 
     def generate(
         self,
         *,
-        max_tokens: Optional[int] = 256,
+        max_tokens: int | None = 256,
         greedy: bool = False,
         temperature: float = 1.0,
-        top_k: Optional[int] = None,
-        top_p: Optional[float] = None,
-        seed: Optional[int] = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
         utf8: bool = False,
         stop_at_eos: bool = False,
         errors: str = "replace",
@@ -142,7 +142,7 @@ class Stream:
         return self._written(sampler, mask, max_tokens, stop_at_eos, errors)
 
     def _written(
-        self, sampler: Sampler, mask: Optional[Utf8Mask], max_tokens: Optional[int], stop_at_eos: bool, errors: str
+        self, sampler: Sampler, mask: Utf8Mask | None, max_tokens: int | None, stop_at_eos: bool, errors: str
     ) -> Iterator[str]:
         codec = self._model.codec
         decoder = codec.stream_decoder(errors)
@@ -169,7 +169,7 @@ class Stream:
         if rest:
             yield rest
 
-    def state_dict(self) -> Dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """All there is to know of the text so far, as plain tensors."""
         state = {f"memory.{name}": value for name, value in self._memory.state_dict().items()}
         state["features"] = self._features
@@ -189,7 +189,9 @@ class Stream:
         if not expected <= set(state):
             raise ValueError(f"not the state of a stream: expected {', '.join(sorted(expected))}, got {sorted(state)}")
         if not torch.equal(state["weights"].cpu(), self._model.fingerprint):
-            raise ValueError("the state of a stream goes on only with the weights it was made with, and their span_limit; these are others")
+            raise ValueError(
+                "the state of a stream goes on only with the weights it was made with, and their span_limit; these are others"
+            )
         memory = Memory.from_state_dict(
             {name.removeprefix("memory."): value for name, value in state.items() if name not in expected}
         )
@@ -205,11 +207,11 @@ class Stream:
         self.tokens_read = int(state["tokens_read"])
         self._encoder = StreamEncoder(self._model.codec, bytes(state["held"].tolist()))
 
-    def save(self, path: Union[str, Path]) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes the state to a file, whole or not at all."""
         write_atomically(Path(path), safetensors.torch.save(self.state_dict()))
 
-    def restore(self, path: Union[str, Path]) -> None:
+    def restore(self, path: str | Path) -> None:
         """Goes on from a file that :meth:`save` wrote.
 
         Raises:
@@ -225,7 +227,7 @@ class Stream:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    def _read(self, ids: List[int]) -> int:
+    def _read(self, ids: list[int]) -> int:
         with torch.no_grad():
             for start in range(0, len(ids), self._block):
                 out = self._model.model.read(self._model.tokens(ids[start : start + self._block]), self._memory)

@@ -3,19 +3,18 @@
 import functools
 import hashlib
 import math
-from typing import Iterator, List, Mapping, Optional
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq_expire.data.text_codec import Text, TextCodec
+from fairseq_expire.inference.score import Score
+from fairseq_expire.inference.stream import Stream
+from fairseq_expire.inference.utf8 import Utf8Mask
 from fairseq_expire.modules import LanguageModel
-
-from .dictionary_check import check_dictionary
-from .score import Score
-from .stream import Stream
-from .utf8 import Utf8Mask
+from fairseq_expire.tokenizers.bound import BoundTokenizer, Text
+from fairseq_expire.tokenizers.dictionary_check import check_dictionary
 
 # Tokens that are read at once. Nothing depends on it but speed.
 BLOCK = 512
@@ -31,7 +30,7 @@ class TextModel:
         ValueError: if the dictionary is another one.
     """
 
-    def __init__(self, model: LanguageModel, codec: TextCodec):
+    def __init__(self, model: LanguageModel, codec: BoundTokenizer):
         check_dictionary(model.dictionary_digest, codec.symbols, model="the model", dictionary="this dict.txt")
         self.model = model.eval()
         self.codec = codec
@@ -66,12 +65,12 @@ class TextModel:
         self,
         prompt: Text = "",
         *,
-        max_tokens: Optional[int] = 256,
+        max_tokens: int | None = 256,
         greedy: bool = False,
         temperature: float = 1.0,
-        top_k: Optional[int] = None,
-        top_p: Optional[float] = None,
-        seed: Optional[int] = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
         utf8: bool = False,
         stop_at_eos: bool = False,
         errors: str = "replace",
@@ -92,14 +91,14 @@ class TextModel:
             errors=errors,
         )
 
-    def stream(self, state: Optional[Mapping[str, Tensor]] = None, *, block: int = BLOCK) -> Stream:
+    def stream(self, state: Mapping[str, Tensor] | None = None, *, block: int = BLOCK) -> Stream:
         """A text that is read as it arrives, from its beginning or from a state that :meth:`Stream.state_dict` gave."""
         stream = Stream(self, block=check_block(block))
         if state is not None:
             stream.load_state_dict(state)
         return stream
 
-    def tokens(self, ids: List[int]) -> Tensor:
+    def tokens(self, ids: list[int]) -> Tensor:
         """[1, T] int64 on the model's device."""
         return torch.tensor([ids], device=self.device)
 

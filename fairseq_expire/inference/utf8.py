@@ -3,20 +3,20 @@
 Size legend: N rows, t tokens, V symbols, S states.
 """
 
-from typing import Dict, List, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fairseq_expire.data.dictionary import SPECIAL_SYMBOLS
-from fairseq_expire.data.symbols import byte_of
+from fairseq_expire.tokenizers.dictionary import SPECIAL_SYMBOLS
+from fairseq_expire.tokenizers.symbols import byte_of
 
 # Between characters, and where no valid text can be.
 BOUNDARY, INVALID = 0, 8
 CONTINUATION = (0x80, 0xBF)
 # Which bytes lead from a state to which (The Unicode Standard, table 3-7): 1, 2 and 5 wait for one to three more bytes of any
 # kind; 3, 4, 6 and 7 are after E0, ED, F0 and F4, which not every byte may follow.
-TRANSITIONS: Dict[int, Sequence[Tuple[int, int, int]]] = {
+TRANSITIONS: dict[int, Sequence[tuple[int, int, int]]] = {
     BOUNDARY: (
         (0x00, 0x7F, BOUNDARY),
         (0xC2, 0xDF, 1),
@@ -111,7 +111,7 @@ def _byte_table() -> Tensor:
 
 def _steps_to_boundary(table: Tensor) -> Tensor:
     """[S, V] states after symbols -> [S], how many symbols at least lead from each state to the boundary."""
-    steps: List[int] = [1 << 30] * (INVALID + 1)
+    steps: list[int] = [1 << 30] * (INVALID + 1)
     steps[BOUNDARY] = 0
     for _ in range(LOOK_BACK):
         for state in range(1, INVALID):

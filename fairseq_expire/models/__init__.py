@@ -1,4 +1,6 @@
-from fairseq_expire import with_fairseq  # noqa: F401
+from fairseq_expire import requires_fairseq  # noqa: F401
+
+# isort: split
 
 # Registers the architectures.
-from . import adaptive_span_lm, compressive_transformer_lm, expire_span_lm, transformer_xl_lm  # noqa: F401
+from fairseq_expire.models import adaptive_span_lm, compressive_transformer_lm, expire_span_lm, transformer_xl_lm  # noqa: F401

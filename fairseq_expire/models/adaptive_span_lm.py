@@ -6,10 +6,9 @@ from typing import Callable
 
 from fairseq.models import register_model
 
+from fairseq_expire.models.memory_lm import MemoryLanguageModel, MemoryLMConfig
+from fairseq_expire.models.trained_options import SPANS, TRAINED
 from fairseq_expire.modules import AdaptiveSpan
-
-from .memory_lm import MemoryLanguageModel, MemoryLMConfig
-from .trained_options import SPANS, TRAINED
 
 
 @dataclass

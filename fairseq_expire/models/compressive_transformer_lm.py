@@ -7,11 +7,10 @@ from typing import Callable
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 
+from fairseq_expire.models.memory_lm import MemoryLanguageModel, MemoryLMConfig
+from fairseq_expire.models.trained_options import SPANS, TRAINED
 from fairseq_expire.modules import Compressive
-from fairseq_expire.modules.compressive import POOLINGS
-
-from .memory_lm import MemoryLanguageModel, MemoryLMConfig
-from .trained_options import SPANS, TRAINED
+from fairseq_expire.modules.policies.compressive import POOLINGS
 
 
 @dataclass
@@ -25,7 +24,8 @@ class CompressiveTransformerLMConfig(MemoryLMConfig):
     compression: ChoiceEnum(POOLINGS) = field(
         default="mean",
         metadata={
-            "help": "how: mean or max pooling, or a learned strided convolution (needs expire_span_loss)", TRAINED: True
+            "help": "how: mean or max pooling, or a learned strided convolution (needs expire_span_loss)",
+            TRAINED: True,
         },
     )
 

@@ -1,15 +1,15 @@
 """A gradient for every parameter in every update, whatever a batch or a criterion leaves out."""
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from fairseq_expire.modules import LayerReport
-from fairseq_expire.modules.adaptive import AdaptiveSoftmax
+from fairseq_expire.modules.adaptive_vocabulary import AdaptiveSoftmax
 
 
 def with_every_gradient(
-    features: Tensor, reports: Sequence[LayerReport], adaptive_softmax: Optional[AdaptiveSoftmax]
+    features: Tensor, reports: Sequence[LayerReport], adaptive_softmax: AdaptiveSoftmax | None
 ) -> Tensor:
     """The same features, on which every parameter depends, some of them by nothing.
 

@@ -7,10 +7,9 @@ from typing import Callable, Optional
 from fairseq.models import register_model, register_model_architecture
 from fairseq.utils import safe_getattr
 
+from fairseq_expire.models.memory_lm import MemoryLanguageModel, MemoryLMConfig
+from fairseq_expire.models.trained_options import SPANS, TRAINED
 from fairseq_expire.modules import ExpireSpan
-
-from .memory_lm import MemoryLanguageModel, MemoryLMConfig
-from .trained_options import SPANS, TRAINED
 
 
 @dataclass
@@ -26,9 +25,7 @@ class ExpireSpanLMConfig(MemoryLMConfig):
     )
     span_input_scale: float = field(
         default=1.0,
-        metadata={
-            "help": "divides the input of the span predictor, so that spans react more slowly", TRAINED: SPANS
-        },
+        metadata={"help": "divides the input of the span predictor, so that spans react more slowly", TRAINED: SPANS},
     )
     span_shortening: bool = field(
         default=False, metadata={"help": "cut the spans of each training block to a random share of --max-span"}

@@ -1,11 +1,9 @@
 """What ``from_pretrained`` gives: fairseq's hub interface, which knows how the model's text becomes symbols."""
 
-from typing import Dict, List, Union
-
 from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
 
-from fairseq_expire.data.text_codec import Text, as_bytes
+from fairseq_expire.tokenizers.bound import Text, as_bytes
 
 
 class MemoryHubInterface(GeneratorHubInterface):
@@ -20,10 +18,10 @@ class MemoryHubInterface(GeneratorHubInterface):
         self.tokenizer = task.build_tokenizer(cfg.tokenizer)
         self.bpe = task.symbols_of_text(cfg.bpe)
 
-    def score(self, sentences: Union[Text, List[Text]], *given, **options) -> Union[Dict, List[Dict]]:
+    def score(self, sentences: Text | list[Text], *given, **options) -> dict | list[dict]:
         return super().score(_str_of(sentences), *given, **options)
 
-    def sample(self, sentences: Union[Text, List[Text]], *given, **options) -> Union[str, List[str]]:
+    def sample(self, sentences: Text | list[Text], *given, **options) -> str | list[str]:
         return super().sample(_str_of(sentences), *given, **options)
 
     def encode(self, sentence: Text) -> Tensor:
@@ -35,7 +33,9 @@ class MemoryHubInterface(GeneratorHubInterface):
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError as error:
-                raise ValueError(f"the text given is not UTF-8 at its character {error.start}: convert it, or take a model of bytes") from None
+                raise ValueError(
+                    f"the text given is not UTF-8 at its character {error.start}: convert it, or take a model of bytes"
+                ) from None
         return super().encode(text)
 
     def binarize(self, sentence: str) -> Tensor:
@@ -43,7 +43,7 @@ class MemoryHubInterface(GeneratorHubInterface):
         return self.task.text_tokens(super().binarize(sentence))
 
 
-def _str_of(text: Union[Text, List[Text]]) -> Union[str, List[str]]:
+def _str_of(text: Text | list[Text]) -> str | list[str]:
     """Bytes that are not UTF-8 as lone surrogates; a list as one of such texts."""
     if isinstance(text, (list, tuple)):
         return [_str_of(each) for each in text]

@@ -14,16 +14,15 @@ from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel
 from omegaconf import II
 from torch import Tensor
 
-from fairseq_expire.data.memory_pass import MemoryHandle
-from fairseq_expire.inference.dictionary_check import check_names
-from fairseq_expire.modules import Description, Memory, MemoryPolicy, TokenReader, dictionary_digest
-
-from .every_gradient import with_every_gradient
-from .hub import MemoryHubInterface
-from .overrides import check_overrides
-from .size import check_size
-from .trained_options import SPANS, TRAINED
-from .vocabulary import input_bands, softmax_bands
+from fairseq_expire.models.every_gradient import with_every_gradient
+from fairseq_expire.models.hub import MemoryHubInterface
+from fairseq_expire.models.overrides import check_overrides
+from fairseq_expire.models.size import check_size
+from fairseq_expire.models.trained_options import SPANS, TRAINED
+from fairseq_expire.models.vocabulary import input_bands, softmax_bands
+from fairseq_expire.modules import LanguageModelConfig, Memory, MemoryPolicy, TokenReader, dictionary_digest
+from fairseq_expire.streaming.memory_pass import MemoryHandle
+from fairseq_expire.tokenizers.dictionary_check import check_names
 
 
 def _help(text: str) -> Dict[str, str]:
@@ -53,9 +52,7 @@ class MemoryLMConfig(FairseqDataclass):
     decoder_dropout_out: float = field(default=0.0, metadata=_help("dropout on the output of the last layer"))
     attention_dropout: float = field(default=0.0, metadata=_help("dropout on attention probabilities"))
     activation_dropout: float = field(default=0.0, metadata=_help("dropout after the activation in the FFN"))
-    max_span: int = field(
-        default=16384, metadata={"help": "longest span of a memory, in steps (L)", TRAINED: SPANS}
-    )
+    max_span: int = field(default=16384, metadata={"help": "longest span of a memory, in steps (L)", TRAINED: SPANS})
     span_limit: Optional[int] = field(
         default=None, metadata=_help("cut every span to at most this many steps when scoring (L itself scales them)")
     )
@@ -79,7 +76,9 @@ class MemoryLMConfig(FairseqDataclass):
         default=None, metadata=_trained("comma separated list of adaptive softmax cutoff points; none: a full softmax")
     )
     adaptive_softmax_dropout: float = field(default=0, metadata=_help("dropout in the tail projections"))
-    adaptive_softmax_factor: float = field(default=4, metadata=_trained("each further band of words is narrower by this"))
+    adaptive_softmax_factor: float = field(
+        default=4, metadata=_trained("each further band of words is narrower by this")
+    )
     tie_adaptive_weights: bool = field(
         default=False, metadata=_trained("tie the word weights of adaptive softmax and adaptive input")
     )
@@ -104,7 +103,7 @@ class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
         ValueError: if the description's values do not fit each other.
     """
 
-    def __init__(self, dictionary: Dictionary, description: Description):
+    def __init__(self, dictionary: Dictionary, description: LanguageModelConfig):
         super().__init__(dictionary)
         self.add_parts(description, dictionary_digest(dictionary.symbols))
 
@@ -112,7 +111,7 @@ class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
         self,
         src_tokens: Tensor,
         src_lengths: Optional[Tensor] = None,
-        memory: Union[None, Memory, MemoryHandle] = None,
+        memory: Union[Memory, MemoryHandle, None] = None,
         incremental_state: Optional[Dict] = None,
         encoder_out: None = None,
     ) -> Tuple[Tensor, Dict]:
@@ -137,7 +136,7 @@ class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
         self,
         src_tokens: Tensor,
         src_lengths: Optional[Tensor] = None,
-        memory: Union[None, Memory, MemoryHandle] = None,
+        memory: Union[Memory, MemoryHandle, None] = None,
         incremental_state: Optional[Dict] = None,
         encoder_out: None = None,
     ) -> Tuple[Tensor, Dict]:
@@ -147,7 +146,9 @@ class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
                 raise ValueError("an incremental state keeps a memory of its own: start it with start_from")
             memory, done = self.kept_in(incremental_state)
             if src_tokens.size(1) <= done:
-                raise ValueError(f"nothing to read: {done} tokens of each row have been read, and {src_tokens.size(1)} are given")
+                raise ValueError(
+                    f"nothing to read: {done} tokens of each row have been read, and {src_tokens.size(1)} are given"
+                )
             out = self.read(src_tokens[:, done:], memory)
             self.start_from(incremental_state, out.memory, src_tokens.size(1))
         elif isinstance(memory, MemoryHandle):
@@ -257,7 +258,7 @@ class MemoryLanguageModel(FairseqLanguageModel):
     def make_policy(cls, cfg: MemoryLMConfig) -> Callable[[], MemoryPolicy]:
         """What makes the memory policy of a layer, from the options of the architecture.
 
-        A model whose policy comes from a ``functools.partial`` of one of ``fairseq_expire.modules.description.POLICIES`` can be
+        A model whose policy comes from a ``functools.partial`` of one of ``fairseq_expire.modules.config.POLICIES`` can be
         exported.
         """
         raise NotImplementedError
@@ -268,7 +269,7 @@ class MemoryLanguageModel(FairseqLanguageModel):
         return cfg.tokens_per_sample
 
     @classmethod
-    def describe(cls, cfg: MemoryLMConfig, dictionary: Dictionary) -> Description:
+    def describe(cls, cfg: MemoryLMConfig, dictionary: Dictionary) -> LanguageModelConfig:
         """What the options say, as a value. Raises ValueError, with the option's value, if they do not fit each other."""
         position_range = cfg.position_range
         if position_range is None:
@@ -283,7 +284,7 @@ class MemoryLanguageModel(FairseqLanguageModel):
         for name, value in shares.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is a share: expected 0 <= {name} < 1, got {value}")
-        return Description(
+        return LanguageModelConfig(
             symbols=len(dictionary),
             pad=dictionary.pad(),
             embed_dim=cfg.decoder_embed_dim,

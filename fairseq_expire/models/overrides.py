@@ -2,17 +2,18 @@
 
 import difflib
 from argparse import Namespace
-from typing import Any, Iterable, Iterator, Mapping, Optional, Set
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
-from fairseq_expire.inference.dictionary_check import DIGEST
+from fairseq_expire.tokenizers.dictionary_check import DIGEST
 
 
-def options_of(path: str) -> Optional[DictConfig]:
+def options_of(path: str) -> DictConfig | None:
     """The options in a checkpoint; None if it cannot be read, or holds them in another form."""
     try:
         # Mapped, so that only what is looked at is read.
@@ -33,7 +34,7 @@ def _names(cfg: Any) -> Iterator[str]:
             yield from _names(value)
 
 
-def _unknown(cfg: DictConfig, overrides: Mapping[str, Any], names: Set[str]) -> Iterator[str]:
+def _unknown(cfg: DictConfig, overrides: Mapping[str, Any], names: set[str]) -> Iterator[str]:
     """The overrides that change nothing in ``cfg``, which has these names."""
     for name, value in overrides.items():
         group = cfg.get(name) if name in cfg else None
@@ -53,8 +54,8 @@ def check_overrides(paths: Iterable[str], overrides: Mapping[str, Any]) -> None:
     """
     if not isinstance(overrides, Mapping):
         raise ValueError(f"overrides are a dictionary such as {{'span_limit': 1024}}, got {overrides!r}")
-    unknown: Optional[Set[str]] = None
-    there: Set[str] = set()
+    unknown: set[str] | None = None
+    there: set[str] = set()
     for path in paths:
         cfg = options_of(path)
         kind = None if cfg is None else ARCH_MODEL_REGISTRY.get(cfg.model._name)
@@ -63,7 +64,9 @@ def check_overrides(paths: Iterable[str], overrides: Mapping[str, Any]) -> None:
         there |= {name for group in ("model", "task") for name in cfg[group] if not name.startswith("_")} - {DIGEST}
         changed = cfg.copy()
         # With what is put in whole groups, such as the options of another --bpe.
-        overwrite_args_by_name(changed, {name: value for name, value in overrides.items() if not isinstance(value, dict)})
+        overwrite_args_by_name(
+            changed, {name: value for name, value in overrides.items() if not isinstance(value, dict)}
+        )
         missing = set(_unknown(cfg, overrides, set(_names(changed))))
         unknown = missing if unknown is None else unknown & missing
     if not unknown:

@@ -4,10 +4,10 @@ import os
 
 import torch
 
-from fairseq_expire.modules import Description
+from fairseq_expire.modules import LanguageModelConfig
 
 
-def check_size(description: Description) -> None:
+def check_size(description: LanguageModelConfig) -> None:
     """Raises ValueError, naming what is too large, if the weights alone are more than this machine's memory."""
     this = description
     if min(this.embed_dim, this.num_heads) < 1:

@@ -1,7 +1,8 @@
 """Options that are part of a trained model: training goes on from a checkpoint only with those that it was trained with."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, Dict, List, Mapping, NamedTuple
+from typing import Any, NamedTuple
 
 from fairseq import options
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
@@ -21,7 +22,7 @@ class Difference(NamedTuple):
     weights_fit: bool
 
 
-def differences(trained: Mapping[str, Any], asked: Mapping[str, Any]) -> List[Difference]:
+def differences(trained: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Difference]:
     """The options that are part of the model and differ.
 
     Args:
@@ -42,7 +43,7 @@ def differences(trained: Mapping[str, Any], asked: Mapping[str, Any]) -> List[Di
     return found
 
 
-def _in_use(model: Mapping[str, Any], known) -> Dict[str, Any]:
+def _in_use(model: Mapping[str, Any], known) -> dict[str, Any]:
     """Values by name, as far as the model depends on them; for options that a checkpoint does not have yet, their defaults."""
     values = {
         field.name: model[field.name] if field.name in model else None if field.default is MISSING else field.default
@@ -55,9 +56,14 @@ def _in_use(model: Mapping[str, Any], known) -> Dict[str, Any]:
         cutoff, factor = f"{bands}_cutoff", f"{bands}_factor"
         values[factor] = float(values[factor]) if present else None
         # Lists of the same numbers can be written in several ways.
-        values[cutoff] = options.eval_str_list(values[cutoff], type=int) if present and values[cutoff] is not None else None
+        values[cutoff] = (
+            options.eval_str_list(values[cutoff], type=int) if present and values[cutoff] is not None else None
+        )
     # A choice is an enumeration here and a string in a checkpoint.
-    return {name: value if isinstance(value, (int, float, list, type(None))) else str(value) for name, value in values.items()}
+    return {
+        name: value if isinstance(value, (int, float, list, type(None))) else str(value)
+        for name, value in values.items()
+    }
 
 
 def _shown(value: Any) -> str:
@@ -68,7 +74,9 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def check_trained_options(path: str, trained: Mapping[str, Any], asked: Mapping[str, Any], *, weights_only: bool) -> str:
+def check_trained_options(
+    path: str, trained: Mapping[str, Any], asked: Mapping[str, Any], *, weights_only: bool
+) -> str:
     """Raises ValueError if a model that is to go on from a checkpoint is another one. Returns what is other all the same, where
     only weights are taken, in words; empty if nothing is.
 
@@ -80,7 +88,7 @@ def check_trained_options(path: str, trained: Mapping[str, Any], asked: Mapping[
     different = differences(trained, asked)
     other_model = [each for each in different if not (weights_only and each.weights_fit)]
 
-    def values(of: List[Difference], name: str) -> str:
+    def values(of: list[Difference], name: str) -> str:
         return ", ".join(f"{each.option} {getattr(each, name)}" for each in of)
 
     if other_model:

@@ -6,9 +6,8 @@ from typing import Callable
 
 from fairseq.models import register_model
 
+from fairseq_expire.models.memory_lm import MemoryLanguageModel, MemoryLMConfig
 from fairseq_expire.modules import FixedSpan
-
-from .memory_lm import MemoryLanguageModel, MemoryLMConfig
 
 
 @dataclass

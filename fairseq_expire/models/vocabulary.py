@@ -1,23 +1,29 @@
 """Options for large vocabularies, checked and made bands of words."""
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 from fairseq import options
 
-from fairseq_expire.modules.adaptive import Bands
+from fairseq_expire.modules.adaptive_vocabulary import Clusters
 
 if TYPE_CHECKING:
-    from .memory_lm import MemoryLMConfig
+    from fairseq_expire.models.memory_lm import MemoryLMConfig
 
 
-def input_bands(cfg: "MemoryLMConfig", symbols: int) -> Optional[Bands]:
+def input_bands(cfg: "MemoryLMConfig", symbols: int) -> Clusters | None:
     """The bands of the adaptive input (Baevski & Auli 2018), if it is asked for."""
     if not cfg.adaptive_input:
         return None
-    return _bands("--adaptive-input-cutoff", cfg.adaptive_input_cutoff, cfg.adaptive_input_factor, symbols=symbols, embed_dim=cfg.decoder_embed_dim)
+    return _bands(
+        "--adaptive-input-cutoff",
+        cfg.adaptive_input_cutoff,
+        cfg.adaptive_input_factor,
+        symbols=symbols,
+        embed_dim=cfg.decoder_embed_dim,
+    )
 
 
-def softmax_bands(cfg: "MemoryLMConfig", symbols: int) -> Optional[Bands]:
+def softmax_bands(cfg: "MemoryLMConfig", symbols: int) -> Clusters | None:
     """The bands of the adaptive softmax (Grave et al. 2017), if it is asked for."""
     if cfg.share_decoder_input_output_embed and (cfg.adaptive_input or cfg.adaptive_softmax_cutoff is not None):
         raise ValueError(
@@ -38,12 +44,18 @@ def softmax_bands(cfg: "MemoryLMConfig", symbols: int) -> Optional[Bands]:
         raise ValueError("--tie-adaptive-proj only works together with --tie-adaptive-weights")
     if cfg.adaptive_softmax_cutoff is None:
         return None
-    return _bands("--adaptive-softmax-cutoff", cfg.adaptive_softmax_cutoff, cfg.adaptive_softmax_factor, symbols=symbols, embed_dim=cfg.decoder_embed_dim)
+    return _bands(
+        "--adaptive-softmax-cutoff",
+        cfg.adaptive_softmax_cutoff,
+        cfg.adaptive_softmax_factor,
+        symbols=symbols,
+        embed_dim=cfg.decoder_embed_dim,
+    )
 
 
-def _bands(option: str, given: Optional[str], factor: float, *, symbols: int, embed_dim: int) -> Bands:
+def _bands(option: str, given: str | None, factor: float, *, symbols: int, embed_dim: int) -> Clusters:
     try:
-        bands = Bands(cutoff=tuple(options.eval_str_list(given, type=int) or ()), factor=factor)
+        bands = Clusters(cutoff=tuple(options.eval_str_list(given, type=int) or ()), factor=factor)
         last = len(bands.ends(symbols)) - 1
     except (ValueError, SyntaxError):
         raise ValueError(

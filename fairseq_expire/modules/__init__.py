@@ -1,27 +1,27 @@
 """The memory mechanism in plain PyTorch: no fairseq needed."""
 
-from .adaptive_span import AdaptiveSpan
-from .attention import attend
-from .compressive import Compressive
-from .description import Description
-from .expire_span import ExpireSpan
-from .fixed_span import FixedSpan
-from .language_model import LanguageModel, Prediction, TokenReader, dictionary_digest
-from .layer import MemoryLayer
-from .layer_memory import LayerMemory
-from .memory import Memory
-from .policy import MemoryPolicy, keep_bounds
-from .report import LayerReport
-from .threads import let_waiting_threads_sleep
-from .transformer import MemoryTransformer, StackOutput
+from fairseq_expire.modules.attention.tiled import attend
+from fairseq_expire.modules.config import LanguageModelConfig
+from fairseq_expire.modules.language_model import LanguageModel, Prediction, TokenReader, dictionary_digest
+from fairseq_expire.modules.layer import MemoryLayer
+from fairseq_expire.modules.layer_memory import LayerMemory
+from fairseq_expire.modules.memory import Memory
+from fairseq_expire.modules.policies.adaptive_span import AdaptiveSpan
+from fairseq_expire.modules.policies.base import MemoryPolicy, keep_bounds
+from fairseq_expire.modules.policies.compressive import Compressive
+from fairseq_expire.modules.policies.expire_span import ExpireSpan
+from fairseq_expire.modules.policies.fixed_span import FixedSpan
+from fairseq_expire.modules.report import LayerReport
+from fairseq_expire.modules.threads import let_waiting_threads_sleep
+from fairseq_expire.modules.transformer import MemoryTransformer, StackOutput
 
 __all__ = [
     "AdaptiveSpan",
     "Compressive",
-    "Description",
     "ExpireSpan",
     "FixedSpan",
     "LanguageModel",
+    "LanguageModelConfig",
     "LayerMemory",
     "LayerReport",
     "Memory",

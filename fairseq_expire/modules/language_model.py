@@ -4,18 +4,19 @@ Size legend: B rows, T tokens of a block, D width, V symbols.
 """
 
 import hashlib
-from typing import NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adaptive import AdaptiveInput, AdaptiveSoftmax
-from .description import Description
-from .linear import Linear
-from .memory import Memory
-from .report import LayerReport
-from .transformer import MemoryTransformer, StackOutput
+from fairseq_expire.modules.adaptive_vocabulary import AdaptiveInput, AdaptiveSoftmax
+from fairseq_expire.modules.config import LanguageModelConfig
+from fairseq_expire.modules.linear import Linear
+from fairseq_expire.modules.memory import Memory
+from fairseq_expire.modules.report import LayerReport
+from fairseq_expire.modules.transformer import MemoryTransformer, StackOutput
 
 
 class Prediction(NamedTuple):
@@ -23,14 +24,14 @@ class Prediction(NamedTuple):
 
     log_probs: Tensor
     memory: Memory
-    reports: Tuple[LayerReport, ...]
+    reports: tuple[LayerReport, ...]
 
 
 class TokenReader:
     """The parts of a language model and how they go together, for an ``nn.Module`` to be made of: :class:`LanguageModel`, and
     the decoder of the fairseq models."""
 
-    def add_parts(self, description: Description, digest: str) -> None:
+    def add_parts(self, description: LanguageModelConfig, digest: str) -> None:
         """Builds the parts with new weights.
 
         Args:
@@ -65,7 +66,7 @@ class TokenReader:
         # Not a buffer: what averages weights, or keeps a moving average of them, takes all of a state dict for numbers.
         self.dictionary_digest = digest
 
-    def read(self, tokens: Tensor, memory: Optional[Memory] = None) -> StackOutput:
+    def read(self, tokens: Tensor, memory: Memory | None = None) -> StackOutput:
         """The features [B, T, D] that the output layer predicts from, the new memory and the layers' reports.
 
         Args:
@@ -91,11 +92,11 @@ class LanguageModel(TokenReader, nn.Module):
         ValueError: if the description's values do not fit each other.
     """
 
-    def __init__(self, description: Description, digest: str):
+    def __init__(self, description: LanguageModelConfig, digest: str):
         super().__init__()
         self.add_parts(description, digest)
 
-    def forward(self, tokens: Tensor, memory: Optional[Memory] = None) -> Prediction:
+    def forward(self, tokens: Tensor, memory: Memory | None = None) -> Prediction:
         """Reads a block [B, T] int64 and predicts what follows each token."""
         out = self.read(tokens, memory)
         return Prediction(self.log_probs(out.hidden), out.memory, out.reports)
@@ -130,7 +131,7 @@ def _initialise(stack: MemoryTransformer) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _embedding(this: Description) -> nn.Module:
+def _embedding(this: LanguageModelConfig) -> nn.Module:
     """[B, T] int64 -> [B, T, D], zeros for padding."""
     if this.adaptive_input is not None:
         return AdaptiveInput(symbols=this.symbols, pad=this.pad, embed_dim=this.embed_dim, bands=this.adaptive_input)
@@ -140,7 +141,7 @@ def _embedding(this: Description) -> nn.Module:
     return embedding
 
 
-def _projection(this: Description, embed_tokens: nn.Module) -> Linear:
+def _projection(this: LanguageModelConfig, embed_tokens: nn.Module) -> Linear:
     projection = Linear(this.embed_dim, this.symbols, bias=False)
     if this.share_embedding:
         projection.weight = embed_tokens.weight
@@ -149,7 +150,7 @@ def _projection(this: Description, embed_tokens: nn.Module) -> Linear:
     return projection
 
 
-def _adaptive_softmax(this: Description, embed_tokens: nn.Module) -> AdaptiveSoftmax:
+def _adaptive_softmax(this: LanguageModelConfig, embed_tokens: nn.Module) -> AdaptiveSoftmax:
     return AdaptiveSoftmax(
         symbols=this.symbols,
         embed_dim=this.embed_dim,

@@ -4,18 +4,18 @@ Size legend: B rows, T tokens of a block, M memories, S = M + T, D width, K head
 """
 
 from functools import partial
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend
-from .layer_memory import LayerMemory
-from .linear import Linear
-from .policy import ContentAttention, MemoryPolicy, NewlyCompressed
-from .report import LayerReport
-from .soft_mask import Sight, steps_left
+from fairseq_expire.modules.attention.tiled import attend
+from fairseq_expire.modules.layer_memory import LayerMemory
+from fairseq_expire.modules.linear import Linear
+from fairseq_expire.modules.policies.base import ContentAttention, MemoryPolicy, NewlyCompressed
+from fairseq_expire.modules.report import LayerReport
+from fairseq_expire.modules.visibility import Visibility, steps_left
 
 
 class _Candidates(NamedTuple):
@@ -26,7 +26,7 @@ class _Candidates(NamedTuple):
     value: Tensor
     spans: Tensor
     memory: LayerMemory
-    made: Optional[NewlyCompressed]
+    made: NewlyCompressed | None
 
 
 class MemoryLayer(nn.Module):
@@ -69,9 +69,9 @@ class MemoryLayer(nn.Module):
         memory: LayerMemory,
         position: Tensor,
         *,
-        padding: Optional[Tensor],
-        shortening: Optional[float],
-    ) -> Tuple[Tensor, LayerMemory, Tensor, LayerReport]:
+        padding: Tensor | None,
+        shortening: float | None,
+    ) -> tuple[Tensor, LayerMemory, Tensor, LayerReport]:
         """
         Args:
             hidden: [B, T, D], the block.
@@ -115,10 +115,10 @@ class MemoryLayer(nn.Module):
         report = LayerReport(
             span=candidates.spans[:, -block:].detach(),
             penalty=self.policy.penalty(spans, left, age, block=block, padding=padding),
-            count_seen=partial(Sight(left, age, ramp, longest, compressed).sizes, block),
+            count_seen=partial(Visibility(left, age, ramp, longest, compressed).sizes, block),
             reconstruction=self._reconstruction(candidates.made, states),
         )
-        kept = self.policy.retain(candidates.memory.detach().aged(block), candidates.spans.detach())
+        kept = self.policy.retain(candidates.memory.detach().advance(block), candidates.spans.detach())
 
         attended = self.dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))  # [B, K, T, d] -> [B, T, D]
         if self.pre_norm:
@@ -127,9 +127,7 @@ class MemoryLayer(nn.Module):
         middle = self.attention_norm(hidden + attended)
         return (self.ffn_norm(middle + self._feed_forward(middle)), *kept, report)
 
-    def _from_hidden(
-        self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Optional[Tensor]
-    ) -> _Candidates:
+    def _from_hidden(self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None) -> _Candidates:
         """With weights that change: keys, values and spans of the memory are those that today's weights give."""
         if memory.spans is not None:
             raise ValueError(
@@ -144,7 +142,7 @@ class MemoryLayer(nn.Module):
             made = self.policy.compress(memory, hidden, padding)
             memory = memory.with_compressed(made.states.detach(), made.age, None)
         # Only what the rows hold, and without the gradient that the memory's own states would get.
-        held = memory.packed()
+        held = memory.flatten()
         if self.pre_norm:
             held = self.attention_norm(held)
         key, value, spans = (
@@ -155,13 +153,11 @@ class MemoryLayer(nn.Module):
             spans = spans.masked_fill(memory.compressed.unsqueeze(-1), self.policy.compressed_span)
         return _Candidates(key, value, spans, memory, made)
 
-    def _from_keys(
-        self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Optional[Tensor]
-    ) -> _Candidates:
+    def _from_keys(self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None) -> _Candidates:
         """With weights that stand still: keys, values and spans are computed once, when a token is read."""
         if memory.spans is None:
             # Made in training, or at the start.
-            inputs = memory.packed()
+            inputs = memory.flatten()
             held = self.attention_norm(inputs) if self.pre_norm else inputs
             stored = self._stored(inputs, held)
             spans = _joined(self.policy(held), self.policy(states[:, :0]), memory)
@@ -198,7 +194,7 @@ class MemoryLayer(nn.Module):
             parts.append(hidden.to(parts[0].dtype))
         return torch.cat(parts, dim=-1)
 
-    def _reconstruction(self, made: Optional[NewlyCompressed], states: Tensor) -> Optional[Tensor]:
+    def _reconstruction(self, made: NewlyCompressed | None, states: Tensor) -> Tensor | None:
         """[B], see :meth:`MemoryPolicy.reconstruction`; None where nothing learns."""
         if made is None or not torch.is_grad_enabled():
             return None
@@ -211,7 +207,9 @@ class MemoryLayer(nn.Module):
         def read(memories: Tensor, counted: Tensor) -> Tensor:
             if self.pre_norm:
                 norm = self.attention_norm
-                memories = F.layer_norm(memories, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)
+                memories = F.layer_norm(
+                    memories, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps
+                )
             key, value = (
                 self._heads(F.linear(memories, of.weight.detach())) for of in (self.key_proj, self.value_proj)
             )

@@ -5,13 +5,13 @@ Size legend: B rows, M memories held, D width, W width of what is stored (D or 2
 A memory goes into a forward pass as an argument and comes out as a new one; what was passed in stays as it is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from .storage import Room
+from fairseq_expire.modules.growable_buffer import GrowableBuffer
 
 # Rows hold different numbers of memories in one rectangular tensor. A slot that holds none is a memory too old for
 # any policy to show, so no code needs a case of its own for it. Far above every span, far below int64's limit.
@@ -47,12 +47,12 @@ class LayerMemory:
 
     states: Tensor
     age: Tensor
-    spans: Optional[Tensor] = None
-    compressed: Optional[Tensor] = None
-    held: Optional[Tuple[int, ...]] = None
-    oldest: Optional[int] = None
+    spans: Tensor | None = None
+    compressed: Tensor | None = None
+    held: tuple[int, ...] | None = None
+    oldest: int | None = None
     read: int = 0
-    room: Optional[Room] = field(default=None, repr=False, compare=False)
+    room: GrowableBuffer | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
         if self.states.dim() != 3 or self.age.shape != self.states.shape[:2]:
@@ -98,12 +98,12 @@ class LayerMemory:
         tensors = (states, self.age, self.spans, self.compressed)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
-    def packed(self) -> Tensor:
+    def flatten(self) -> Tensor:
         """[sum of ``held``, W]: what the rows hold, row after row, without empty slots in front."""
         slots = self.states.size(1)
         return torch.cat([row[slots - count :] for row, count in zip(self.states, self.held)])
 
-    def extended(self, states: Tensor, spans: Optional[Tensor], padding: Optional[Tensor]) -> "LayerMemory":
+    def extended(self, states: Tensor, spans: Tensor | None, padding: Tensor | None) -> "LayerMemory":
         """This memory followed by a block's own states, aged as the block's first token sees them.
 
         Args:
@@ -121,7 +121,7 @@ class LayerMemory:
             compressed=None if self.compressed is None else self.compressed.new_zeros(len(states), block),
         )
 
-    def with_compressed(self, states: Tensor, age: Tensor, spans: Optional[Tensor]) -> "LayerMemory":
+    def with_compressed(self, states: Tensor, age: Tensor, spans: Tensor | None) -> "LayerMemory":
         """This memory followed by compressed ones.
 
         Args:
@@ -133,7 +133,7 @@ class LayerMemory:
         return marked._appended(states, age=age, spans=spans, compressed=torch.ones_like(age, dtype=torch.bool))
 
     def _appended(
-        self, states: Tensor, *, age: Tensor, spans: Optional[Tensor], compressed: Optional[Tensor]
+        self, states: Tensor, *, age: Tensor, spans: Tensor | None, compressed: Tensor | None
     ) -> "LayerMemory":
         grown = None if self.room is None else self.room.append(self.age.size(1), states)
         return LayerMemory(
@@ -147,7 +147,7 @@ class LayerMemory:
             room=None if grown is None else self.room,
         )
 
-    def age_with(self, block: int, padding: Optional[Tensor]) -> Tensor:
+    def age_with(self, block: int, padding: Tensor | None) -> Tensor:
         """[B, M + T], the ages with those of a block behind them: 0, -1, ... -(T - 1), as its first token sees them.
 
         Args:
@@ -156,7 +156,7 @@ class LayerMemory:
         """
         return torch.cat([self.age, self._age_of(block, padding)], dim=1)
 
-    def _age_of(self, block: int, padding: Optional[Tensor]) -> Tensor:
+    def _age_of(self, block: int, padding: Tensor | None) -> Tensor:
         """[B, T], of a block."""
         age = -torch.arange(block, device=self.age.device).expand(len(self.age), block)
         return age if padding is None else age.masked_fill(padding, EMPTY_AGE)
@@ -167,12 +167,12 @@ class LayerMemory:
         held = torch.zeros_like(self.age, dtype=torch.bool) if self.compressed is None else self.compressed
         return torch.cat([held, own], dim=1)
 
-    def aged(self, steps: int) -> "LayerMemory":
+    def advance(self, steps: int) -> "LayerMemory":
         """The same memories, ``steps`` tokens later."""
         return replace(self, age=self.age + steps, oldest=self.oldest + steps, read=self.read + steps)
 
-    def kept(
-        self, keep: Tensor, counts: Tuple[int, ...], *, oldest: Optional[int] = None, room: int = 0
+    def compact(
+        self, keep: Tensor, counts: tuple[int, ...], *, oldest: int | None = None, room: int = 0
     ) -> "LayerMemory":
         """Only the memories marked, packed to the right in their order, without gradient.
 
@@ -195,18 +195,20 @@ class LayerMemory:
         return LayerMemory(
             states=data[:, :size],
             age=self.age.masked_fill(~keep, EMPTY_AGE).gather(1, order),
-            spans=None if self.spans is None else self.spans.gather(1, order.unsqueeze(-1).expand(-1, -1, self.spans.size(-1))),
+            spans=None
+            if self.spans is None
+            else self.spans.gather(1, order.unsqueeze(-1).expand(-1, -1, self.spans.size(-1))),
             compressed=None if self.compressed is None else self.compressed.gather(1, order),
             held=counts,
             oldest=oldest,
             read=self.read,
-            room=Room(data, size) if room else None,
+            room=GrowableBuffer(data, size) if room else None,
         )
 
     def detach(self) -> "LayerMemory":
         return replace(self, states=self.states.detach())
 
-    def reorder(self, rows: Tensor, numbers: Optional[Sequence[int]] = None) -> "LayerMemory":
+    def reorder(self, rows: Tensor, numbers: Sequence[int] | None = None) -> "LayerMemory":
         """Rows picked (and repeated) by index, as beam search does; this memory itself if they are its own in order.
 
         What is picked has as much room to grow as there was, so that reading on from it does not copy it again.
@@ -223,7 +225,7 @@ class LayerMemory:
             states = self.states.index_select(0, rows)
         else:
             # One copy with the room behind it, instead of one more when there is something to append.
-            room = Room(self.room.data.index_select(0, rows), self.age.size(1))
+            room = GrowableBuffer(self.room.data.index_select(0, rows), self.age.size(1))
             states = room.data[:, : room.used]
         return LayerMemory(
             states=states,
@@ -236,7 +238,7 @@ class LayerMemory:
             room=room,
         )
 
-    def to(self, device: Optional[torch.device] = None, dtype: Optional[torch.dtype] = None) -> "LayerMemory":
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "LayerMemory":
         """On another device, or with the states in another floating-point type. Spans stay as precise as they are."""
         return LayerMemory(
             states=self.states.to(device=device, dtype=dtype),

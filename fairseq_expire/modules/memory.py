@@ -3,21 +3,21 @@
 A memory goes into a forward pass as an argument and comes out as a new one; what was passed in stays as it is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from .layer_memory import OPTIONAL, LayerMemory
-from .rows import joined
+from fairseq_expire.modules.layer_memory import OPTIONAL, LayerMemory
+from fairseq_expire.modules.rows import joined
 
 
 @dataclass(frozen=True)
 class Memory:
     """The memories of all layers, first layer first. A value: see :class:`LayerMemory`."""
 
-    layers: Tuple[LayerMemory, ...]
+    layers: tuple[LayerMemory, ...]
 
     @classmethod
     def empty(cls, *, batch: int, num_layers: int, embed_dim: int, like: Tensor) -> "Memory":
@@ -28,25 +28,27 @@ class Memory:
         return sum(layer.nbytes for layer in self.layers)
 
     @property
-    def sizes(self) -> Tuple[int, ...]:
+    def sizes(self) -> tuple[int, ...]:
         """Slots per row of each layer: the number of memories of its longest row."""
         return tuple(layer.age.size(1) for layer in self.layers)
 
-    def aged(self, steps: int) -> "Memory":
-        return Memory(tuple(layer.aged(steps) for layer in self.layers))
+    def advance(self, steps: int) -> "Memory":
+        return Memory(tuple(layer.advance(steps) for layer in self.layers))
 
     def detach(self) -> "Memory":
         return Memory(tuple(layer.detach() for layer in self.layers))
 
     @classmethod
-    def joined(cls, memories: Sequence["Memory"]) -> "Memory":
+    def cat(cls, memories: Sequence["Memory"]) -> "Memory":
         """The rows of several memories of one model in one, as texts that were read by themselves go on side by side.
 
         Raises:
             ValueError: if they have not read equally many tokens, or come from different models.
         """
         if len({len(memory.layers) for memory in memories}) != 1:
-            raise ValueError(f"memories can be joined if they have the same layers, got {[len(m.layers) for m in memories]}")
+            raise ValueError(
+                f"memories can be joined if they have the same layers, got {[len(m.layers) for m in memories]}"
+            )
         return cls(tuple(joined(layers) for layers in zip(*(memory.layers for memory in memories))))
 
     def reorder(self, rows: Tensor) -> "Memory":
@@ -54,10 +56,10 @@ class Memory:
         numbers = rows.tolist()
         return Memory(tuple(layer.reorder(rows, numbers) for layer in self.layers))
 
-    def to(self, device: Optional[torch.device] = None, dtype: Optional[torch.dtype] = None) -> "Memory":
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "Memory":
         return Memory(tuple(layer.to(device, dtype) for layer in self.layers))
 
-    def state_dict(self) -> Dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Plain tensors by name, for ``torch.save``; :meth:`from_state_dict` reads them back."""
         state = {}
         for number, layer in enumerate(self.layers):
@@ -71,13 +73,15 @@ class Memory:
         return state
 
     @classmethod
-    def from_state_dict(cls, state: Dict[str, Tensor]) -> "Memory":
+    def from_state_dict(cls, state: dict[str, Tensor]) -> "Memory":
         """Raises ValueError if ``state`` isn't what :meth:`state_dict` gives."""
         count = sum(name.endswith(".states") for name in state)
         required = {f"{number}.{part}" for number in range(count) for part in ("states", "age", "read")}
         allowed = required | {f"{number}.{part}" for number in range(count) for part in OPTIONAL}
         if not count or not required <= set(state) <= allowed:
-            raise ValueError(f"not the state of a memory: expected keys like '0.states' and '0.age', got {sorted(state)}")
+            raise ValueError(
+                f"not the state of a memory: expected keys like '0.states' and '0.age', got {sorted(state)}"
+            )
         return cls(
             tuple(
                 LayerMemory(

@@ -3,9 +3,9 @@
 Size legend: B rows, T tokens of a block, H heads of a span.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Callable, Optional
 
 from torch import Tensor
 
@@ -22,9 +22,9 @@ class LayerReport:
     """
 
     span: Tensor
-    penalty: Optional[Tensor]
+    penalty: Tensor | None
     count_seen: Callable[[], Tensor]
-    reconstruction: Optional[Tensor] = None
+    reconstruction: Tensor | None = None
 
     @cached_property
     def memory_size(self) -> Tensor:

@@ -3,11 +3,11 @@
 Size legend: B rows, M memories held.
 """
 
-from typing import Sequence, Union
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from .layer_memory import EMPTY_AGE, LayerMemory
+from fairseq_expire.modules.layer_memory import EMPTY_AGE, LayerMemory
 
 
 def joined(memories: Sequence[LayerMemory]) -> LayerMemory:
@@ -36,7 +36,7 @@ def joined(memories: Sequence[LayerMemory]) -> LayerMemory:
     )
 
 
-def _stacked(parts: Sequence[Tensor], slots: int, empty: Union[int, bool]) -> Tensor:
+def _stacked(parts: Sequence[Tensor], slots: int, empty: int | bool) -> Tensor:
     """[B', M', ...] each -> [sum of B', slots, ...], the youngest slots of each; ``empty`` before them."""
     rows = sum(len(part) for part in parts)
     whole = parts[0].new_full((rows, slots, *parts[0].shape[2:]), empty)

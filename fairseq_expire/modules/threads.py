@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Dict, List
 
 import torch
 
@@ -64,7 +63,7 @@ def _watch(threads: int) -> None:
             pools.stop()
 
 
-def pauses() -> Dict[str, int]:
+def pauses() -> dict[str, int]:
     """How often each thread of this process has been paused for another one, by its number."""
     found = {}
     for folder in Path("/proc/self/task").iterdir():
@@ -81,10 +80,10 @@ class Shared:
     """Tells from the pauses of threads, look by look, whether cores are shared with other processes."""
 
     def __init__(self):
-        self._before: Dict[str, int] = {}
+        self._before: dict[str, int] = {}
         self._calm = CALM
 
-    def look(self, paused: Dict[str, int]) -> bool:
+    def look(self, paused: dict[str, int]) -> bool:
         """Takes what :func:`pauses` gives ``SECONDS`` after the last look."""
         often = any(count - self._before.get(thread, count) >= PAUSED * SECONDS for thread, count in paused.items())
         self._before = paused
@@ -103,7 +102,7 @@ class IdlePools:
         # Each thread that calls PyTorch has a pool of its own, of so many more.
         self._more = threads - 1
         self._count = max(1, -(-(len(os.sched_getaffinity(0)) - self._more) // self._more))
-        self._pools: List[threading.Thread] = []
+        self._pools: list[threading.Thread] = []
         self._end = threading.Event()
 
     def start(self) -> None:

@@ -3,18 +3,19 @@
 Size legend: B rows, T tokens of a block, D width, K heads, P reach of positions.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layer import MemoryLayer
-from .layer_memory import EMPTY_AGE, SLACK, LayerMemory
-from .memory import Memory
-from .policy import MemoryPolicy
-from .report import LayerReport
+from fairseq_expire.modules.layer import MemoryLayer
+from fairseq_expire.modules.layer_memory import EMPTY_AGE, SLACK, LayerMemory
+from fairseq_expire.modules.memory import Memory
+from fairseq_expire.modules.policies.base import MemoryPolicy
+from fairseq_expire.modules.report import LayerReport
 
 
 class StackOutput(NamedTuple):
@@ -22,7 +23,7 @@ class StackOutput(NamedTuple):
 
     hidden: Tensor
     memory: Memory
-    reports: Tuple[LayerReport, ...]
+    reports: tuple[LayerReport, ...]
 
 
 class MemoryTransformer(nn.Module):
@@ -100,7 +101,7 @@ class MemoryTransformer(nn.Module):
         self.final_norm = nn.LayerNorm(embed_dim) if pre_norm else None
 
     @property
-    def reach(self) -> Optional[int]:
+    def reach(self) -> int | None:
         """How many steps back a layer's memory may go; None for no limit."""
         reaches = [layer.policy.reach for layer in self.layers]
         return None if None in reaches else max(reaches)
@@ -108,15 +109,15 @@ class MemoryTransformer(nn.Module):
     def empty_memory(self, batch: int, *, read: int = 0) -> Memory:
         """A memory of B rows that holds nothing of the ``read`` tokens that came before."""
         shape = dict(batch=batch, num_layers=len(self.layers), embed_dim=self.embed_dim)
-        return Memory.empty(**shape, like=self.position).aged(read)
+        return Memory.empty(**shape, like=self.position).advance(read)
 
     def forward(
         self,
         hidden: Tensor,
-        memory: Optional[Memory] = None,
+        memory: Memory | None = None,
         *,
-        padding: Optional[Tensor] = None,
-        shortening: Optional[float] = None,
+        padding: Tensor | None = None,
+        shortening: float | None = None,
     ) -> StackOutput:
         """Reads one block.
 
@@ -143,8 +144,8 @@ class MemoryTransformer(nn.Module):
         if shortening is None and self.training:
             shortening = self.layers[0].policy.draw_shortening()
 
-        candidates: List[Tuple[LayerMemory, Tensor]] = []
-        reports: List[LayerReport] = []
+        candidates: list[tuple[LayerMemory, Tensor]] = []
+        reports: list[LayerReport] = []
         for layer, held in zip(self.layers, memory.layers):
             arguments = dict(padding=padding, shortening=shortening)
             if self.checkpoint_activations and torch.is_grad_enabled():
@@ -166,16 +167,14 @@ class MemoryTransformer(nn.Module):
         return StackOutput(hidden=hidden, memory=Memory(kept), reports=tuple(reports))
 
 
-def _kept(
-    candidates: LayerMemory, keep: Tensor, counts: Tuple[int, ...], *, oldest: int, block: int
-) -> LayerMemory:
+def _kept(candidates: LayerMemory, keep: Tensor, counts: tuple[int, ...], *, oldest: int, block: int) -> LayerMemory:
     """What is left of the candidates. Keys and values move when more would be stored than is to be (design, section 6), or when the
     next block would find no room."""
     if candidates.spans is None:
-        return candidates.kept(keep, counts, oldest=oldest)
+        return candidates.compact(keep, counts, oldest=oldest)
     enough = -(-max(counts) // SLACK) * SLACK + block
     room = candidates.room
     # Until then what is gone stays where it is, out of sight. A longer block before this one left more room than is to be.
     if room is not None and candidates.age.size(1) + block <= room.data.size(1) <= enough:
         return replace(candidates, age=candidates.age.masked_fill(~keep, EMPTY_AGE), oldest=oldest)
-    return candidates.kept(keep, counts, oldest=oldest, room=enough - max(counts))
+    return candidates.compact(keep, counts, oldest=oldest, room=enough - max(counts))

@@ -1,9 +1,11 @@
-from fairseq_expire import with_fairseq  # noqa: F401
+from fairseq_expire import requires_fairseq  # noqa: F401
 
-from . import checkpoints
-from .ensembles import split_names_for
-from .fusion import let_translation_models_load
-from .memory_caching_lm import MemoryCachingLMTask  # importing it registers the task
+# isort: split
+
+from fairseq_expire.fairseq_patches import checkpoints
+from fairseq_expire.fairseq_patches.ensembles import split_names_for
+from fairseq_expire.fairseq_patches.fusion import let_translation_models_load
+from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMTask  # importing it registers the task
 
 checkpoints.install()
 # Around what checks the files of these names.

@@ -2,15 +2,13 @@
 
 import hashlib
 from pathlib import Path
-from typing import Optional
 
 from fairseq.data import Dictionary
 
-from fairseq_expire.data.dictionary import PlainDictionary
-from fairseq_expire.data.levels import make_level
-from fairseq_expire.data.manifest import FILE_NAME, Manifest, read_manifest
-
-from .fusion import translation_dictionaries
+from fairseq_expire.fairseq_patches.fusion import translation_dictionaries
+from fairseq_expire.tokenizers.dictionary import PlainDictionary
+from fairseq_expire.tokenizers.manifest import FILE_NAME, Manifest, read_manifest
+from fairseq_expire.tokenizers.registry import make_level
 
 
 def read_dictionary(folder: Path) -> Dictionary:
@@ -29,7 +27,9 @@ def read_dictionary(folder: Path) -> Dictionary:
         )
     manifest = read_manifest(folder)
     if manifest and hashlib.sha256(path.read_bytes()).hexdigest() != manifest.dictionary_sha256:
-        raise ValueError(f"{path}: dict.txt is not the one the data beside it was made with; restore it or prepare again")
+        raise ValueError(
+            f"{path}: dict.txt is not the one the data beside it was made with; restore it or prepare again"
+        )
     dictionary = _load(path)
     if manifest:
         _check_manifest(manifest, folder / FILE_NAME, symbols=len(dictionary))
@@ -63,7 +63,7 @@ def _check_manifest(manifest: Manifest, path: Path, *, symbols: int) -> None:
 
 def check_split(folder: Path, split: str, *, tokens: int) -> None:
     """Raises ValueError if a folder's manifest says something else of a split than its files, which hold so many tokens."""
-    manifest: Optional[Manifest] = read_manifest(folder)
+    manifest: Manifest | None = read_manifest(folder)
     counts = manifest.splits.get(split) if manifest else None
     if counts is None:
         return

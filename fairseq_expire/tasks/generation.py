@@ -7,7 +7,7 @@ prompt and continuation together. So they are here, but the prompt is not writte
 once for all hypotheses; fairseq's loop then writes what comes after it; and what is handed back is put together again.
 """
 
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import torch
 from fairseq.data import Dictionary
@@ -16,9 +16,8 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
 from fairseq_expire.inference.utf8 import Utf8Mask
-
-from .hypotheses import MemoryEnsemble, Prompts
-from .reading import read
+from fairseq_expire.tasks.hypotheses import MemoryEnsemble, Prompts
+from fairseq_expire.tasks.reading import read
 
 NO_SOURCE = "a language model has no source sentence, only a prompt; leave the option out"
 OTHER_GENERATOR = "only translation models that refine their output in several passes know it; leave the option out"
@@ -84,7 +83,7 @@ class MemoryGenerator(SequenceGenerator):
         tgt_dict: Dictionary,
         *,
         block: int,
-        utf8: Optional[Utf8Mask] = None,
+        utf8: Utf8Mask | None = None,
         no_repeat_ngram_size: int = 0,
         **options,
     ):
@@ -100,11 +99,11 @@ class MemoryGenerator(SequenceGenerator):
 
     def _generate(
         self,
-        sample: Dict,
-        prefix_tokens: Optional[Tensor] = None,
+        sample: dict,
+        prefix_tokens: Tensor | None = None,
         constraints: None = None,
-        bos_token: Optional[int] = None,
-    ) -> List[List[Dict[str, Tensor]]]:
+        bos_token: int | None = None,
+    ) -> list[list[dict[str, Tensor]]]:
         """For each row the hypotheses, best first.
 
         Args:
@@ -124,7 +123,7 @@ class MemoryGenerator(SequenceGenerator):
             prompts = torch.cat([prefix_tokens.new_full((len(prefix_tokens), 1), start), prefix_tokens], dim=1)
             sizes = 1 + self._prefix_sizes(sample, prefix_tokens)
         numbers = sample["id"] if "id" in sample else torch.arange(len(prompts), device=prompts.device)
-        found: List[List[Dict[str, Tensor]]] = [[] for _ in prompts]
+        found: list[list[dict[str, Tensor]]] = [[] for _ in prompts]
         # A memory has read equally many tokens in each of its rows, so prompts of one length go together.
         for size in sizes.unique().tolist():
             rows = sizes.eq(size).nonzero().squeeze(1)
@@ -132,7 +131,7 @@ class MemoryGenerator(SequenceGenerator):
                 found[row] = hypotheses
         return found
 
-    def _prefix_sizes(self, sample: Dict, prefixes: Tensor) -> Tensor:
+    def _prefix_sizes(self, sample: dict, prefixes: Tensor) -> Tensor:
         """[B] int64, how many tokens of each prefix [B, N] are its prompt: all but the ``</s>`` that ends a whole text."""
         width = prefixes.size(1)
         if "target_lengths" in sample and torch.equal(sample["target"][:, :width], prefixes):
@@ -145,7 +144,7 @@ class MemoryGenerator(SequenceGenerator):
         ends = prefixes.gather(1, (sizes - 1).clamp(min=0).unsqueeze(1)).squeeze(1).eq(self.eos)
         return sizes - (ends & (sizes == whole) & (sizes > 0)).long()
 
-    def _go_on(self, prompts: Tensor, numbers: Tensor) -> List[List[Dict[str, Tensor]]]:
+    def _go_on(self, prompts: Tensor, numbers: Tensor) -> list[list[dict[str, Tensor]]]:
         """The same for prompts of one length, [G, 1 + P], with the numbers of their rows [G]."""
         length = prompts.size(1) - 1
         room = self.lengths.room(length)
@@ -168,7 +167,7 @@ class MemoryGenerator(SequenceGenerator):
             for prompt, own, parts in zip(prompts, scores, written)
         ]
 
-    def _whole(self, prompt: Tensor, scores: Tensor, written: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def _whole(self, prompt: Tensor, scores: Tensor, written: dict[str, Tensor]) -> dict[str, Tensor]:
         """A prompt [P] with its scores [P], and what was written after it, as one hypothesis."""
         tokens = torch.cat([prompt, written["tokens"]])
         score = scores.sum() + written["score"]

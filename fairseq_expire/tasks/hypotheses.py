@@ -4,7 +4,6 @@ Size legend: G prompts, all of P tokens; S hypotheses that are being written; V 
 """
 
 from dataclasses import dataclass, replace
-from typing import List, Optional
 
 import torch
 from fairseq.ngram_repeat_block import NGramRepeatBlock
@@ -27,7 +26,7 @@ class Prompts:
     """
 
     tokens: Tensor
-    memories: List[Optional[Memory]]
+    memories: list[Memory | None]
     rows: Tensor
     room: int
 
@@ -42,7 +41,7 @@ class MemoryEnsemble(EnsembleModel):
         utf8: what may come next, if what is written has to be UTF-8.
     """
 
-    def __init__(self, models, *, no_repeat_ngram_size: int, utf8: Optional[Utf8Mask]):
+    def __init__(self, models, *, no_repeat_ngram_size: int, utf8: Utf8Mask | None):
         super().__init__(models)
         self.blocked = NGramRepeatBlock(no_repeat_ngram_size) if no_repeat_ngram_size else None
         self.utf8 = utf8

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 import torch
 from fairseq import utils
@@ -13,26 +13,25 @@ from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks import register_task
 from omegaconf import open_dict
 
-from fairseq_expire.data.manifest import Manifest, read_manifest
-from fairseq_expire.data.memory_files import read_memory
-from fairseq_expire.data.memory_pass import MemoryBatchIterator
-from fairseq_expire.data.prompts import PromptDataset, StreamItems
-from fairseq_expire.data.score import Tally, TalliedBatches, score_lines
-from fairseq_expire.data.stream import BlockDataset, StreamDataset, TokenStream, find_parts
-from fairseq_expire.inference.dictionary_check import DIGEST, check_dictionary
+from fairseq_expire.fairseq_patches.bounds import keep_bounds_of
+from fairseq_expire.fairseq_patches.fusion import check_target_dictionary
+from fairseq_expire.fairseq_patches.hydra import end_with_the_sentence
+from fairseq_expire.fairseq_patches.out_of_memory import JointTask
+from fairseq_expire.fairseq_patches.stopping import load_patience_state, patience_state
+from fairseq_expire.fairseq_patches.text_streams import use_utf8
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 from fairseq_expire.modules import let_waiting_threads_sleep
-
-from .bounds import keep_bounds_of
-from .data_folder import check_split, read_dictionary
-from .fusion import check_target_dictionary
-from .hydra import end_with_the_sentence
-from .options import MemoryCachingLMConfig, add_save_memory
-from .out_of_memory import JointTask
-from .processes import check_processes_are_joined
-from .prompting import PromptingTask
-from .stopping import load_patience_state, patience_state
-from .text_streams import use_utf8
+from fairseq_expire.streaming.memory_files import read_memory
+from fairseq_expire.streaming.memory_pass import MemoryBatchIterator
+from fairseq_expire.streaming.prompts import PromptDataset, StreamItems
+from fairseq_expire.streaming.score import TalliedBatches, Tally, score_lines
+from fairseq_expire.streaming.stream import BlockDataset, StreamDataset, TokenStream, find_parts
+from fairseq_expire.tasks.data_folder import check_split, read_dictionary
+from fairseq_expire.tasks.options import MemoryCachingLMConfig, add_save_memory
+from fairseq_expire.tasks.processes import check_processes_are_joined
+from fairseq_expire.tasks.prompting import PromptingTask
+from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary
+from fairseq_expire.tokenizers.manifest import Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
     block; ``--update-freq n`` reads n times as many rows, each with a memory of its own.
     """
 
-    def __init__(self, cfg: MemoryCachingLMConfig, dictionary: Dictionary, manifest: Optional[Manifest]):
+    def __init__(self, cfg: MemoryCachingLMConfig, dictionary: Dictionary, manifest: Manifest | None):
         super().__init__(cfg)
         let_waiting_threads_sleep()
         if cfg.tokens_per_sample < 1:
@@ -66,10 +65,12 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         self.level = manifest.level if manifest else None
         if cfg.utf8 and self.level != "bytes":
             level = self.level or "words, by all that is known"
-            raise ValueError(f"--utf8 is for models of bytes, and the symbols in {cfg.data} are {level}: leave the option out")
+            raise ValueError(
+                f"--utf8 is for models of bytes, and the symbols in {cfg.data} are {level}: leave the option out"
+            )
         # Where the memory that belongs to the checkpoint being written is; None if none does. See checkpoints.py.
-        self.saved_memory: Optional[str] = None
-        self._training: Optional[MemoryBatchIterator] = None
+        self.saved_memory: str | None = None
+        self._training: MemoryBatchIterator | None = None
         # Whether a new model was built, as only training does.
         self._trains = False
 
@@ -156,8 +157,8 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
     def get_batch_iterator(
         self,
         dataset: StreamDataset,
-        max_tokens: Optional[int] = None,
-        max_sentences: Optional[int] = None,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
         num_shards: int = 1,
         shard_id: int = 0,
         num_workers: int = 0,
@@ -205,10 +206,10 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
 
     def _rows(
         self,
-        batch_size: Optional[int],
-        max_tokens: Optional[int],
+        batch_size: int | None,
+        max_tokens: int | None,
         *,
-        options: Tuple[str, str] = ("--batch-size", "--max-tokens"),
+        options: tuple[str, str] = ("--batch-size", "--max-tokens"),
     ) -> int:
         """B. Raises ValueError, with these names of the options, if the rows do not fit ``max_tokens``."""
         block = self.cfg.tokens_per_sample
@@ -221,7 +222,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             )
         return rows
 
-    def _check_validation(self, num_shards: int, batch_size: Optional[int], max_tokens: Optional[int]) -> None:
+    def _check_validation(self, num_shards: int, batch_size: int | None, max_tokens: int | None) -> None:
         """Raises ValueError if a split that training is to be validated on cannot be cut as asked; the first validation may be
         hours away. The batch size and the number of tokens are those of training, which validation has unless told otherwise."""
         cfg = self.cfg
@@ -236,11 +237,11 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             if not dataset.training:
                 self._blocks(dataset, rows, self.cfg.tokens_per_sample, 1, 0, num_shards)
 
-    def get_checkpoint_dict(self) -> Dict[str, Dict[str, Any]]:
+    def get_checkpoint_dict(self) -> dict[str, dict[str, Any]]:
         """What fairseq puts into a checkpoint for the task."""
         return {type(self).__name__: {"memory": self.saved_memory, "patience": patience_state()}}
 
-    def set_checkpoint_dict(self, state: Dict[str, Any]) -> None:
+    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
         """Continues where a checkpoint was written, with its memory, or notes why not; the iterator stands there already.
 
         Args:
@@ -261,8 +262,8 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
     def eval_lm_dataloader(
         self,
         dataset: StreamDataset,
-        max_tokens: Optional[int] = 36000,
-        batch_size: Optional[int] = None,
+        max_tokens: int | None = 36000,
+        batch_size: int | None = None,
         max_positions=None,
         num_shards: int = 1,
         shard_id: int = 0,
@@ -287,7 +288,9 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         # --output-word-probs names symbols.
         use_utf8()
         if max_tokens < 1:
-            raise ValueError(f"--max-tokens is the number of tokens read at once: expected at least 1, got {max_tokens}")
+            raise ValueError(
+                f"--max-tokens is the number of tokens read at once: expected at least 1, got {max_tokens}"
+            )
         rows = 1 if batch_size is None else batch_size
         block = min(self.cfg.tokens_per_sample, max(1, max_tokens // max(1, rows)))
         batches = MemoryBatchIterator(

@@ -19,7 +19,9 @@ class MemoryCachingLMConfig(FairseqDataclass):
     )
     sample_break_mode: ChoiceEnum(["none", "eos"]) = field(
         default="none",
-        metadata={"help": "what fairseq-generate goes on from: with 'eos' each item (line, document, file) is a prompt"},
+        metadata={
+            "help": "what fairseq-generate goes on from: with 'eos' each item (line, document, file) is a prompt"
+        },
     )
     utf8: bool = field(
         default=False,

@@ -1,21 +1,19 @@
 """What a task says to ``fairseq-generate``, ``fairseq-interactive`` and the hub interface."""
 
 import logging
-from typing import Union
 
 import torch
 from fairseq import utils
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from fairseq_expire.data.prompts import Items, PromptDataset
-from fairseq_expire.data.text_codec import TextCodec
+from fairseq_expire.fairseq_patches.text_streams import use_utf8
 from fairseq_expire.inference.utf8 import Utf8Mask
-
-from .generation import MemoryGenerator, check_generation_options
-from .reading import BlockScorer
-from .symbols_of_text import SymbolsOfText
-from .text_streams import use_utf8
+from fairseq_expire.streaming.prompts import Items, PromptDataset
+from fairseq_expire.tasks.generation import MemoryGenerator, check_generation_options
+from fairseq_expire.tasks.reading import BlockScorer
+from fairseq_expire.tasks.symbols_of_text import SymbolsOfText
+from fairseq_expire.tokenizers.bound import BoundTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ class PromptingTask(FairseqTask):
 
     def build_generator(
         self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None
-    ) -> Union[BlockScorer, MemoryGenerator]:
+    ) -> BlockScorer | MemoryGenerator:
         """What scores texts, or goes on from prompts. Raises ValueError if fairseq's options ask for what cannot be done."""
         check_generation_options(args)
         block = self.cfg.tokens_per_sample
@@ -41,7 +39,10 @@ class PromptingTask(FairseqTask):
             return BlockScorer(self.dictionary, block=block)
         if seq_gen_cls is None:
             utf8 = Utf8Mask(self.dictionary.symbols) if self.cfg.utf8 else None
-            seq_gen_cls, extra_gen_cls_kwargs = MemoryGenerator, {**(extra_gen_cls_kwargs or {}), "block": block, "utf8": utf8}
+            seq_gen_cls, extra_gen_cls_kwargs = (
+                MemoryGenerator,
+                {**(extra_gen_cls_kwargs or {}), "block": block, "utf8": utf8},
+            )
         return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
 
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None) -> PromptDataset:
@@ -107,5 +108,5 @@ class PromptingTask(FairseqTask):
         bpe = super().build_bpe(args)
         # Words are symbols as they are.
         if bpe is None and self.level not in (None, "words"):
-            bpe = SymbolsOfText(TextCodec.of(utils.split_paths(self.cfg.data)[0]))
+            bpe = SymbolsOfText(BoundTokenizer.of(utils.split_paths(self.cfg.data)[0]))
         return bpe

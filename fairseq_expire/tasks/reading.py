@@ -4,7 +4,8 @@ Size legend: B rows, N tokens of a row, T tokens of a block.
 """
 
 import math
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from fairseq.data import Dictionary
@@ -18,7 +19,7 @@ class Read(NamedTuple):
     """[B, N] log-probabilities of the targets, averaged over the models, and what each model remembers (None of nothing)."""
 
     scores: Tensor
-    memories: List[Optional[Memory]]
+    memories: list[Memory | None]
 
 
 def read(
@@ -33,7 +34,7 @@ def read(
         block: T.
         temperature: as in :class:`fairseq.sequence_generator.SequenceGenerator`.
     """
-    memories: List[Optional[Memory]] = [None] * len(models)
+    memories: list[Memory | None] = [None] * len(models)
     scores = torch.zeros(tokens.shape, device=tokens.device)
     for start in range(0, tokens.size(1), block):
         part = slice(start, start + block)
@@ -61,8 +62,8 @@ class BlockScorer:
 
     @torch.no_grad()
     def generate(
-        self, models: Sequence[MemoryLanguageModel], sample: Dict, prefix_tokens=None, constraints=None
-    ) -> List[List[Dict]]:
+        self, models: Sequence[MemoryLanguageModel], sample: dict, prefix_tokens=None, constraints=None
+    ) -> list[list[dict]]:
         """For each row of a batch its target as the one hypothesis, with the scores of its tokens and their mean; what fairseq
         hands to other generators does not matter to it."""
         for model in models:
@@ -73,6 +74,14 @@ class BlockScorer:
         for row, row_scores, length in zip(target, scores, sample["target_lengths"].tolist()):
             tokens, own = row[:length], row_scores[:length]
             hypotheses.append(
-                [{"tokens": tokens, "score": own.mean(), "attention": None, "alignment": None, "positional_scores": own}]
+                [
+                    {
+                        "tokens": tokens,
+                        "score": own.mean(),
+                        "attention": None,
+                        "alignment": None,
+                        "positional_scores": own,
+                    }
+                ]
             )
         return hypotheses

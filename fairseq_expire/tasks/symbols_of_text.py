@@ -1,6 +1,6 @@
 """What ``fairseq-interactive`` and the hub interface put text through where no ``--bpe`` is given."""
 
-from fairseq_expire.data.text_codec import Text, TextCodec
+from fairseq_expire.tokenizers.bound import BoundTokenizer, Text
 
 
 class SymbolsOfText:
@@ -10,7 +10,7 @@ class SymbolsOfText:
         codec: of the data that the model was trained with.
     """
 
-    def __init__(self, codec: TextCodec):
+    def __init__(self, codec: BoundTokenizer):
         self.codec = codec
 
     def encode(self, text: Text) -> str:

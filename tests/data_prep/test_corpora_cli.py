@@ -1,4 +1,5 @@
 """The scripts for corpora, on small ones that stand in for the real: same names, layout and servers, other numbers."""
+
 import bz2
 import gzip
 import hashlib
@@ -10,14 +11,14 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import scripts
 from fairseq import options
 from fairseq_cli import preprocess
 
-import scripts
-from fairseq_expire.data import corpora
-from fairseq_expire.data.download import RemoteFile
-from fairseq_expire.data.manifest import read_manifest
-from fairseq_expire.data.read_back import restore
+from fairseq_expire.corpora import known as corpora
+from fairseq_expire.corpora.download import RemoteFile
+from fairseq_expire.corpora.verify import restore
+from fairseq_expire.tokenizers.manifest import read_manifest
 
 EOS = 2
 
@@ -94,11 +95,18 @@ def test_enwik8_from_the_network_to_verified_data(tmp_path, server, enwik8, caps
     run(enwik8, "--dest", tmp_path / "bin")
     assert capsys.readouterr().out.splitlines()[-1] == "enwik8, checked by hash"
     manifest = read_manifest(tmp_path / "bin")
-    assert [counts.tokens for counts in manifest.splits.values()] == [len(WIKI) * 18 // 20, len(WIKI) // 20, len(WIKI) // 20]
+    assert [counts.tokens for counts in manifest.splits.values()] == [
+        len(WIKI) * 18 // 20,
+        len(WIKI) // 20,
+        len(WIKI) // 20,
+    ]
     assert manifest.symbols == len(set(WIKI)) + 4 and manifest.options == {"newlines": "keep"}
     assert text_of(tmp_path / "bin") == WIKI
     run(enwik8, "--verify", tmp_path / "bin")
-    assert capsys.readouterr().out.splitlines()[-1] == f"together: SHA-256 {hashlib.sha256(WIKI).hexdigest()}: the whole of enwik8"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == f"together: SHA-256 {hashlib.sha256(WIKI).hexdigest()}: the whole of enwik8"
+    )
     assert server.asked == ["/enwik8.zip"]
     run(enwik8, "--dest", tmp_path / "bin", "--force")
     assert server.asked == ["/enwik8.zip"]
@@ -140,7 +148,9 @@ def test_enwik8_from_here_is_checked_too(tmp_path, enwik8, server, capsys):
     zipped(tmp_path / "empty.zip", {"README": b"x"})
     error = fails(capsys, enwik8, "--dest", dest, "--from", tmp_path / "empty.zip", "--no-verify")
     assert "There is no item named 'enwik8'" in error and "expected a zip archive with enwik8" in error
-    assert "nowhere: expected a file, or a folder with enwik8 or enwik8.zip" in fails(capsys, enwik8, "--dest", dest, "--from", tmp_path / "nowhere")
+    assert "nowhere: expected a file, or a folder with enwik8 or enwik8.zip" in fails(
+        capsys, enwik8, "--dest", dest, "--from", tmp_path / "nowhere"
+    )
     assert "--no-verify is for --from" in fails(capsys, enwik8, "--dest", dest, "--no-verify")
     assert "--dest is missing" in fails(capsys, enwik8, "--from", tmp_path / "excerpt")
     assert not dest.exists() and not dest.with_name("bin.partial").exists()
@@ -216,7 +226,9 @@ def test_text_that_is_not_wikitext103(tmp_path, server, wikitext103, capsys):
     run(wikitext103, "--dest", tmp_path / "bin", "--from", server.folder, "--no-verify")
     assert read_manifest(tmp_path / "bin").splits["test"].unknown == 1
     (server.folder / "wiki.test.tokens").unlink()
-    assert "with wiki.test.tokens in it" in fails(capsys, wikitext103, "--dest", tmp_path / "b", "--from", server.folder)
+    assert "with wiki.test.tokens in it" in fails(
+        capsys, wikitext103, "--dest", tmp_path / "b", "--from", server.folder
+    )
 
 
 # PG-19 ------------------------------------------------------------------------------------------------------------------
@@ -264,7 +276,9 @@ def test_pg19_from_the_network_to_verified_data(tmp_path, server, pg19, capsys):
 
 def test_a_trial_with_few_books(tmp_path, server, pg19, capsys):
     (server.folder / "train/9.txt").unlink()
-    assert "1 of 6 books are missing, train/9.txt" in fails(capsys, pg19, "--dest", tmp_path / "bin", "--from", server.folder)
+    assert "1 of 6 books are missing, train/9.txt" in fails(
+        capsys, pg19, "--dest", tmp_path / "bin", "--from", server.folder
+    )
     run(pg19, "--dest", tmp_path / "bin", "--from", server.folder, "--books", "1")
     manifest = read_manifest(tmp_path / "bin")
     assert [counts.items for counts in manifest.splits.values()] == [1, 1, 1]
@@ -275,7 +289,9 @@ def test_a_trial_with_few_books(tmp_path, server, pg19, capsys):
 
 def test_books_that_are_not_those_of_pg19(tmp_path, server, pg19, capsys):
     (server.folder / "test/5.txt").write_text("Other.")
-    assert "test/5.txt: 6 bytes, expected 10" in fails(capsys, pg19, "--dest", tmp_path / "bin", "--from", server.folder)
+    assert "test/5.txt: 6 bytes, expected 10" in fails(
+        capsys, pg19, "--dest", tmp_path / "bin", "--from", server.folder
+    )
     run(pg19, "--dest", tmp_path / "bin", "--from", server.folder, "--no-verify")
     assert read_manifest(tmp_path / "bin").source["verified"] is False
     (server.folder / "test/5.txt").write_bytes(b"\xff")
@@ -302,7 +318,11 @@ def test_what_is_known_of_pg19():
     assert sizes == {"train": 11_677_531_154, "valid": 17_733_002, "test": 41_289_101}
     for split, folder in corpora.PG19_SPLITS.items():
         names = [file.name for file in books[split]]
-        assert names == sorted(names) and len(set(names)) == len(names) and all(name.startswith(f"{folder}/") for name in names)
+        assert (
+            names == sorted(names)
+            and len(set(names)) == len(names)
+            and all(name.startswith(f"{folder}/") for name in names)
+        )
     first = books["test"][0]
     assert first.urls == ("https://storage.googleapis.com/deepmind-gutenberg/test/10146.txt",) and first.size == 253_872
     assert first.sha256 == "f8dd4334fd8d422cd2f9153ffbff9b097611569592d7ca09fc6fe7881336d331"
@@ -327,11 +347,16 @@ def test_corpora_from_compressed_files(tmp_path, server, enwik8, wikitext103, pg
     plain = {
         enwik8: {"enwik8": WIKI},
         wikitext103: {f"wiki.{split}.tokens": text.encode() for split, text in WORDS.items()},
-        pg19: {f"{split}/{number}.txt": text.encode() for split, books in BOOKS.items() for number, text in books.items()},
+        pg19: {
+            f"{split}/{number}.txt": text.encode() for split, books in BOOKS.items() for number, text in books.items()
+        },
     }
     for number, (module, files) in enumerate(plain.items()):
         for name, content in files.items():
-            for folder, end, pack in ((tmp_path / f"plain{number}", "", bytes), (packed / str(number), suffix, PACK[suffix])):
+            for folder, end, pack in (
+                (tmp_path / f"plain{number}", "", bytes),
+                (packed / str(number), suffix, PACK[suffix]),
+            ):
                 path = folder / (name + end)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(pack(content))
@@ -362,7 +387,7 @@ def test_a_run_that_fails_leaves_nothing(tmp_path, server, enwik8, wikitext103, 
     (tmp_path / "damaged.zip").write_bytes(damaged)
     (server.folder / "train" / "10.txt").unlink()
     (server.folder / "enwik8.zip").unlink()
-    monkeypatch.setattr("fairseq_expire.data.download.BACK_OFF", ())
+    monkeypatch.setattr("fairseq_expire.corpora.download.BACK_OFF", ())
     before = sorted(tmp_path.rglob("*"))
     place = ["--dest", tmp_path / "deep" / "bin", "--downloads", tmp_path / "down" / "loads"]
     fails(capsys, enwik8, *place)
@@ -374,7 +399,9 @@ def test_a_run_that_fails_leaves_nothing(tmp_path, server, enwik8, wikitext103, 
         for name in ("page.zip", "tape.tar", "other.zip", "damaged.zip", "nowhere"):
             fails(capsys, module, *place, "--from", tmp_path / name)
             fails(capsys, module, *place, "--from", tmp_path / name, "--no-verify")
-    assert "tar data, not text; unpack it" in fails(capsys, enwik8, *place, "--from", tmp_path / "tape.tar", "--no-verify")
+    assert "tar data, not text; unpack it" in fails(
+        capsys, enwik8, *place, "--from", tmp_path / "tape.tar", "--no-verify"
+    )
     fails(capsys, pg19, *place, "--from", tmp_path)
     fails(capsys, pg19, *place, "--from", tmp_path, "--no-verify")
     assert set(tmp_path.rglob("*")) - set(kept) == set(before)

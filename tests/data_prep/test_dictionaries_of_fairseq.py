@@ -10,8 +10,8 @@ from fairseq.data.encoders.bytes import Bytes
 from fairseq.data.encoders.characters import Characters
 from fairseq_cli import preprocess
 
-from fairseq_expire.data.manifest import read_manifest
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMConfig, MemoryCachingLMTask
+from fairseq_expire.tokenizers.manifest import read_manifest
 
 TRAIN = ["the cat sat on the mat", "a \u00e9 \u4e2d \U0001f600 <unk> <s> the", "on <pad> and on", "the the a a a"]
 TEST = "the mat \u00e9 new <pad> on \u4e2d a <unk>"
@@ -31,7 +31,9 @@ CHANGED = {
     "more": lambda lines: ["<mask> 0", *lines, "[lang] 1", "madeupword0007 0", "surprise 4"],
     "listed again": lambda lines: [*lines, f"{lines[0]} #fairseq:overwrite", lines[1] + " #fairseq:overwrite"],
     "special ones as words": lambda lines: ["<pad> 3 #fairseq:overwrite", *lines, "<s> 1 #fairseq:overwrite"],
-    "other counts": lambda lines: [f"{line.rpartition(' ')[0]} {count}" for line, count in zip(lines, ["-1", "+2", "1_000"] * 99)],
+    "other counts": lambda lines: [
+        f"{line.rpartition(' ')[0]} {count}" for line, count in zip(lines, ["-1", "+2", "1_000"] * 99)
+    ],
     "an empty symbol": lambda lines: [*lines, " 5"],
 }
 
@@ -70,7 +72,16 @@ def test_dictionaries_of_fairseq(tmp_path, level, how):
 
     # Text is prepared with it, to the same symbols.
     scripts.load("text").main(
-        ["--level", level, "--dest", str(tmp_path / "made"), "--dict", str(data / "dict.txt"), "--test", str(tmp_path / "text")]
+        [
+            "--level",
+            level,
+            "--dest",
+            str(tmp_path / "made"),
+            "--dict",
+            str(data / "dict.txt"),
+            "--test",
+            str(tmp_path / "text"),
+        ]
     )
     assert (tmp_path / "made" / "dict.txt").read_bytes() == (data / "dict.txt").read_bytes()
     ours = np.fromfile(tmp_path / "made" / "test.bin", dtype=np.uint16)

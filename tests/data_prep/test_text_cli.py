@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import scripts
-from fairseq_expire.data import split_writer, units, unpacked
-from fairseq_expire.data.manifest import read_manifest
-from fairseq_expire.data.read_back import restore
+
+from fairseq_expire.corpora import split_writer, unpacked
+from fairseq_expire.corpora.verify import restore
+from fairseq_expire.tokenizers import units
+from fairseq_expire.tokenizers.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "data_prep" / "text.py"
@@ -76,7 +77,14 @@ def test_one_command_makes_data_and_another_restores_it(corpus, capfdbinary):
         ["19", "symbols", "in", "the", "dictionary"],
     ]
     assert sorted(os.listdir("out")) == ["data"]
-    assert sorted(os.listdir("out/data")) == ["dict.txt", "manifest.json", "train.bin", "train.idx", "valid.bin", "valid.idx"]
+    assert sorted(os.listdir("out/data")) == [
+        "dict.txt",
+        "manifest.json",
+        "train.bin",
+        "train.idx",
+        "valid.bin",
+        "valid.idx",
+    ]
     run("--restore out/data train")
     assert capfdbinary.readouterr() == ("print('a')\n# \u20ac\n".encode(), b"")
 
@@ -204,9 +212,14 @@ PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 
 @pytest.mark.parametrize("level", ["bytes", "chars", "words", "subword"])
-@pytest.mark.parametrize("how", ["--train {0}/a {0}/b --valid {0}/c", "--train {0} --exclude c --valid {0}/c", "--input {0} --split 0.6,0.2,0.2"])
+@pytest.mark.parametrize(
+    "how",
+    ["--train {0}/a {0}/b --valid {0}/c", "--train {0} --exclude c --valid {0}/c", "--input {0} --split 0.6,0.2,0.2"],
+)
 def test_compressed_text_is_the_text_in_it(corpus, capsys, level, how):
-    texts = {name: "".join(f"{name}{number} \u20ac\u2581 \r\nmore\n" for number in range(500)).encode() for name in "abc"}
+    texts = {
+        name: "".join(f"{name}{number} \u20ac\u2581 \r\nmore\n" for number in range(500)).encode() for name in "abc"
+    }
     for name, (suffix, pack) in zip("abc", PACK.items()):
         for folder in ("plain", "packed_texts", "named"):
             Path(folder).mkdir(exist_ok=True)
@@ -269,7 +282,11 @@ def test_a_stop_is_gone_on_from(corpus, capsys, monkeypatch, stop, moment):
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(unpacked, "content_of", content)
         if moment == "binarizing":
-            patch.setattr(split_writer.SplitWriter, "add", raising(stop if stop is KeyboardInterrupt else OSError(*stop.args, "train.bin")))
+            patch.setattr(
+                split_writer.SplitWriter,
+                "add",
+                raising(stop if stop is KeyboardInterrupt else OSError(*stop.args, "train.bin")),
+            )
         run(command)
     error = capsys.readouterr().err
     assert "the same command goes on from here" in error.splitlines()[-1]
@@ -309,9 +326,15 @@ def test_a_file_that_cannot_be_read_leaves_nothing(corpus, capsys, monkeypatch, 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         # When it is looked at, or after that.
         patch.setattr(builtins if moment == "found" else units, "open", no_access, raising=False)
-        run(f"--level {level} --dest made --train code --test valid.txt{' --vocab-size 274' if level == 'subword' else ''}")
+        run(
+            f"--level {level} --dest made --train code --test valid.txt{' --vocab-size 274' if level == 'subword' else ''}"
+        )
     error = capsys.readouterr().err
-    words = "No such file or directory" if moment == "gone" else "Permission denied; change its permissions, or leave it out"
+    words = (
+        "No such file or directory"
+        if moment == "gone"
+        else "Permission denied; change its permissions, or leave it out"
+    )
     # On a slow machine the progress comes first.
     assert error.splitlines()[-1] == f"text.py: error: valid.txt: {words}"
     left = sorted(corpus.rglob("*"))
@@ -354,7 +377,10 @@ def test_a_full_disk_is_named_and_what_to_do(corpus, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     error = capsys.readouterr().err
-    assert error == f"text.py: error: {corpus}/data.partial/train.bin: File too large; make room, and the same command goes on from here\n"
+    assert (
+        error
+        == f"text.py: error: {corpus}/data.partial/train.bin: File too large; make room, and the same command goes on from here\n"
+    )
     run("--level bytes --dest data --train big.txt")
     assert read_manifest("data").splits["train"].tokens == 100_000
 
@@ -362,7 +388,7 @@ def test_a_full_disk_is_named_and_what_to_do(corpus, capsys):
 def test_the_script_alone(corpus):
     """From outside: the exit status, and nothing on stderr beside the error, which fairseq's import would like to be."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, SCRIPT, *"--level bytes --dest data --train missing.txt".split()]
+    command = [sys.executable, SCRIPT, *["--level", "bytes", "--dest", "data", "--train", "missing.txt"]]
     failed = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith("text.py: error: missing.txt: ") and failed.stderr.count("\n") == 1
@@ -374,7 +400,9 @@ def test_another_datas_dictionary(corpus, capsys):
     assert Path("second/dict.txt").read_bytes() == Path("first/dict.txt").read_bytes()
     assert not Path("second/train.bin").exists()
     manifest = read_manifest("second")
-    assert manifest.splits["test"].unknown == 0 and manifest.dictionary_sha256 == read_manifest("first").dictionary_sha256
+    assert (
+        manifest.splits["test"].unknown == 0 and manifest.dictionary_sha256 == read_manifest("first").dictionary_sha256
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 
+import commands
 import pytest
 import safetensors.torch
 import torch
@@ -13,7 +14,6 @@ from fairseq.checkpoint_utils import save_ema_as_checkpoint
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import eval_lm, train, validate
 
-import commands
 import fairseq_expire
 from fairseq_expire import export
 from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
@@ -130,7 +130,9 @@ def test_an_average_is_read_by_all_and_scored_alike(averaged, data_bin, training
     del state["cfg"]["model"]["dictionary_digest"]
     torch.save(state, tmp_path / "anonymous.pt")
     assert bits(data_bin, tmp_path / "anonymous.pt") == pytest.approx(expected, abs=1e-3)
-    assert fairseq_expire.load(tmp_path / "anonymous.pt").score(text).bits_per_token == pytest.approx(expected, abs=1e-9)
+    assert fairseq_expire.load(tmp_path / "anonymous.pt").score(text).bits_per_token == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 @pytest.fixture(scope="module")
@@ -156,12 +158,16 @@ def test_another_dictionary_of_the_same_size_is_refused(read, which, swapped, ca
     shutil.copy(path, tmp_path / "checkpoint_last.pt")
     used = {
         "eval-lm": lambda: call(eval_lm.cli_main, swapped, "--path", path, *OURS, "--gen-subset", "test"),
-        "validate": lambda: call(validate.cli_main, swapped, "--path", path, *OURS, "--valid-subset", "test", "--batch-size", 1),
+        "validate": lambda: call(
+            validate.cli_main, swapped, "--path", path, *OURS, "--valid-subset", "test", "--batch-size", 1
+        ),
         "resume": lambda: training(swapped, tmp_path, 99),
         "restore": lambda: training(swapped, tmp_path / "new", 99, "--restore-file", path),
         "finetune": lambda: training(swapped, tmp_path / "new", 99, "--finetune-from-model", path),
         "ema-seed": lambda: training(swapped, tmp_path / "new", 99, "--store-ema", "--ema-seed-model", path),
-        "hub": lambda: ExpireSpanLanguageModel.from_pretrained(str(path.parent), path.name, data_name_or_path=str(swapped)),
+        "hub": lambda: ExpireSpanLanguageModel.from_pretrained(
+            str(path.parent), path.name, data_name_or_path=str(swapped)
+        ),
         "load": lambda: fairseq_expire.load(path, data=swapped),
         "export": lambda: export.export(path, tmp_path / "out", data=swapped),
     }

@@ -6,18 +6,26 @@ import re
 import subprocess
 import textwrap
 
+import commands
 import pytest
 import scripts
 from commands import hypotheses
 from scoring import exact_loss
 from small_checkpoints import prepare, write_checkpoint
 
-import commands
 import fairseq_expire
 from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
 
 # No two lines are alike, and white space at their ends, which fairseq strips, is none of theirs.
-LINES = [b"first", "caf\u00e9 \u4e2d \U0001f600".encode(), b"bad \xff\xfe x", bytes(range(128, 256)), b"\xe4\xb8", b"\xed\xa0\x80 half", b"last \xc3"]
+LINES = [
+    b"first",
+    "caf\u00e9 \u4e2d \U0001f600".encode(),
+    b"bad \xff\xfe x",
+    bytes(range(128, 256)),
+    b"\xe4\xb8",
+    b"\xed\xa0\x80 half",
+    b"last \xc3",
+]
 NOT_UTF8 = [3, 4, 5, 6, 7]
 TEXT = inspect.getsource(textwrap) + "the caf\u00e9 of \u4e2d\u6587 \U0001f600 ran: " * 40 + "\n"
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -85,7 +93,9 @@ def test_other_models_say_which_line_they_cannot_read_and_go_on(models, level, e
     output = go_on(models[level], "--buffer-size", "2", environment=environment)
     found = prompts_of(output, codec)
     assert list(found) == list(range(len(LINES)))
-    said = re.findall(rb"WARNING.*line (\d+) is not UTF-8 at its byte \d+ .*: it is read with U\+FFFD there; convert", output)
+    said = re.findall(
+        rb"WARNING.*line (\d+) is not UTF-8 at its byte \d+ .*: it is read with U\+FFFD there; convert", output
+    )
     assert list(map(int, said)) == NOT_UTF8
     for number, line in enumerate(LINES):
         expected = codec.encode(line.decode("utf-8", "replace"))
@@ -104,7 +114,15 @@ def test_items_and_results_in_a_file(models, level, tmp_path):
     )  # fmt: skip
     items = ["--sample-break-mode", "eos", "--gen-subset", "test"]
     printed = go_on((tmp_path / "bin", path), *items, lines=[], environment=ASCII, command="fairseq-generate")
-    go_on((tmp_path / "bin", path), *items, "--results-path", tmp_path, lines=[], environment=ASCII, command="fairseq-generate")
+    go_on(
+        (tmp_path / "bin", path),
+        *items,
+        "--results-path",
+        tmp_path,
+        lines=[],
+        environment=ASCII,
+        command="fairseq-generate",
+    )
     codec = fairseq_expire.load(path).codec
     written = (tmp_path / "generate-test.txt").read_bytes()
     for output in (printed, written):
@@ -120,7 +138,16 @@ def test_scores_of_bytes_are_those_of_fairseq_eval_lm(models, tmp_path):
     content = b"".join(LINES) * 3
     (tmp_path / "test.txt").write_bytes(content)
     scripts.load("text").main(
-        ["--level", "bytes", "--dest", str(tmp_path / "bin"), "--dict", str(data / "dict.txt"), "--test", str(tmp_path / "test.txt")]
+        [
+            "--level",
+            "bytes",
+            "--dest",
+            str(tmp_path / "bin"),
+            "--dict",
+            str(data / "dict.txt"),
+            "--test",
+            str(tmp_path / "test.txt"),
+        ]
     )
     model = fairseq_expire.load(path)
     expected = exact_loss(tmp_path / "bin", path)

@@ -10,7 +10,7 @@ import pytest
 from fairseq_cli import eval_lm as eval_lm_command
 from scoring import exact_loss, reader_logprobs, split_tokens
 
-from fairseq_expire.tasks.ensembles import split_names
+from fairseq_expire.fairseq_patches.ensembles import split_names
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,9 @@ def test_probabilities_are_averaged(data_bin, checkpoint, other):
     expected = -np.log2((np.exp(each[0]) + np.exp(each[1])) / 2).mean()
     alone = [-scores.mean() / math.log(2) for scores in each]
     assert abs(alone[0] - alone[1]) > 1e-3
-    assert exact_loss(data_bin, f"{other}:{checkpoint}", "--tokens-per-sample", "9") == pytest.approx(expected, abs=1e-6)
+    assert exact_loss(data_bin, f"{other}:{checkpoint}", "--tokens-per-sample", "9") == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_the_one_that_is_missing_is_named(data_bin, checkpoint, monkeypatch):

@@ -6,6 +6,7 @@ import torch
 import training
 from fairseq.models import FairseqLanguageModel
 from fairseq.optim import FairseqOptimizer
+
 from fairseq_expire.models.memory_lm import MemoryLMDecoder
 
 BLOCK = 8
@@ -30,15 +31,50 @@ def fail_once(monkeypatch, owner, name, call):
 @pytest.mark.parametrize(
     "arch, options, criterion, parameter, value, named",
     [
-        ("expire_span_lm", [], OURS, "layers.1.query_proj.weight", NAN, "NaN detected in output of layers.1.query_proj"),
+        (
+            "expire_span_lm",
+            [],
+            OURS,
+            "layers.1.query_proj.weight",
+            NAN,
+            "NaN detected in output of layers.1.query_proj",
+        ),
         ("expire_span_lm", [], OURS, "layers.0.fc1.bias", INF, "Inf detected in output of layers.0.fc1"),
-        ("expire_span_lm", ["--checkpoint-activations"], OURS, "layers.0.value_proj.weight", NAN, "output of layers.0.value_proj"),
-        ("expire_span_lm", [], OURS, "layers.1.policy.predictor.bias", NAN, "NaN detected in output of layers.1.policy"),
+        (
+            "expire_span_lm",
+            ["--checkpoint-activations"],
+            OURS,
+            "layers.0.value_proj.weight",
+            NAN,
+            "output of layers.0.value_proj",
+        ),
+        (
+            "expire_span_lm",
+            [],
+            OURS,
+            "layers.1.policy.predictor.bias",
+            NAN,
+            "NaN detected in output of layers.1.policy",
+        ),
         # Here not even the loss tells: a span that is not a number only hides the state.
-        ("expire_span_lm", [], THEIRS, "layers.1.policy.predictor.bias", NAN, "NaN detected in output of layers.1.policy"),
+        (
+            "expire_span_lm",
+            [],
+            THEIRS,
+            "layers.1.policy.predictor.bias",
+            NAN,
+            "NaN detected in output of layers.1.policy",
+        ),
         ("adaptive_span_lm", [], THEIRS, "layers.0.policy.ratio", NAN, "NaN detected in output of layers.0.policy"),
         ("transformer_xl_lm", [], OURS, "position", NAN, "NaN detected in output of layers.0"),
-        ("compressive_transformer_lm", CONV, OURS, "layers.1.policy.conv.weight", NAN, "NaN detected in output of layers.1"),
+        (
+            "compressive_transformer_lm",
+            CONV,
+            OURS,
+            "layers.1.policy.conv.weight",
+            NAN,
+            "NaN detected in output of layers.1",
+        ),
     ],
     ids=["query", "ffn", "checkpointed", "span", "span-unpriced", "head-spans", "position", "compression"],
 )
@@ -68,11 +104,17 @@ def test_a_batch_too_large_for_memory_is_left_out_and_the_memory_stays_in_step(d
     assert [log is None for log in logs] == [False, False, True, False, False]
     assert run.trainer.get_num_updates() == 4
     # Each block starts from a memory of all the text before it, read or not.
-    assert [0 if memory is None else memory.layers[0].read for memory in seen] == [0, BLOCK, 2 * BLOCK, 3 * BLOCK, 4 * BLOCK]
+    assert [0 if memory is None else memory.layers[0].read for memory in seen] == [
+        0,
+        BLOCK,
+        2 * BLOCK,
+        3 * BLOCK,
+        4 * BLOCK,
+    ]
     youngest = [memory.layers[0].age.min().item() for memory in seen[1:]]
     assert youngest == [1, 1, 1 + BLOCK if where == "forward" else 1, 1]
     if where == "forward":
-        assert training.same(seen[3], seen[2].aged(BLOCK))
+        assert training.same(seen[3], seen[2].advance(BLOCK))
 
 
 def test_a_block_that_does_not_fit_is_validated_again(data_bin, tmp_path, monkeypatch):

@@ -15,9 +15,9 @@ from fairseq_cli import generate as generate_command
 from fairseq_cli import interactive as interactive_command
 from scoring import reader_logprobs
 
-from fairseq_expire.data.text_codec import TextCodec
 from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMConfig, MemoryCachingLMTask
+from fairseq_expire.tokenizers.bound import BoundTokenizer
 
 # Longer than the longest span of the model (256), without a line end, which ends a prompt.
 LONG = "def _metavar_formatter(self, action, default_metavar): result = action.metavar or default; " * 4
@@ -88,7 +88,7 @@ def test_greedy_is_the_likeliest_after_all_that_came_before(interactive, data_bi
         logprobs, tokens = read_again(data_bin, checkpoint, names)
         given = len(prompt.strip())
         assert len(names) == given + 1 + 120
-        assert TextCodec.of(data_bin).decode(tokens[:given].tolist()) == prompt.strip()
+        assert BoundTokenizer.of(data_bin).decode(tokens[:given].tolist()) == prompt.strip()
         assert scores == pytest.approx(logprobs[np.arange(len(tokens)), tokens], abs=2e-4)
         assert score == pytest.approx(np.mean(scores), abs=1e-4)
         assert tokens[given:-1].tolist() == logprobs[given:-1].argmax(-1).tolist()
@@ -105,7 +105,7 @@ def test_a_file_of_prompts_and_lines_of_prompts_go_on_alike(interactive, generat
         for mine, other in zip(by_line[line], by_item[item]):
             assert mine[1] == other[1]
             assert mine[2] == pytest.approx(other[2], abs=2e-4) and mine[0] == pytest.approx(other[0], abs=1e-4)
-    codec, dictionary = TextCodec.of(data_bin), Dictionary.load(str(data_bin / "dict.txt"))
+    codec, dictionary = BoundTokenizer.of(data_bin), Dictionary.load(str(data_bin / "dict.txt"))
     text = codec.decode(map(dictionary.index, by_item[1][0][1]))
     assert text.startswith("import os\n\ndef main():\n")
     assert f"\t{text}\nP-1" in output
@@ -124,7 +124,9 @@ def test_prefixes_of_items(generate):
 def test_generation_from_a_stream_and_streams_of_items(generate, data_bin, checkpoint, call):
     with pytest.raises(ValueError, match="fairseq-generate goes on from the items .*give --sample-break-mode eos"):
         generate("--batch-size", "2")
-    with pytest.raises(ValueError, match="fairseq-eval-lm reads a split as one stream.*leave out --sample-break-mode eos"):
+    with pytest.raises(
+        ValueError, match="fairseq-eval-lm reads a split as one stream.*leave out --sample-break-mode eos"
+    ):
         call(eval_lm_command.cli_main, data_bin, "--path", checkpoint, *OURS, "--sample-break-mode", "eos")
     task = MemoryCachingLMTask.setup_task(MemoryCachingLMConfig(data=str(data_bin), sample_break_mode="eos"))
     with pytest.raises(ValueError, match="fairseq-validate reads a split as one stream"):
@@ -135,7 +137,9 @@ def test_generation_from_a_stream_and_streams_of_items(generate, data_bin, check
 
 
 def test_prompts_without_room(generate, interactive):
-    with pytest.raises(ValueError, match="a prompt has 364 tokens, and --max-len-a 0 with --max-len-b 200 allows 200 in all"):
+    with pytest.raises(
+        ValueError, match="a prompt has 364 tokens, and --max-len-a 0 with --max-len-b 200 allows 200 in all"
+    ):
         generate("--sample-break-mode", "eos")
     with pytest.raises(ValueError, match="--constraints: "):
         interactive(["a\tb"], "--constraints")
@@ -158,7 +162,9 @@ def test_scores_of_reference_texts(generate, items, checkpoint):
 
 @pytest.fixture(scope="module")
 def hub(data_bin, checkpoint):
-    return ExpireSpanLanguageModel.from_pretrained(str(checkpoint.parent), checkpoint.name, data_name_or_path=str(data_bin))
+    return ExpireSpanLanguageModel.from_pretrained(
+        str(checkpoint.parent), checkpoint.name, data_name_or_path=str(data_bin)
+    )
 
 
 def test_hub_scores_as_the_reader(hub, data_bin, checkpoint, corpus):
@@ -166,7 +172,7 @@ def test_hub_scores_as_the_reader(hub, data_bin, checkpoint, corpus):
     text = (corpus / "test.txt").read_text()
     assert hub.decode(hub.encode(LONG + "\n\n  x")) == LONG + "\n\n  x"
     scored = hub.score(text)
-    tokens = np.array(TextCodec.of(data_bin).encode(text))
+    tokens = np.array(BoundTokenizer.of(data_bin).encode(text))
     assert scored["tokens"].tolist() == tokens.tolist()
     logprobs = reader_logprobs(checkpoint, np.concatenate([[2], tokens[:-1]]))
     expected = logprobs[np.arange(len(tokens)), tokens]

@@ -50,7 +50,9 @@ def test_learns_and_logs_under_the_same_names(run, trained):
 
 def test_a_price_shortens_adaptive_spans_and_no_step_takes_them_out_of_range(data_bin, tmp_path):
     options = ["--disable-validation", "--lr", "0.05"]
-    dear = commands.train(data_bin, tmp_path, "--expire-loss-weight", "1", *options, arch="adaptive_span_lm", updates=30)
+    dear = commands.train(
+        data_bin, tmp_path, "--expire-loss-weight", "1", *options, arch="adaptive_span_lm", updates=30
+    )
     steps = commands.logged(dear, "train_inner")
     assert steps[0]["span_mean"] == pytest.approx(21, abs=0.1)
     # Only the youngest state, and what lies on the ramp.

@@ -13,6 +13,7 @@ import pytest
 import torch
 import training
 from fairseq_cli import eval_lm
+
 from fairseq_expire.modules import layer
 
 FP16 = ["--fp16", "--fp16-no-flatten-grads", "--fp16-init-scale", "16"]
@@ -119,7 +120,8 @@ def infinite_state(layer, given, out):
 
 
 @pytest.mark.parametrize(
-    "arch, given", [("expire_span_lm", []), ("transformer_xl_lm", []), ("compressive_transformer_lm", ["--compression", "conv"])]
+    "arch, given",
+    [("expire_span_lm", []), ("transformer_xl_lm", []), ("compressive_transformer_lm", ["--compression", "conv"])],
 )
 def test_a_forward_pass_that_overflows_leaves_nothing_in_the_memory(
     data_bin, tmp_path, monkeypatch, overflow_on_a_cpu, arch, given

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from fairseq_cli import eval_lm, train
+
 from fairseq_expire.tasks.processes import check_processes_are_joined
 
 CONV = ["--compression", "conv", "--compression-rate", "3"]
@@ -92,7 +93,9 @@ def test_two_processes_train_as_one_with_all_their_rows(runs, name):
     many, single = parameters(runs, 2, name), parameters(runs, 1, name)
     assert many.keys() == single.keys()
     for parameter, value in single.items():
-        torch.testing.assert_close(many[parameter], value, rtol=1e-4, atol=5e-6, msg=lambda text: f"{parameter}: {text}")
+        torch.testing.assert_close(
+            many[parameter], value, rtol=1e-4, atol=5e-6, msg=lambda text: f"{parameter}: {text}"
+        )
     steps, expected = logged(runs, 2, name), logged(runs, 1, name)
     assert len(steps) == len(expected) == 6
     for step, other in zip(steps, expected):
@@ -102,7 +105,9 @@ def test_two_processes_train_as_one_with_all_their_rows(runs, name):
 
 def test_maxima_are_maxima_and_megabytes_those_of_one_batch(runs):
     steps = logged(runs, 2, "rows")
-    assert len({step["span_max"] for step in steps}) > 1 and all(step["span_mean"] <= step["span_max"] for step in steps)
+    assert len({step["span_max"] for step in steps}) > 1 and all(
+        step["span_mean"] <= step["span_max"] for step in steps
+    )
     big, small = (logged(runs, count, "rows")[-1]["memory_mb"] for count in (1, 2))
     assert big == pytest.approx(2 * small, abs=0.02) and small > 0
 
@@ -115,7 +120,9 @@ def test_validation_counts_every_token_once(runs):
     assert two["valid_wpb"] * 42 == pytest.approx(4001, abs=3)
 
 
-@pytest.mark.parametrize("name, updates", [*((name, 3) for name in DDP), ("cross-entropy", 6), ("cross-entropy-conv", 6)])
+@pytest.mark.parametrize(
+    "name, updates", [*((name, 3) for name in DDP), ("cross-entropy", 6), ("cross-entropy-conv", 6)]
+)
 def test_every_parameter_has_a_gradient(runs, name, updates):
     assert [step["num_updates"] for step in logged(runs, 2, name)] == list(range(1, updates + 1))
 

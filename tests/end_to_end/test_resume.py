@@ -19,7 +19,7 @@ from fairseq.logging import progress_bar
 from fairseq_cli import train as train_command
 
 from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss
-from fairseq_expire.data import memory_files
+from fairseq_expire.streaming import memory_files
 
 # An epoch is ten blocks of eight rows.
 ROWS, BLOCK, STEPS = 8, 16, 10
@@ -266,7 +266,9 @@ def test_memory_files_go_with_their_checkpoints(train, tmp_path):
 
 def lost(caplog):
     """(tokens read again, why) of the one line that says so."""
-    lines = [re.match(r"the memory is made again .* last (\d+) tokens of each row: (.*)", line) for line in caplog.messages]
+    lines = [
+        re.match(r"the memory is made again .* last (\d+) tokens of each row: (.*)", line) for line in caplog.messages
+    ]
     (found,) = filter(None, lines)
     return int(found[1]), found[2]
 
@@ -310,7 +312,10 @@ def test_a_memory_that_is_damaged(train, stopped, caplog):
     [
         (["--batch-size", "4"], "rows 8 where this run has 4"),
         (["--tokens-per-sample", "8"], "tokens in a block 16 where this run has 8"),
-        (["--update-freq", "2", "--batch-size", "4"], "rows 8 where this run has 4, groups of rows 1 where this run has 2"),
+        (
+            ["--update-freq", "2", "--batch-size", "4"],
+            "rows 8 where this run has 4, groups of rows 1 where this run has 2",
+        ),
     ],
     ids=lambda value: "".join(value[:2]) if isinstance(value, list) else "",
 )
@@ -340,7 +345,9 @@ def test_from_the_start_of_the_text_no_memory_is_needed(train, stopped, tmp_path
         assert len(train(stopped, option, updates=7)) == 1
     else:
         assert len(train(tmp_path / "other", option, stopped / "checkpoint_last.pt", updates=2)) == 2
-    assert "memory" not in " ".join(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert "memory" not in " ".join(
+        record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
+    )
 
 
 def test_what_does_not_change_the_model_may_change(train, stopped):
@@ -353,7 +360,13 @@ def test_weights_alone_go_into_other_spans(train, stopped, tmp_path, caplog, opt
     """The last --max-span that is given wins."""
     caplog.set_level(logging.INFO)
     resets = ["--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--reset-dataloader"]
-    given = [option, stopped / "checkpoint_last.pt", *(resets if option == "--restore-file" else []), "--max-span", "128"]
+    given = [
+        option,
+        stopped / "checkpoint_last.pt",
+        *(resets if option == "--restore-file" else []),
+        "--max-span",
+        "128",
+    ]
     assert len(train(tmp_path / "other", *given, updates=2)) == 2
     assert "checkpoint_last.pt were trained with --max-span 256, here --max-span 128" in caplog.text
 

@@ -11,7 +11,12 @@ from scoring import exact_loss, reader_loss
 
 @pytest.mark.parametrize(
     "rows, options",
-    [(1, []), (8, ["--batch-size", "8"]), (1, ["--tokens-per-sample", "7"]), (8, ["--batch-size", "8", "--max-tokens", "100"])],
+    [
+        (1, []),
+        (8, ["--batch-size", "8"]),
+        (1, ["--tokens-per-sample", "7"]),
+        (8, ["--batch-size", "8", "--max-tokens", "100"]),
+    ],
     ids=["default", "8-rows", "short-blocks", "8-rows-short-blocks"],
 )
 def test_equals_a_reader_that_keeps_everything(data_bin, checkpoint, rows, options):
@@ -37,14 +42,17 @@ def test_validate_agrees_without_the_penalty(data_bin, checkpoint):
     assert stats["loss"] > stats["nll_loss"]
     assert stats["memory_size"] > 0 and stats["span_max"] <= 256
     # The checkpoint was trained with blocks of 32.
-    eight = commands.validate(data_bin, checkpoint, "--batch-size", "8", "--num-workers", "2", "--tokens-per-sample", "50")
+    eight = commands.validate(
+        data_bin, checkpoint, "--batch-size", "8", "--num-workers", "2", "--tokens-per-sample", "50"
+    )
     assert eight["nll_loss"] == pytest.approx(reader_loss(data_bin, checkpoint, 8)[0], abs=1e-3)
 
 
 def test_shards_share_the_tokens(data_bin, checkpoint):
     """Two shards of one row score what one process with two rows does."""
     parts = [
-        commands.scored(commands.score(data_bin, checkpoint, "--num-shards", "2", "--shard-id", shard)) for shard in (0, 1)
+        commands.scored(commands.score(data_bin, checkpoint, "--num-shards", "2", "--shard-id", shard))
+        for shard in (0, 1)
     ]
     assert sum(tokens for tokens, _ in parts) == 3001
     mean = sum(tokens * bits for tokens, bits in parts) / 3001

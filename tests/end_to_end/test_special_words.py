@@ -3,6 +3,7 @@
 
 import sys
 
+import commands
 import pytest
 import scripts
 import torch
@@ -11,7 +12,6 @@ from fairseq_cli import generate as generate_command
 from fairseq_cli import interactive as interactive_command
 from small_checkpoints import prepare, write_checkpoint
 
-import commands
 import fairseq_expire
 from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
 
@@ -58,9 +58,21 @@ def call(monkeypatch, capsys, checkpoint):
     """Runs a command of fairseq with greedy search for five more tokens; its hypotheses."""
 
     def call(command, data, *given):
-        ours = ["--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--cpu", "--num-workers", "0", "--beam", "1"]
+        ours = [
+            "--user-dir",
+            commands.USER_DIR,
+            "--task",
+            "memory_caching_lm",
+            "--cpu",
+            "--num-workers",
+            "0",
+            "--beam",
+            "1",
+        ]
         length = ["--max-len-a", "1", "--max-len-b", "4"]
-        monkeypatch.setattr(sys, "argv", list(map(str, ["fairseq", data, "--path", checkpoint, *ours, *length, *given])))
+        monkeypatch.setattr(
+            sys, "argv", list(map(str, ["fairseq", data, "--path", checkpoint, *ours, *length, *given]))
+        )
         command.cli_main()
         return hypotheses(capsys.readouterr().out)
 
@@ -118,7 +130,9 @@ def assert_goes_on(found, model, ids):
 def test_prompts(call, data, model, hub, tmp_path):
     (tmp_path / "lines").write_text("".join(f"{line}\n" for line in LINES))
     for size in ("1", "20"):
-        found = call(interactive_command, data, "--input", tmp_path / "lines", "--buffer-size", size, "--batch-size", size)
+        found = call(
+            interactive_command, data, "--input", tmp_path / "lines", "--buffer-size", size, "--batch-size", size
+        )
         for number, line in enumerate(LINES):
             assert_goes_on(found[number], model, ids_of(model, line))
     for line in LINES:
@@ -131,14 +145,25 @@ def test_rows_that_are_padded_by_hand(hub):
     given = {"beam": 1, "max_len_a": 1, "max_len_b": 4}
     padded = hub.generate(torch.nn.utils.rnn.pad_sequence(lines, batch_first=True, padding_value=1), **given)
     for (one,), (other,) in zip(padded, hub.generate(lines, **given)):
-        assert one["tokens"].tolist() == other["tokens"].tolist() and one["score"] == pytest.approx(other["score"].item())
+        assert one["tokens"].tolist() == other["tokens"].tolist() and one["score"] == pytest.approx(
+            other["score"].item()
+        )
 
 
 def test_items(call, data, model, tmp_path):
     """Of a split, where every line ends in one more ``</s>``; and their beginnings."""
     (tmp_path / "lines").write_text("".join(f"{line}\n" for line in LINES))
     scripts.load("text").main(
-        ["--level", "words", "--dest", str(tmp_path / "bin"), "--dict", str(data / "dict.txt"), "--test", str(tmp_path / "lines")]
+        [
+            "--level",
+            "words",
+            "--dest",
+            str(tmp_path / "bin"),
+            "--dict",
+            str(data / "dict.txt"),
+            "--test",
+            str(tmp_path / "lines"),
+        ]
     )
     items = ["--sample-break-mode", "eos", "--gen-subset", "test"]
     whole = call(generate_command, tmp_path / "bin", *items)

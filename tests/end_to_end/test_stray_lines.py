@@ -6,14 +6,16 @@ import subprocess
 import sys
 import warnings
 
+import commands
 import pytest
 
-import commands
-from fairseq_expire import stray_lines
+from fairseq_expire.fairseq_patches import stray_lines
 
 MODEL = [*commands.MODEL, *commands.SPANS["expire_span_lm"]]
 # What Python, a library or fairseq would say; "WARNING" is of a log line.
-STRAY = re.compile(r"Warning\b|WARNING|tensorboardX|DEBUG|deprecat|pkg_resources|detected shared parameter: \S+\.bias", re.IGNORECASE)
+STRAY = re.compile(
+    r"Warning\b|WARNING|tensorboardX|DEBUG|deprecat|pkg_resources|detected shared parameter: \S+\.bias", re.IGNORECASE
+)
 COMMON = ["--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--cpu"]
 
 
@@ -80,7 +82,11 @@ def test_training(data_bin, tmp_path):
     [
         ("fairseq-eval-lm", "--gen-subset test", ""),
         ("fairseq-validate", "--valid-subset test --batch-size 1", ""),
-        ("fairseq-generate", "--gen-subset test --sample-break-mode eos --prefix-size 5 --max-len-a 0 --max-len-b 9", ""),
+        (
+            "fairseq-generate",
+            "--gen-subset test --sample-break-mode eos --prefix-size 5 --max-len-a 0 --max-len-b 9",
+            "",
+        ),
         ("fairseq-interactive", "--max-len-a 1 --max-len-b 3", "def main(\n"),
     ],
 )
@@ -108,7 +114,9 @@ def test_other_warnings_are_shown(message, category, module):
         assert reported(message, category, module + "_of_mine")
 
 
-@pytest.mark.parametrize("path, shown", [("/packages/fairseq/tasks/a.py", 0), ("/packages/fairseq_expire/a.py", 1), ("/mine/a.py", 1)])
+@pytest.mark.parametrize(
+    "path, shown", [("/packages/fairseq/tasks/a.py", 0), ("/packages/fairseq_expire/a.py", 1), ("/mine/a.py", 1)]
+)
 def test_the_source_of_fairseq_is_not_spoken_of(path, shown):
     with warnings.catch_warnings(record=True) as caught:
         warnings.resetwarnings()

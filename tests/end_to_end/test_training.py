@@ -110,7 +110,10 @@ def test_hydra(data_bin, tmp_path):
             r"dataset.max_tokens_valid\)",
         ),
         (["model.span_init=0"], "ValueError: span_init .* expected more than 0.*"),
-        (["checkpoint.best_checkpoint_metric=bcp"], r"ValueError: --best-checkpoint-metric bcp: .*checkpoint.best_checkpoint_metric.*\)"),
+        (
+            ["checkpoint.best_checkpoint_metric=bcp"],
+            r"ValueError: --best-checkpoint-metric bcp: .*checkpoint.best_checkpoint_metric.*\)",
+        ),
         (["checkpoint.write_checkpoints_asynchronously=true"], "ValueError: --write-checkpoints-asynchronously .*"),
         (["dataset.valid_subset=dev"], "FileNotFoundError: no split 'dev' in .*"),
     ],

@@ -14,8 +14,9 @@ import scripts
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.trainer import Trainer
 from fairseq_cli import eval_lm, train, validate
-from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMTask
 from wrong_uses import checkpoints, combinations, data, data_prep, numbers
+
+from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMTask
 
 # One module of tests/wrong_uses a kind of wrong use, and its table here.
 USES = [
@@ -42,7 +43,15 @@ def arguments(use):
     given = use.options.split()
     if use.command not in COMMANDS:
         return given
-    common = [f"fairseq-{use.command}", use.data, "--user-dir", str(commands.USER_DIR), "--task", "memory_caching_lm", "--cpu"]
+    common = [
+        f"fairseq-{use.command}",
+        use.data,
+        "--user-dir",
+        str(commands.USER_DIR),
+        "--task",
+        "memory_caching_lm",
+        "--cpu",
+    ]
     common += ["--num-workers", "0"]
     if use.command == "validate":
         return [*common, "--path", "model.pt", "--valid-subset", "test", "--batch-size", "1", *given]

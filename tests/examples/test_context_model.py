@@ -44,13 +44,16 @@ class Loops:
         return -sum(math.log2(self.probability(data[i - 2 : i], data[i])) for i in range(2, len(data))) / len(test)
 
 
-@pytest.mark.parametrize("train, test", [
-    pytest.param(text(3000, 0), text(500, 1), id="same words"),
-    pytest.param(text(300, 0), bytes(range(256)), id="unseen bytes"),
-    pytest.param(b"a", b"ab", id="one byte"),
-    pytest.param(b"", b"anything", id="nothing to learn from"),
-    pytest.param(b"\xff\x00\xff\xff", b"\xff\xff\x00", id="extreme bytes"),
-])
+@pytest.mark.parametrize(
+    "train, test",
+    [
+        pytest.param(text(3000, 0), text(500, 1), id="same words"),
+        pytest.param(text(300, 0), bytes(range(256)), id="unseen bytes"),
+        pytest.param(b"a", b"ab", id="one byte"),
+        pytest.param(b"", b"anything", id="nothing to learn from"),
+        pytest.param(b"\xff\x00\xff\xff", b"\xff\xff\x00", id="extreme bytes"),
+    ],
+)
 def test_equals_loops(train, test):
     fast = context_model.ContextModel(io.BytesIO(train)).bits_per_byte(io.BytesIO(test))
     assert fast == pytest.approx(Loops(train).bits_per_byte(test), rel=1e-12)
@@ -62,7 +65,9 @@ def test_chunk_borders_change_nothing():
     for chunk in (1, 2, 7):
         pieces = context_model.ContextModel(io.BytesIO(train), chunk=chunk)
         assert np.array_equal(pieces.counts, whole.counts)
-        assert pieces.bits_per_byte(io.BytesIO(test), chunk=chunk) == pytest.approx(whole.bits_per_byte(io.BytesIO(test)))
+        assert pieces.bits_per_byte(io.BytesIO(test), chunk=chunk) == pytest.approx(
+            whole.bits_per_byte(io.BytesIO(test))
+        )
 
 
 @pytest.mark.parametrize("context", [b"th", b"e ", b"\n\n", b"hz", b"zz"], ids=repr)

@@ -10,7 +10,6 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "examples" / "quickstart"
 sys.path.insert(0, str(FOLDER))
 import demo
-import forgetting
 import progress
 import report
 from pace import Pace
@@ -143,7 +142,9 @@ def test_every_byte_must_be_scored(fake, tmp_path, capsys):
     assert "scored 12 tokens, but the test text has 13 bytes" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("what", ["missing", "empty string", "empty file", "folder of empty files", "folder of hidden files", "too short"])
+@pytest.mark.parametrize(
+    "what", ["missing", "empty string", "empty file", "folder of empty files", "folder of hidden files", "too short"]
+)
 def test_nothing_to_read(what, fake, tmp_path, capsys):
     folder = tmp_path / "texts"
     (folder / "inner").mkdir(parents=True)
@@ -229,7 +230,13 @@ def legs(rate, *, cores, seconds=240):
 def test_threads_are_tried_as_long_as_more_are_faster():
     assert {threads for threads, *_ in legs(lambda threads, time: 4, cores=1)} == {1}
     assert [threads for threads, *_ in legs(lambda threads, time: 4 / threads, cores=8)] == [1, 2, 1, 1, 1]
-    assert [threads for threads, *_ in legs(lambda threads, time: {1: 3, 2: 5, 4: 7, 8: 6}[threads], cores=16)][:5] == [1, 2, 4, 8, 4]
+    assert [threads for threads, *_ in legs(lambda threads, time: {1: 3, 2: 5, 4: 7, 8: 6}[threads], cores=16)][:5] == [
+        1,
+        2,
+        4,
+        8,
+        4,
+    ]
     assert [threads for threads, *_ in legs(lambda threads, time: threads, cores=6)][-1] == 4
 
 
@@ -243,7 +250,9 @@ def test_a_machine_that_changes_ends_annealed_and_in_time(rate):
     assert last[2] <= 240 + 60
 
 
-@pytest.mark.parametrize("line", ["", "{}", "time | INFO | fairseq_cli.train | {'_name': None}", "a | b | c | Start iterating"])
+@pytest.mark.parametrize(
+    "line", ["", "{}", "time | INFO | fairseq_cli.train | {'_name': None}", "a | b | c | Start iterating"]
+)
 def test_other_lines_are_no_statistics(line):
     assert progress.read_json(line) == (None, {})
     assert progress.TrainingProgress(1, 1).line(line) is None

@@ -1,4 +1,5 @@
 """The benchmarks run, and compare what they say they compare; their figures are for the README, not for a test."""
+
 import json
 import os
 import sys
@@ -16,9 +17,15 @@ def test_speed_beside_fairseq_preprocess(tmp_path):
     text = tmp_path / "text"
     text.write_text("some words \u20ac\n\n  and more of them\n" * 200)
     rows = results(commands.run(sys.executable, FOLDER / "binarize_speed.py", text, "--runs", "1", "--json"))
-    assert [(row["level"], row["workers"], row["identical"]) for row in rows] == [("bytes", 1, False), ("chars", 1, False), ("words", 1, True)]
+    assert [(row["level"], row["workers"], row["identical"]) for row in rows] == [
+        ("bytes", 1, False),
+        ("chars", 1, False),
+        ("words", 1, True),
+    ]
     assert all(row["bytes"] == text.stat().st_size for row in rows)
-    assert all(abs(row["our_bytes_per_second"] / row["fairseq_bytes_per_second"] / row["ratio"] - 1) < 1e-6 for row in rows)
+    assert all(
+        abs(row["our_bytes_per_second"] / row["fairseq_bytes_per_second"] / row["ratio"] - 1) < 1e-6 for row in rows
+    )
 
 
 def test_memory_of_a_generated_text():
@@ -71,7 +78,11 @@ for mode in ("score", "train"):
         getattr(model, mode)(block)
     print(mode, operations(shape, model, training=mode == "train") / counter.get_total_flops())
 """
-    shares = dict(line.split() for line in commands.run(sys.executable, "-c", script).splitlines() if line[:5] in ("score", "train"))
+    shares = dict(
+        line.split()
+        for line in commands.run(sys.executable, "-c", script).splitlines()
+        if line[:5] in ("score", "train")
+    )
     assert 0.9 < float(shares["score"]) <= 1.0 and 0.9 < float(shares["train"]) <= 1.0
 
 

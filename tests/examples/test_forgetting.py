@@ -71,7 +71,9 @@ def test_all_three(tmp_path, capsys):
     assert results["near"].memory_size == round(results["expire"].memory_size) < forgetting.LONGEST
     assert results["near"].spans == [[results["near"].memory_size] * 3] * 2
     # Few updates have not changed much of what spans start at.
-    assert all(span == pytest.approx(forgetting.LONGEST / 2, rel=0.3) for layer in results["expire"].spans for span in layer)
+    assert all(
+        span == pytest.approx(forgetting.LONGEST / 2, rel=0.3) for layer in results["expire"].spans for span in layer
+    )
     printed = forgetting.report(results)
     assert printed in capsys.readouterr().out
     assert re.search(rf"Expire-Span, up to {forgetting.LONGEST} steps \| +{results['expire'].right:.1%} \|", printed)

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import commands
 import pytest
@@ -30,7 +30,14 @@ NAMES = sorted(f"{corpus}/{path.stem}" for corpus in CORPORA for path in (EXAMPL
 COMPRESSIVE = "enwik8/compressive_transformer"
 BASE, FINETUNE = "enwik8/expire_span", "enwik8/expire_span_finetune"
 # Those that differ most; each takes a while.
-RUN_ALWAYS = {BASE, FINETUNE, COMPRESSIVE, "enwik8/expire_span_small", "pg19/expire_span_32k", "wikitext103/expire_span"}
+RUN_ALWAYS = {
+    BASE,
+    FINETUNE,
+    COMPRESSIVE,
+    "enwik8/expire_span_small",
+    "pg19/expire_span_32k",
+    "wikitext103/expire_span",
+}
 
 
 class Size(NamedTuple):
@@ -38,7 +45,7 @@ class Size(NamedTuple):
 
     symbols: int
     ours: int
-    paper: Optional[float] = None
+    paper: float | None = None
     missing: int = 0
 
 
@@ -146,13 +153,23 @@ def row(name):
 
 
 def test_all_are_known():
-    assert NAMES == sorted(SIZES)
+    assert sorted(SIZES) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_script_and_yaml_mean_the_same(name, train_config):
     script_says, yaml_says = plain(train_config(name)), plain(yaml_config(name))
-    for group in ("task", "model", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset", "checkpoint", "common"):
+    for group in (
+        "task",
+        "model",
+        "criterion",
+        "optimizer",
+        "lr_scheduler",
+        "optimization",
+        "dataset",
+        "checkpoint",
+        "common",
+    ):
         assert script_says[group] == yaml_says[group], group
     backend = "ddp_backend"
     assert script_says["distributed_training"][backend] == yaml_says["distributed_training"][backend]
@@ -176,7 +193,15 @@ def test_parameters(name, train_config):
 def test_preset_is_the_recipe(name, train_config):
     recipe = train_config(name)
     preset = config(
-        ["DATA", "--task", "memory_caching_lm", "--arch", PRESETS[name], "--tokens-per-sample", str(recipe.task.tokens_per_sample)]
+        [
+            "DATA",
+            "--task",
+            "memory_caching_lm",
+            "--arch",
+            PRESETS[name],
+            "--tokens-per-sample",
+            str(recipe.task.tokens_per_sample),
+        ]
     )
     assert plain(preset.model) == {**plain(recipe.model), "_name": plain(preset.model)["_name"]}
 
@@ -311,7 +336,9 @@ def test_runs_at_its_width_and_depth(name, runs, data, train_config):
     assert re.findall(r"num\. model params: ([\d,]+)", output) == [f"{parameters:,}"] * 2
     scored = [int(number.replace(",", "")) for number in re.findall(r"Evaluated ([\d,]+) tokens", output)]
     if name.startswith("wikitext103"):
-        lengths = [len(line.split()) + 1 for split in ("valid", "test") for line in (data / split).read_text().splitlines()]
+        lengths = [
+            len(line.split()) + 1 for split in ("valid", "test") for line in (data / split).read_text().splitlines()
+        ]
         assert sum(scored) == sum(lengths)
     else:
         assert scored == [LENGTHS["valid"], LENGTHS["test"]]

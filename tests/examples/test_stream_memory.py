@@ -10,7 +10,9 @@ SCRIPT = commands.ROOT / "examples" / "efficiency" / "stream_memory.py"
 
 def test_memory_of_a_long_stream():
     options = ["--width", "16", "--bytes", "60000", "--part", "1000", "--json"]
-    rows = [json.loads(line) for line in commands.run(sys.executable, SCRIPT, *options).splitlines() if line.startswith("{")]
+    rows = [
+        json.loads(line) for line in commands.run(sys.executable, SCRIPT, *options).splitlines() if line.startswith("{")
+    ]
     assert len(rows) == 24 and rows[-1]["bytes"] == 60000 and all(row["written"] for row in rows)
     # Spans are a few hundred steps, so that all is forgotten many times; all states would be fifty times what is alive.
     assert max(row["states"] for row in rows) < 1000

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from small_models import text_model
 
 # Bytes at random are hardly ever UTF-8; these are, but for what they are cut into.
-TEXTS = st.one_of(st.binary(min_size=1, max_size=40), st.text(min_size=1, max_size=12).map(lambda text: text.encode("utf-8", "replace")[1:] or b"a"))
+TEXTS = st.one_of(
+    st.binary(min_size=1, max_size=40),
+    st.text(min_size=1, max_size=12).map(lambda text: text.encode("utf-8", "replace")[1:] or b"a"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,9 @@ def test_other_models_say_what_they_cannot_read(level):
     model = text_model(level=level, symbols=["a", "b", "\u00e9"])
     for text in (b"a \xff b", "a \udcff b"):
         for use in (model.score, lambda text: list(model.generate(text)), lambda text: model.stream().feed(text)):
-            with pytest.raises(ValueError, match="the text given: not UTF-8 at byte 2 .*take bytes for symbols") as error:
+            with pytest.raises(
+                ValueError, match="the text given: not UTF-8 at byte 2 .*take bytes for symbols"
+            ) as error:
                 use(text)
             assert "\n" not in str(error.value)
     # What is UTF-8 after all.
@@ -81,7 +86,9 @@ def test_other_models_say_what_they_cannot_read(level):
 
 @pytest.mark.parametrize("text", ["a\ud800", "\udc7fa", "\ud83d\ude00"], ids=ascii)
 def test_surrogates_that_are_no_bytes(model, text):
-    with pytest.raises(ValueError, match="the text given: U\\+D[0-9A-F]{3} at character \\d is half of a surrogate pair"):
+    with pytest.raises(
+        ValueError, match="the text given: U\\+D[0-9A-F]{3} at character \\d is half of a surrogate pair"
+    ):
         model.score(text)
 
 

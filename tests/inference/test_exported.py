@@ -80,7 +80,10 @@ class NoFloat64(TorchFunctionMode):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_nothing_on_the_device_is_float64(policy):
     model = text_model(policy)
-    expected = model.score(TEXT).token_bits, "".join(model.generate("so", max_tokens=20, seed=1, top_k=5, top_p=0.9, utf8=True))
+    expected = (
+        model.score(TEXT).token_bits,
+        "".join(model.generate("so", max_tokens=20, seed=1, top_k=5, top_p=0.9, utf8=True)),
+    )
     with NoFloat64():
         assert np.array_equal(model.score(TEXT).token_bits, expected[0])
         assert "".join(model.generate("so", max_tokens=20, seed=1, top_k=5, top_p=0.9, utf8=True)) == expected[1]

@@ -7,15 +7,15 @@ import re
 import shutil
 import sys
 
+import commands
 import numpy as np
 import pytest
 import torch
+from building import build
 from omegaconf import OmegaConf
 from scoring import exact_loss, reader_loss
 
-import commands
 import fairseq_expire
-from building import build
 from fairseq_expire import export
 
 TEXT = "    def wrap(self, text):\n        return ['one', 'two']\n"
@@ -40,7 +40,12 @@ def test_score_is_that_of_fairseq_eval_lm(exported, data_bin, checkpoint, corpus
 
 
 def test_an_export_is_the_checkpoint(exported, checkpoint, data_bin):
-    assert sorted(path.name for path in exported.iterdir()) == ["config.json", "dict.txt", "manifest.json", "model.safetensors"]
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "config.json",
+        "dict.txt",
+        "manifest.json",
+        "model.safetensors",
+    ]
     ours, theirs = fairseq_expire.load(exported), fairseq_expire.load(checkpoint)
     assert torch.equal(ours.fingerprint, theirs.fingerprint)
     assert np.array_equal(ours.score(TEXT).token_bits, theirs.score(TEXT).token_bits)
@@ -73,13 +78,23 @@ except ImportError as error:
     model = fairseq_expire.load(exported)
     assert float(bits) == model.score(TEXT).bits
     assert ast.literal_eval(written) == "".join(model.generate("def ", max_tokens=20, seed=1, utf8=True))
-    assert re.search(r"checkpoint_last.pt: a checkpoint, unlike an export .*, needs fairseq, which is not installed", refused)
+    assert re.search(
+        r"checkpoint_last.pt: a checkpoint, unlike an export .*, needs fairseq, which is not installed", refused
+    )
 
 
 LARGE = ["--adaptive-input", "--adaptive-input-cutoff", "20,40", "--adaptive-softmax-cutoff", "20,40"]
 OTHERS = {
     "transformer_xl_lm": ["--max-span", "9", "--share-decoder-input-output-embed", "--decoder-normalize-before"],
-    "adaptive_span_lm": ["--max-span", "20", "--span-ramp", "4", *LARGE, "--tie-adaptive-weights", "--tie-adaptive-proj"],
+    "adaptive_span_lm": [
+        "--max-span",
+        "20",
+        "--span-ramp",
+        "4",
+        *LARGE,
+        "--tie-adaptive-weights",
+        "--tie-adaptive-proj",
+    ],
     "compressive_transformer_lm": ["--max-span", "8", "--compression", "conv", *LARGE],
     "expire_span_lm_tiny": ["--max-span", "99", "--span-init", "20"],
 }
@@ -151,7 +166,9 @@ def test_checkpoints_that_are_refused(checkpoint, tmp_path, capfd):
     content = checkpoint.read_bytes()
     for damaged in (b"", b"no checkpoint", content[:1000], content[: len(content) // 2], pickle.dumps({"model": 1})):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"checkpoint.pt is no checkpoint, or is cut short \([\d,]+ bytes\): restore it"):
+        with pytest.raises(
+            ValueError, match=r"checkpoint.pt is no checkpoint, or is cut short \([\d,]+ bytes\): restore it"
+        ):
             fairseq_expire.load(path)
     path.write_bytes(pickle.dumps(Code()))
     with pytest.raises(ValueError, match="it is refused|is no checkpoint"):
@@ -177,13 +194,21 @@ def change_model(folder, **changed):
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "no config.json in"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json: not JSON"),
         (lambda f: change_config(f, format=1), ValueError, "its format is not 2, the one this version reads; export"),
-        (lambda f: change_config(f, dictionary_digest=64 * "0"), ValueError, "trained with another dictionary than the dict.txt"),
+        (
+            lambda f: change_config(f, dictionary_digest=64 * "0"),
+            ValueError,
+            "trained with another dictionary than the dict.txt",
+        ),
         (lambda f: change_model(f, depth=1), ValueError, "the field depth .* not known"),
         (lambda f: change_model(f, num_layers=1), ValueError, "not the weights of .*layers.1.* expected none"),
         (lambda f: change_model(f, num_heads=5), ValueError, "config.json: .*5 heads and width 32"),
         (lambda f: change_model(f, symbols=5), ValueError, "symbols, and the model has 5"),
         (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, "no model.safetensors in"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"\0" * 99), ValueError, "model.safetensors: not the file that"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"\0" * 99),
+            ValueError,
+            "model.safetensors: not the file that",
+        ),
         (lambda f: (f / "dict.txt").unlink(), FileNotFoundError, "no dict.txt in"),
         (lambda f: (f / "dict.txt").write_text("a 1\n"), ValueError, "dict.txt: not the file that manifest.json names"),
         (lambda f: (f / "manifest.json").unlink(), ValueError, "the model reads bytes, but .* says words"),

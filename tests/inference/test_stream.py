@@ -98,7 +98,11 @@ def test_a_saved_stream_goes_on_as_if_nothing_had_been(model, tmp_path):
     restored = model.stream()
     restored.feed("something else")
     restored.restore(tmp_path / "state")
-    for other in (restored, model.stream(state), model.stream(dict(torch.load(saved(state, tmp_path), weights_only=True)))):
+    for other in (
+        restored,
+        model.stream(state),
+        model.stream(dict(torch.load(saved(state, tmp_path), weights_only=True))),
+    ):
         assert other.tokens_read == 44
         other.feed(TEXT.encode()[44:])
         torch.testing.assert_close(other.next_distribution().log_probs, expected)
@@ -140,7 +144,9 @@ def test_states_of_other_streams(model, tmp_path):
     state = stream.state_dict()
     with pytest.raises(ValueError, match="not the state of a memory"):
         stream.load_state_dict({name: value for name, value in state.items() if name != "memory.1.age"})
-    with pytest.raises(ValueError, match=r"not the state of a stream: expected features \[1, 1, \d+\], got \[1, 1, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"not the state of a stream: expected features \[1, 1, \d+\], got \[1, 1, 3\]"
+    ):
         stream.load_state_dict({**state, "features": state["features"][..., :3]})
     with pytest.raises(ValueError, match="only with the weights it was made with, and their span_limit"):
         limited = copy.deepcopy(model)

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_expire.data.dictionary import SPECIAL_SYMBOLS
-from fairseq_expire.data.symbols import byte_symbol
 from fairseq_expire.inference.utf8 import Utf8Mask
+from fairseq_expire.tokenizers.dictionary import SPECIAL_SYMBOLS
+from fairseq_expire.tokenizers.symbols import byte_symbol
 
 EOS = 2
 ALL = Utf8Mask([*SPECIAL_SYMBOLS, *(byte_symbol(byte) for byte in range(256))])
@@ -84,7 +84,7 @@ def test_random_writing_is_utf8(long):
 
 
 def test_rows_of_a_batch_and_what_they_need():
-    texts = ["aaa".encode(), "aé".encode(), "a€".encode()[1:], b"a\xe2\x82", b"\xf0\x9f\x98", b"x\xf0\x9f", b"\xc3"]
+    texts = [b"aaa", "aé".encode(), "a€".encode()[1:], b"a\xe2\x82", b"\xf0\x9f\x98", b"x\xf0\x9f", b"\xc3"]
     texts = [b" " * (4 - len(text)) + text for text in texts]
     tokens = torch.cat([ids(text) for text in texts])
     assert ALL.needed(tokens).tolist() == [0, 0, 0, 1, 1, 2, 1]

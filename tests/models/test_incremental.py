@@ -1,10 +1,10 @@
 """The decoder as fairseq's generator calls it: a token at a time, with a memory that follows the beam."""
 
+import commands
 import pytest
 import torch
-
-import commands
 from building import build
+
 from fairseq_expire.modules import Memory
 
 OPTIONS = {
@@ -79,10 +79,10 @@ def test_rows_read_by_themselves_go_on_side_by_side(decoder):
     tokens = text(3, 60)
     whole, _ = decoder(tokens)
     memories = [decoder(row[None, :40])[1]["memory"] for row in tokens]
-    scores, _ = decoder(tokens[:, 40:], memory=Memory.joined(memories))
+    scores, _ = decoder(tokens[:, 40:], memory=Memory.cat(memories))
     torch.testing.assert_close(scores, whole[:, 40:])
     with pytest.raises(ValueError, match="equally many tokens .* got 40, 41 tokens"):
-        Memory.joined([memories[0], decoder(tokens[:1, :41])[1]["memory"]])
+        Memory.cat([memories[0], decoder(tokens[:1, :41])[1]["memory"]])
 
 
 def test_a_beam_step_copies_a_memory_once(decoder):

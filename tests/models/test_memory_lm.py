@@ -2,17 +2,16 @@
 
 from types import SimpleNamespace
 
+import commands
 import pytest
 import torch
+from building import build
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
-import commands
-from building import Task, build
 from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 from fairseq_expire.modules import ExpireSpan, FixedSpan
-
 
 SMALL = [*commands.MODEL, "--max-span", "64", "--span-ramp", "8", "--span-init", "16"]
 FIXED = [*commands.MODEL, "--max-span", "64"]
@@ -28,7 +27,13 @@ def test_options_reach_the_modules():
     stack = model.decoder.stack
     policy = stack.layers[1].policy
     assert isinstance(policy, ExpireSpan)
-    assert (policy.max_span, policy.ramp, policy.input_scale, policy.shortening, policy.span_limit) == (64, 8, 3, True, 9)
+    assert (policy.max_span, policy.ramp, policy.input_scale, policy.shortening, policy.span_limit) == (
+        64,
+        8,
+        3,
+        True,
+        9,
+    )
     torch.testing.assert_close(policy.spans(torch.randn(1, 1, 32)), torch.full((1, 1, 1), 16.0))
     assert stack.checkpoint_activations
     assert stack.position.shape == (11, 16) and stack.final_norm is not None and len(stack.layers) == 2

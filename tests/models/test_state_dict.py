@@ -3,13 +3,12 @@
 import copy
 from collections import Counter
 
+import commands
 import pytest
 import torch
 from building import build
 from fairseq.dataclass.configs import EMAConfig
 from fairseq.models.ema import build_ema
-
-import commands
 
 LARGE = ["--adaptive-input", "--adaptive-input-cutoff", "20,40", "--adaptive-softmax-cutoff", "20,40"]
 TIED = [*LARGE, "--tie-adaptive-weights", "--tie-adaptive-proj"]

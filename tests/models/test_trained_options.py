@@ -45,7 +45,9 @@ def other(field, value):
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_option_is_either_part_of_the_model_or_free(arch):
-    cfg, trained = options_of("--adaptive-input", "--adaptive-input-cutoff", "20", "--adaptive-softmax-cutoff", "20", arch=arch)
+    cfg, trained = options_of(
+        "--adaptive-input", "--adaptive-input-cutoff", "20", "--adaptive-softmax-cutoff", "20", arch=arch
+    )
     assert differences(trained, cfg) == []
     for field in dataclasses.fields(MODEL_DATACLASS_REGISTRY[arch]):
         assert (field.name in FREE) != (TRAINED in field.metadata), field.name
@@ -57,13 +59,17 @@ def test_every_option_is_either_part_of_the_model_or_free(arch):
         option = f"--{field.name.replace('_', '-')}"
         # Without adaptive input, its bands are none.
         assert found[0] == option and (len(found) == 1 or option == "--adaptive-input")
-        with pytest.raises(ValueError, match=f"model.pt was trained with .*{option} .* asks for .*{option} .* part of the trained"):
+        with pytest.raises(
+            ValueError, match=f"model.pt was trained with .*{option} .* asks for .*{option} .* part of the trained"
+        ):
             check_trained_options("model.pt", trained, changed, weights_only=False)
 
 
 def test_what_a_model_does_not_use_may_differ():
     cfg, trained = options_of()
-    more, _ = options_of("--adaptive-softmax-factor", "2", "--adaptive-input-cutoff", "20", "--dropout", "0.5", "--span-init", "3")
+    more, _ = options_of(
+        "--adaptive-softmax-factor", "2", "--adaptive-input-cutoff", "20", "--dropout", "0.5", "--span-init", "3"
+    )
     assert differences(trained, more) == []
     _, bands = options_of("--adaptive-softmax-cutoff", "20")
     same, _ = options_of("--adaptive-softmax-cutoff", "[20]", "--adaptive-softmax-factor", "4.0")
@@ -73,21 +79,35 @@ def test_what_a_model_does_not_use_may_differ():
 def test_a_preset_is_what_it_stands_for():
     tiny, trained = options_of("--span-init", "3", arch="expire_span_lm_tiny")
     spelled, _ = options_of(
-        "--span-ramp", "32", "--span-input-scale", "8", "--share-decoder-input-output-embed", "--decoder-normalize-before"
+        "--span-ramp",
+        "32",
+        "--span-input-scale",
+        "8",
+        "--share-decoder-input-output-embed",
+        "--decoder-normalize-before",
     )
     assert differences(trained, spelled) == differences(trained, tiny) == []
     architecture, _ = options_of(arch="transformer_xl_lm")
     (difference,) = differences(trained, architecture)
-    assert (difference.option, difference.trained, difference.asked) == ("--arch", "expire_span_lm", "transformer_xl_lm")
+    assert (difference.option, difference.trained, difference.asked) == (
+        "--arch",
+        "expire_span_lm",
+        "transformer_xl_lm",
+    )
 
 
 def test_weights_alone_may_go_into_other_spans():
     _, trained = options_of()
     spans, _ = options_of("--max-span", "96", "--span-ramp", "4")
     said = check_trained_options("model.pt", trained, spans, weights_only=True)
-    assert said == "the weights of model.pt were trained with --max-span 64, --span-ramp 128, here --max-span 96, --span-ramp 4"
+    assert (
+        said
+        == "the weights of model.pt were trained with --max-span 64, --span-ramp 128, here --max-span 96, --span-ramp 4"
+    )
     more, _ = options_of("--max-span", "96", "--decoder-normalize-before")
-    with pytest.raises(ValueError, match="trained with --decoder-normalize-before off, and .* for --decoder-normalize-before on:"):
+    with pytest.raises(
+        ValueError, match="trained with --decoder-normalize-before off, and .* for --decoder-normalize-before on:"
+    ):
         check_trained_options("model.pt", trained, more, weights_only=True)
 
 
@@ -100,7 +120,10 @@ GOOD = [
     {},
 ]
 BAD = [
-    ({"span_limt": 5}, r"no option span_limt to override in the checkpoint \(is span_limit meant\?\): .*, max_span, .*, span_ramp"),
+    (
+        {"span_limt": 5},
+        r"no option span_limt to override in the checkpoint \(is span_limit meant\?\): .*, max_span, .*, span_ramp",
+    ),
     ({"model": {"maxspan": 5}}, r"no option model.maxspan to override in the checkpoint \(is max_span meant\?\)"),
     ({"compressed_size": 5}, "no option compressed_size"),
     ({"span_limit": 5, "x": 1, "a": 2}, "no option a, x to override in the checkpoint: expected names such as"),
@@ -119,7 +142,9 @@ def test_overrides_that_there_are_not(checkpoint, overrides, words):
 
 
 def test_what_from_pretrained_puts_in_place_of_options(checkpoint, data_bin):
-    loaded = ExpireSpanLanguageModel.from_pretrained(str(checkpoint.parent), checkpoint.name, str(data_bin), span_limit=5)
+    loaded = ExpireSpanLanguageModel.from_pretrained(
+        str(checkpoint.parent), checkpoint.name, str(data_bin), span_limit=5
+    )
     assert loaded.models[0].decoder.stack.layers[0].policy.span_limit == 5
     with pytest.raises(ValueError, match="no option span_limt to override"):
         ExpireSpanLanguageModel.from_pretrained(str(checkpoint.parent), checkpoint.name, str(data_bin), span_limt=5)

@@ -3,16 +3,17 @@
 import copy
 import io
 import pickle
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 import torch
+from fuzzing import fuzz
 from hypothesis import strategies as st
 
-from fairseq_expire.modules import AdaptiveSpan, Compressive, ExpireSpan, FixedSpan, LayerMemory, Memory, naive
+from fairseq_expire.modules import AdaptiveSpan, Compressive, ExpireSpan, FixedSpan, LayerMemory, Memory
+from fairseq_expire.modules.attention import loops as naive
 from fairseq_expire.modules.layer_memory import EMPTY_AGE, SLACK
 from fairseq_expire.modules.rows import joined
 from fairseq_expire.modules.transformer import _kept
-from fuzzing import fuzz
 
 WIDTH = 2
 
@@ -33,7 +34,7 @@ def spans_of(numbers):
     return (numbers % 7).double().unsqueeze(-1)
 
 
-def held_by(memory) -> List[List[Token]]:
+def held_by(memory) -> list[list[Token]]:
     """What the rows of a memory hold, with everything that belongs to a token checked."""
     rows = []
     slots = memory.compressed_slots()
@@ -48,7 +49,7 @@ def held_by(memory) -> List[List[Token]]:
         assert all(age <= memory.oldest for age in ages)
         rows.append([Token(int(n), a, c) for n, a, c in zip(numbers.tolist(), ages, slots[row, used].tolist())])
     packed = [memory.states[row, memory.age.size(1) - count :] for row, count in enumerate(memory.held)]
-    assert torch.equal(memory.packed(), torch.cat(packed))
+    assert torch.equal(memory.flatten(), torch.cat(packed))
     return rows
 
 
@@ -56,7 +57,7 @@ class Kept(NamedTuple):
     """A memory, what it should hold, how many tokens it has read, and its tensors as they were."""
 
     memory: LayerMemory
-    rows: List[List[Token]]
+    rows: list[list[Token]]
     read: int
     before: dict
 
@@ -68,7 +69,9 @@ class Kept(NamedTuple):
         assert held_by(self.memory) == self.rows
         assert self.memory.read == self.read
         after = Memory((self.memory,)).state_dict()
-        assert after.keys() == self.before.keys() and all(torch.equal(after[name], x) for name, x in self.before.items())
+        assert after.keys() == self.before.keys() and all(
+            torch.equal(after[name], x) for name, x in self.before.items()
+        )
 
 
 def saved_and_loaded(memory):
@@ -139,7 +142,7 @@ class Steps:
 
     def older(self, kept, steps):
         rows = [[token._replace(age=token.age + steps) for token in row] for row in kept.rows]
-        return Kept.of(kept.memory.aged(steps), rows, kept.read + steps)
+        return Kept.of(kept.memory.advance(steps), rows, kept.read + steps)
 
     def keep(self, kept):
         """Some of the tokens; as the stack does it after a block, or into room of a given size."""
@@ -158,7 +161,7 @@ class Steps:
             bound = -(-max(counts) // SLACK) * SLACK + block
             assert memory.age.size(1) + block <= memory.room.data.size(1) <= bound
         else:
-            memory = kept.memory.kept(keep, counts, oldest=oldest, room=block)
+            memory = kept.memory.compact(keep, counts, oldest=oldest, room=block)
             assert memory.held == counts and memory.age.size(1) == max(counts)
         return Kept.of(memory, rows, kept.read)
 
@@ -176,7 +179,9 @@ class Steps:
         groups = self.draw(st.integers(0, 2), "groups")
         missing = [self.draw(st.integers(0, groups), "missing") for _ in kept.rows]
         numbers, states, spans = self.new(len(kept.rows), groups)
-        age = torch.tensor([[EMPTY_AGE if g < m else 10 - g for g in range(groups)] for m in missing]).view(numbers.shape)
+        age = torch.tensor([[EMPTY_AGE if g < m else 10 - g for g in range(groups)] for m in missing]).view(
+            numbers.shape
+        )
         memory = kept.memory.with_compressed(states, age.long(), spans)
         rows = [
             [*row, *(Token(n, 10 - g, True) for g, n in enumerate(own) if g >= m)]
@@ -197,7 +202,15 @@ def test_what_a_memory_holds(long):
         for kept in doing.all:
             kept.check()
 
-    fuzz(at, examples=300, long=long, data=st.data(), rows=st.integers(1, 3), keys=st.booleans(), steps=st.integers(1, 12))
+    fuzz(
+        at,
+        examples=300,
+        long=long,
+        data=st.data(),
+        rows=st.integers(1, 3),
+        keys=st.booleans(),
+        steps=st.integers(1, 12),
+    )
 
 
 def ever_seen(policy, span, age, compressed):
@@ -218,18 +231,26 @@ def test_what_is_retained_is_what_will_be_seen(long):
         if kind == "compressive" and limit is not None:
             # Under a limit among the states, compressed memories are kept for some steps for nothing.
             limit += max(span, rate)
-        policy = {
-            "expire": lambda: ExpireSpan(embed_dim=4, max_span=span, ramp=ramp, span_init=span / 2, span_limit=limit),
-            "fixed": lambda: FixedSpan(max_span=span, span_limit=limit),
-            "adaptive": lambda: AdaptiveSpan(num_heads=2, max_span=span, ramp=ramp, span_limit=limit),
-            "compressive": lambda: Compressive(
-                embed_dim=4, max_span=max(span, rate), compressed_size=size, rate=rate, span_limit=limit
-            ),
-        }[kind]().double().train(not scoring)
+        policy = (
+            {
+                "expire": lambda: ExpireSpan(
+                    embed_dim=4, max_span=span, ramp=ramp, span_init=span / 2, span_limit=limit
+                ),
+                "fixed": lambda: FixedSpan(max_span=span, span_limit=limit),
+                "adaptive": lambda: AdaptiveSpan(num_heads=2, max_span=span, ramp=ramp, span_limit=limit),
+                "compressive": lambda: Compressive(
+                    embed_dim=4, max_span=max(span, rate), compressed_size=size, rate=rate, span_limit=limit
+                ),
+            }[kind]()
+            .double()
+            .train(not scoring)
+        )
         for parameter in policy.parameters():
             parameter.copy_(torch.rand(parameter.shape, generator=generator))
         states = torch.randn(2, 12, 4, dtype=torch.float64, generator=generator)
-        age = torch.stack([torch.randperm(60, generator=generator)[:12].sort(descending=True).values + 1 for _ in range(2)])
+        age = torch.stack(
+            [torch.randperm(60, generator=generator)[:12].sort(descending=True).values + 1 for _ in range(2)]
+        )
         age[0, :2] = EMPTY_AGE
         spans, slots = policy.spans(states), None
         if policy.compresses:

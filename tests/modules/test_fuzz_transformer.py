@@ -1,16 +1,16 @@
 """Any stack that reads any text in any blocks, against the reader that takes the whole row at once and keeps everything."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
+import reader
 import torch
+from fuzzing import fuzz
 from hypothesis import strategies as st
 
-import reader
 from fairseq_expire.modules import AdaptiveSpan, Compressive, ExpireSpan, FixedSpan, Memory, MemoryTransformer
-from fairseq_expire.modules.compressive import POOLINGS
 from fairseq_expire.modules.layer_memory import SLACK
-from fuzzing import fuzz
+from fairseq_expire.modules.policies.compressive import POOLINGS
 
 
 class Model(NamedTuple):
@@ -24,7 +24,7 @@ class Model(NamedTuple):
     layers: int
     reach: int
     pre_norm: bool
-    limit: Optional[int]
+    limit: int | None
     size: int
     rate: int
     pooling: str
@@ -69,13 +69,20 @@ class Model(NamedTuple):
             "adaptive": lambda: (reader.adaptive_span_mask(max_span=self.span, ramp=self.ramp, limit=limit), None),
             "compressive": lambda: (
                 reader.fixed_span_mask(max_span=self.span, limit=limit),
-                reader.compressed(max_span=self.span, size=self.size, rate=self.rate, pooling=self.pooling, limit=limit),
+                reader.compressed(
+                    max_span=self.span, size=self.size, rate=self.rate, pooling=self.pooling, limit=limit
+                ),
             ),
         }[self.kind]()
         state = {name: tensor.double().numpy() for name, tensor in stack.state_dict().items()}
         rows = [
             reader.read(
-                state, row.double().numpy(), heads=self.heads, pre_norm=self.pre_norm, mask_of=mask, compressed_of=compressed
+                state,
+                row.double().numpy(),
+                heads=self.heads,
+                pre_norm=self.pre_norm,
+                mask_of=mask,
+                compressed_of=compressed,
             )
             for row in hidden
         ]

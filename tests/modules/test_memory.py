@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fairseq_expire.modules import LayerMemory, Memory
+from fairseq_expire.modules.growable_buffer import GrowableBuffer
 from fairseq_expire.modules.layer_memory import EMPTY_AGE
-from fairseq_expire.modules.storage import Room
 
 
 def layer(rows=2, held=3, width=4):
@@ -18,7 +18,7 @@ def layer(rows=2, held=3, width=4):
 def test_kept_packs_each_row_to_the_right_in_order():
     memory = layer(held=4)
     keep = torch.tensor([[True, False, True, False], [False, False, False, True]])
-    kept = memory.kept(keep, (2, 1))
+    kept = memory.compact(keep, (2, 1))
     assert kept.age.tolist()[0] == [4, 2]
     assert kept.age.tolist()[1][1] == 1 and kept.age[1, 0] >= EMPTY_AGE
     assert torch.equal(kept.states[0], memory.states[0, [0, 2]])
@@ -28,7 +28,7 @@ def test_kept_packs_each_row_to_the_right_in_order():
 
 
 def test_kept_may_be_nothing():
-    kept = layer().kept(torch.zeros(2, 3, dtype=torch.bool), (0, 0))
+    kept = layer().compact(torch.zeros(2, 3, dtype=torch.bool), (0, 0))
     assert kept.states.shape == (2, 0, 4)
 
 
@@ -41,7 +41,7 @@ def test_extended_ages_the_block_and_leaves_padding_out():
 
 def test_aged_reordered_and_moved():
     memory = Memory((layer(), layer(held=1)))
-    assert memory.aged(5).layers[0].age.tolist() == [[8, 7, 6], [8, 7, 6]]
+    assert memory.advance(5).layers[0].age.tolist() == [[8, 7, 6], [8, 7, 6]]
     picked = memory.reorder(torch.tensor([1, 1, 0]))
     assert torch.equal(picked.layers[0].states, memory.layers[0].states[[1, 1, 0]])
     assert picked.layers[1].age.shape == (3, 1)
@@ -88,7 +88,7 @@ def keys_and_values(rows=2, held=3, width=4):
 def test_spans_go_with_keys_and_values():
     memory = keys_and_values(held=4)
     keep = torch.tensor([[True, False, True, False], [False, False, False, True]])
-    kept = memory.kept(keep, (2, 1))
+    kept = memory.compact(keep, (2, 1))
     assert kept.spans[0].flatten().tolist() == [0, 2] and kept.spans[1, 1].item() == 7
     assert kept.held == (2, 1)
     picked = Memory((memory,)).reorder(torch.tensor([1, 1]))
@@ -103,14 +103,14 @@ def test_held_counts_from_the_oldest_in_use():
     age = torch.tensor([[EMPTY_AGE, EMPTY_AGE + 3, 5, 1], [9, 8, 7, EMPTY_AGE]])
     memory = LayerMemory(torch.arange(8.0).view(2, 4, 1), age)
     assert memory.held == (2, 4)
-    assert memory.packed().flatten().tolist() == [2, 3, 4, 5, 6, 7]
+    assert memory.flatten().flatten().tolist() == [2, 3, 4, 5, 6, 7]
 
 
 def test_copies_and_saved_ones_have_a_room_of_their_own():
     memory = LayerMemory(torch.randn(1, 0, 4), torch.zeros(1, 0, dtype=torch.int64), spans=torch.ones(1, 0, 1))
     states, spans = torch.randn(1, 3, 4), torch.ones(1, 3, 1)
     keep = torch.ones(1, 3, dtype=torch.bool)
-    memory = memory.extended(states, spans, None).kept(keep, (3,), room=5)
+    memory = memory.extended(states, spans, None).compact(keep, (3,), room=5)
     for copied in (copy.deepcopy(memory), pickle.loads(pickle.dumps(memory))):
         grown = copied.extended(torch.randn(1, 2, 4), spans[:, :2], None)
         assert torch.equal(grown.states[:, :3], states) and grown.room is not None
@@ -119,7 +119,7 @@ def test_copies_and_saved_ones_have_a_room_of_their_own():
 
 def test_room_is_used_once_and_never_what_others_see():
     data = torch.zeros(1, 6, 2)
-    memory = LayerMemory(data[:, :3], torch.tensor([[3, 2, 1]]), torch.zeros(1, 3, 1), room=Room(data, 3))
+    memory = LayerMemory(data[:, :3], torch.tensor([[3, 2, 1]]), torch.zeros(1, 3, 1), room=GrowableBuffer(data, 3))
     one, two = torch.ones(1, 2, 2), torch.full((1, 2, 2), 2.0)
     first = memory.extended(one, torch.zeros(1, 2, 1), None)
     second = memory.extended(two, torch.zeros(1, 2, 1), None)

@@ -3,14 +3,14 @@
 import torch
 
 from fairseq_expire.modules import ExpireSpan, MemoryTransformer
-from fairseq_expire.modules.soft_mask import Sight
+from fairseq_expire.modules.visibility import Visibility
 
 
 @torch.no_grad()
 def test_sizes_are_counted_when_asked_for(monkeypatch):
     """By then other tokens were read, into the same room."""
-    counted, sizes = [], Sight.sizes
-    monkeypatch.setattr(Sight, "sizes", lambda *args: counted.append(args) or sizes(*args))
+    counted, sizes = [], Visibility.sizes
+    monkeypatch.setattr(Visibility, "sizes", lambda *args: counted.append(args) or sizes(*args))
     torch.manual_seed(0)
     stack = MemoryTransformer(
         embed_dim=8, num_heads=2, ffn_dim=8, num_layers=2, position_range=4,

@@ -58,11 +58,13 @@ print(found)
 """
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def run(script, *arguments, **environment):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, env={**clean, **environment}, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    return subprocess.run(
+        command, env={**clean, **environment}, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.splitlines()
 
 
 @on_linux
@@ -77,7 +79,9 @@ def test_busy_neighbours_are_noticed():
 
 
 @on_linux
-@pytest.mark.parametrize("name, value", [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "100000"), ("OMP_NUM_THREADS", "2")])
+@pytest.mark.parametrize(
+    "name, value", [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "100000"), ("OMP_NUM_THREADS", "2")]
+)
 def test_not_against_the_user(name, value):
     did = name == "OMP_NUM_THREADS"
     assert run(WATCHING, "0", **{name: value})[-2] == f"{did} False"

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+import reader
 import torch
 
-import reader
 from fairseq_expire.modules import (
     AdaptiveSpan,
     Compressive,
@@ -14,8 +14,8 @@ from fairseq_expire.modules import (
     Memory,
     MemoryTransformer,
 )
-from fairseq_expire.modules.compressive import POOLINGS
-from fairseq_expire.modules.storage import Room
+from fairseq_expire.modules.growable_buffer import GrowableBuffer
+from fairseq_expire.modules.policies.compressive import POOLINGS
 
 D, K, SPAN, RAMP, LENGTH = 16, 2, 40, 6, 130
 SHORT, COMPRESSED, RATE = 17, 9, 3
@@ -82,7 +82,9 @@ def alive(memory, stack):
     for held, layer in zip(memory.layers, stack.layers):
         seen = held.occupied
         if held.spans is not None:
-            seen = (held.age < held.spans.amax(dim=-1) + layer.policy.ramp) & (held.age <= (layer.policy.longest or 10 * LENGTH))
+            seen = (held.age < held.spans.amax(dim=-1) + layer.policy.ramp) & (
+                held.age <= (layer.policy.longest or 10 * LENGTH)
+            )
         counts.append(seen.sum(dim=1).tolist())
     return counts
 
@@ -153,7 +155,7 @@ def test_block_length_changes_nothing_under_a_limit(kind, limit, block):
 def test_block_length_changes_nothing_after_a_gap(kind, training, gap):
     """Text that was skipped makes what is remembered older."""
     stack, hidden = make(kind).train(training), text(rows=2)
-    memory = run(stack, hidden[:, :30], 30)[1][-1].aged(gap)
+    memory = run(stack, hidden[:, :30], 30)[1][-1].advance(gap)
     whole = stack(hidden[:, 30:], memory).hidden
     for block in (1, 7):
         after, outputs = memory, []
@@ -228,8 +230,8 @@ def test_storage_of_keys_and_values_is_bounded(kind, block):
 
 @torch.no_grad()
 def test_token_by_token_what_is_there_is_seldom_copied(monkeypatch):
-    found_room, append = [], Room.append
-    monkeypatch.setattr(Room, "append", lambda *args: found_room.append(append(*args)) or found_room[-1])
+    found_room, append = [], GrowableBuffer.append
+    monkeypatch.setattr(GrowableBuffer, "append", lambda *args: found_room.append(append(*args)) or found_room[-1])
     stack = make().eval()
     memory, moved = None, 0
     for part in text(rows=1, length=400).split(1, dim=1):
@@ -287,11 +289,16 @@ def test_a_memory_of_inference_mode_serves_outside_of_it():
 def test_checkpointed_activations_give_the_same(kind, pre_norm):
     results = []
     for checkpointed in (False, True):
-        stack, hidden = make(kind, pre_norm, dropout=0.2, attention_dropout=0.2, checkpoint_activations=checkpointed), text()
+        stack, hidden = (
+            make(kind, pre_norm, dropout=0.2, attention_dropout=0.2, checkpoint_activations=checkpointed),
+            text(),
+        )
         torch.manual_seed(4)
         memory = stack(hidden[:, :50]).memory
         out = stack(hidden[:, 50:80].requires_grad_(), memory)
-        losses = [loss for report in out.reports for loss in (report.penalty, report.reconstruction) if loss is not None]
+        losses = [
+            loss for report in out.reports for loss in (report.penalty, report.reconstruction) if loss is not None
+        ]
         (out.hidden.square().sum() + sum(loss.sum() for loss in losses)).backward()
         results.append((out, {name: weight.grad for name, weight in stack.named_parameters()}))
     (plain, gradients), (again, others) = results

@@ -2,6 +2,7 @@
 
 import functools
 
+import commands
 import pytest
 import torch
 from building import Task, build
@@ -10,7 +11,6 @@ from fairseq.sequence_generator import SequenceGenerator
 from omegaconf import OmegaConf
 from torch import nn
 
-import commands
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMConfig, MemoryCachingLMTask
 
 ARCHS = {
@@ -146,7 +146,11 @@ def test_options_mean_what_they_do_to_fairseq(changes):
 
 
 def test_ensembles():
-    models = [make_model("expire_span_lm"), make_model("transformer_xl_lm", seed=5), make_model("adaptive_span_lm", seed=6)]
+    models = [
+        make_model("expire_span_lm"),
+        make_model("transformer_xl_lm", seed=5),
+        make_model("adaptive_span_lm", seed=6),
+    ]
     prompts = texts(PROMPT, PROMPT)
     found = generate(models, prompts, temperature=1.3)
     assert_same(found, reread(models, prompts, temperature=1.3))
@@ -180,7 +184,9 @@ def test_sampling_draws_from_the_distribution(long):
     model, prompts, count = make_model("expire_span_lm"), texts(PROMPT), 20000 if long else 4000
     torch.manual_seed(0)
     # A beam has fewer rows than there are symbols, but a batch can repeat a prompt.
-    found = generate([model], prompts * (count // 20), beam=20, max_len_b=0, sampling=True, sampling_topk=5, temperature=0.8)
+    found = generate(
+        [model], prompts * (count // 20), beam=20, max_len_b=0, sampling=True, sampling_topk=5, temperature=0.8
+    )
     scores = model(torch.cat([torch.tensor([DICTIONARY.eos()]), prompts[0]])[None])[0][0, -1].detach() / 0.8
     scores[[DICTIONARY.pad(), DICTIONARY.bos()]] = -torch.inf
     best = scores.log_softmax(0).topk(5)
@@ -249,7 +255,9 @@ def test_memory_stays_bounded(monkeypatch):
 
 def test_no_room_for_a_token():
     model, prompts = make_model("expire_span_lm"), texts(PROMPT)
-    with pytest.raises(ValueError, match="a prompt has 31 tokens, and --max-len-a 0 with --max-len-b 31 allows 31 in all.*"):
+    with pytest.raises(
+        ValueError, match="a prompt has 31 tokens, and --max-len-a 0 with --max-len-b 31 allows 31 in all.*"
+    ):
         generate([model], prompts, max_len_a=0, max_len_b=31)
     with pytest.raises(ValueError, match="allows 47 in all, prompt included, fewer than --min-len 60"):
         generate([model], prompts, min_len=60)

@@ -6,12 +6,12 @@ import textwrap
 import pytest
 from fairseq.data import Dictionary
 
-from fairseq_expire.data.binarize import Job, binarize
-from fairseq_expire.data.levels import make_level
-from fairseq_expire.data.sources import find_files
-from fairseq_expire.data.text_codec import TextCodec
+from fairseq_expire.corpora.binarize import Job, binarize
+from fairseq_expire.corpora.sources import find_files
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMConfig, MemoryCachingLMTask
 from fairseq_expire.tasks.symbols_of_text import SymbolsOfText
+from fairseq_expire.tokenizers.bound import BoundTokenizer
+from fairseq_expire.tokenizers.registry import make_level
 
 KINDS = {"bytes": {}, "chars": {}, "words": {}, "subword": {"vocab_size": 400}}
 TEXT = "  def shorten(text, width):\té\u2581 \U0001f600  "
@@ -35,7 +35,7 @@ def test_there_and_back(data):
         return
     names = bpe.encode(TEXT)
     tokens = Dictionary.load(str(data / "dict.txt")).encode_line(names, add_if_not_exist=False)
-    assert tokens.tolist() == [*TextCodec.of(data).encode(TEXT), task.dictionary.eos()]
+    assert tokens.tolist() == [*BoundTokenizer.of(data).encode(TEXT), task.dictionary.eos()]
     # SentencePiece writes a space for its own sign of one.
     assert bpe.decode(task.dictionary.string(tokens)) == TEXT
 

@@ -1,5 +1,6 @@
 """--utf8: whatever a byte model would write, it writes UTF-8."""
 
+import commands
 import pytest
 import torch
 from building import build
@@ -7,10 +8,9 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
-import commands
-from fairseq_expire.data.manifest import Manifest
-from fairseq_expire.data.symbols import byte_of, byte_symbol
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMConfig, MemoryCachingLMTask
+from fairseq_expire.tokenizers.manifest import Manifest
+from fairseq_expire.tokenizers.symbols import byte_of, byte_symbol
 
 DICTIONARY = Dictionary()
 for byte in range(256):

@@ -1,7 +1,8 @@
 """Wrong uses of the commands, each with the one sentence that the user sees; test_wrong_uses.py tries them all."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 
 class Use(NamedTuple):
@@ -24,6 +25,6 @@ class Use(NamedTuple):
     command: str
     options: str
     sentence: str
-    damage: Optional[Callable[[Path], None]] = None
+    damage: Callable[[Path], None] | None = None
     data: str = "data"
     arch: str = "expire_span_lm"

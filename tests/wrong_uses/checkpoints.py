@@ -64,10 +64,16 @@ def as_last(damage):
 half = cut_to(0.5)
 code = changed(lambda state: {**state, "command": Command()})
 weights = changed(lambda state: state["model"])
-OTHER_MODEL = "model.pt was trained with {}, and this run asks for {}: that is part of the trained model; give what it was"
+OTHER_MODEL = (
+    "model.pt was trained with {}, and this run asks for {}: that is part of the trained model; give what it was"
+)
 NOT_COMPLETE = r"model.pt is no checkpoint, or is cut short \([\d,]+ bytes\): restore it, or take another one"
-CODE = r"{} holds more than tensors and plain values \(exec\), which could run any code when it is loaded: it is refused"
-ANOTHER = "the checkpoint {} was trained with another dictionary than the data's dict.txt .*: give the data it was trained on"
+CODE = (
+    r"{} holds more than tensors and plain values \(exec\), which could run any code when it is loaded: it is refused"
+)
+ANOTHER = (
+    "the checkpoint {} was trained with another dictionary than the data's dict.txt .*: give the data it was trained on"
+)
 older = changed(lambda state: state["model"].update({"decoder.dictionary_digest": torch.zeros(4, dtype=torch.int64)}))
 OLDER = "the checkpoint was written by an earlier version of fairseq_expire, .*: use that version, or train it again"
 NO_MODEL = "model.pt holds no model with its options: expected a checkpoint that fairseq-train wrote"
@@ -108,7 +114,8 @@ USES = [
         "other spans to go on with",
         "train",
         "--restore-file model.pt --max-span 512 --span-ramp 8",
-        OTHER_MODEL.format("--max-span 256, --span-ramp 16", "--max-span 512, --span-ramp 8") + ".* with --finetune-from-model",
+        OTHER_MODEL.format("--max-span 256, --span-ramp 16", "--max-span 512, --span-ramp 8")
+        + ".* with --finetune-from-model",
     ),
     Use(
         "one matrix instead of two to go on with",
@@ -165,11 +172,29 @@ USES = [
         as_last(half),
     ),
     Use("another dictionary to go on with", "train", "--restore-file model.pt", ANOTHER.format("model.pt"), REVERSED),
-    Use("another dictionary to start with", "train", "--finetune-from-model model.pt", ANOTHER.format("model.pt"), REVERSED),
-    Use("another dictionary to average with", "train", "--store-ema --ema-seed-model model.pt", ANOTHER.format("model.pt"), REVERSED),
+    Use(
+        "another dictionary to start with",
+        "train",
+        "--finetune-from-model model.pt",
+        ANOTHER.format("model.pt"),
+        REVERSED,
+    ),
+    Use(
+        "another dictionary to average with",
+        "train",
+        "--store-ema --ema-seed-model model.pt",
+        ANOTHER.format("model.pt"),
+        REVERSED,
+    ),
     Use("another dictionary to validate with", "validate", "", ANOTHER.replace(" {}", ""), REVERSED),
     Use("a checkpoint of an earlier version", "eval-lm", "", OLDER, older),
-    Use("one of an earlier version to go on from", "train", "", OLDER.replace("checkpoint", "checkpoint save/checkpoint_last.pt"), as_last(older)),
+    Use(
+        "one of an earlier version to go on from",
+        "train",
+        "",
+        OLDER.replace("checkpoint", "checkpoint save/checkpoint_last.pt"),
+        as_last(older),
+    ),
     Use("one of an earlier version to validate", "validate", "", OLDER, older),
     Use("weights to go on from", "train", "--restore-file model.pt", NO_MODEL, weights),
     Use(

@@ -61,7 +61,9 @@ def tokens(*items, builder=MMapIndexedDatasetBuilder):
     """Another test split, as fairseq-preprocess would leave it: without a manifest."""
 
     def damage(folder):
-        made = builder(str(folder / "data" / "test.bin"), dtype=np.uint16 if builder is MMapIndexedDatasetBuilder else np.int32)
+        made = builder(
+            str(folder / "data" / "test.bin"), dtype=np.uint16 if builder is MMapIndexedDatasetBuilder else np.int32
+        )
         for item in items:
             made.add_item(torch.tensor(item))
         made.finalize(str(folder / "data" / "test.idx"))
@@ -145,7 +147,9 @@ USES = [
         copied("valid.idx", "test.idx"),
     ),
     Use("data of another format", "eval-lm", "", NO_MMAP, tokens([5, 6, 7], builder=IndexedDatasetBuilder)),
-    Use("nothing to score", "eval-lm", "", "test.bin holds no token: there is nothing to train on or to score", tokens()),
+    Use(
+        "nothing to score", "eval-lm", "", "test.bin holds no token: there is nothing to train on or to score", tokens()
+    ),
     Use(
         "a token outside the dictionary",
         "eval-lm",
@@ -167,7 +171,13 @@ USES = [
         "dict.txt is not the one the data beside it was made with",
         dictionary(lambda lines: lines[::-1], manifest=True),
     ),
-    Use("the same without a manifest", "eval-lm", "", "trained with another dictionary than the data's dict.txt", REVERSED),
+    Use(
+        "the same without a manifest",
+        "eval-lm",
+        "",
+        "trained with another dictionary than the data's dict.txt",
+        REVERSED,
+    ),
     Use(
         "a dictionary cut short",
         "train",

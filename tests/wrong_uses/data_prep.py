@@ -5,6 +5,7 @@ import gzip
 import lzma
 
 import sentencepiece
+
 from wrong_uses import Use
 from wrong_uses.data import copied, counts, cut_to, dictionary, manifest, no_text, one_token, removed
 
@@ -40,7 +41,10 @@ def model(**options):
         with_text(folder)
         (folder / "theirs").mkdir()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(["some text and more of it"] * 9), model_prefix="theirs/spm", minloglevel=3, **options
+            sentence_iterator=iter(["some text and more of it"] * 9),
+            model_prefix="theirs/spm",
+            minloglevel=3,
+            **options,
         )
         made = sentencepiece.SentencePieceProcessor(model_file="theirs/spm.model")
         names = [made.id_to_piece(index) for index in range(3, len(made))]
@@ -55,7 +59,13 @@ SUBWORDS = "--level subword --dest made --test text.txt --dict theirs/dict.txt"
 
 USES = [
     Use("verify no folder", "text.py", "--verify nowhere", "nowhere: no manifest.json there; give a folder that"),
-    Use("verify without a manifest", "text.py", "--verify data", "data: no manifest.json there", removed("manifest.json")),
+    Use(
+        "verify without a manifest",
+        "text.py",
+        "--verify data",
+        "data: no manifest.json there",
+        removed("manifest.json"),
+    ),
     Use(
         "verify tokens cut short",
         "text.py",
@@ -63,7 +73,9 @@ USES = [
         "train.bin: .*; make the data again",
         cut_to(999, "train.bin"),
     ),
-    Use("verify another token", "text.py", "--verify data", "train.bin: the text in it has the SHA-256", one_token(7, 9)),
+    Use(
+        "verify another token", "text.py", "--verify data", "train.bin: the text in it has the SHA-256", one_token(7, 9)
+    ),
     Use(
         "verify another index",
         "text.py",
@@ -78,7 +90,13 @@ USES = [
         "dict.txt: not the file the data was written with",
         dictionary(lambda lines: lines[::-1], manifest=True),
     ),
-    Use("verify a wrong count", "text.py", "--verify data", "train.bin: .*; make the data again", counts("train", tokens=17)),
+    Use(
+        "verify a wrong count",
+        "text.py",
+        "--verify data",
+        "train.bin: .*; make the data again",
+        counts("train", tokens=17),
+    ),
     Use(
         "verify a negative count",
         "text.py",
@@ -149,7 +167,13 @@ USES = [
         "spm.model does not keep a text as it is .*; give a model",
         model(vocab_size=273, byte_fallback=True),
     ),
-    Use("a model of pieces without bytes", "text.py", SUBWORDS, "has no pieces for bytes, .*; give a model", model(vocab_size=17)),
+    Use(
+        "a model of pieces without bytes",
+        "text.py",
+        SUBWORDS,
+        "has no pieces for bytes, .*; give a model",
+        model(vocab_size=17),
+    ),
     Use("a zip archive", "text.py", TEXT, "text.txt: zip data, not text; unpack it and give", write("text.txt", ZIP)),
     Use(
         "an archive in a compressed file",

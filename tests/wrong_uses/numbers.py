@@ -40,7 +40,8 @@ TRAINING = {
     "--adaptive-softmax-cutoff 50,20": "--adaptive-softmax-cutoff " + CUTOFFS.format("50,20"),
     "--adaptive-softmax-cutoff 20,x": "--adaptive-softmax-cutoff " + CUTOFFS.format("20,x"),
     "--adaptive-input --adaptive-input-cutoff 20,5000": "--adaptive-input-cutoff " + CUTOFFS.format("20,5000"),
-    "--adaptive-input --adaptive-input-cutoff 20 --adaptive-input-factor 99": "--adaptive-input-factor is " + FACTOR.format(99),
+    "--adaptive-input --adaptive-input-cutoff 20 --adaptive-input-factor 99": "--adaptive-input-factor is "
+    + FACTOR.format(99),
     "--tokens-per-sample 0": "--tokens-per-sample .* expected at least 1, got 0",
     f"--tokens-per-sample {HUGE}": TOO_LARGE.format("--position-range .*--tokens-per-sample"),
     "--batch-size 0": ROWS.format(r"--batch-size \(or --batch-size-valid\)", 0),

@@ -1,0 +1,81 @@
+"""The equations as loops: slow, plain, and what the fast code is tested against.
+
+Size legend: B rows, K heads, T queries, S candidates, d width of a head, P reach of positions.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def soft_mask(span: Tensor, distance: int, ramp: int) -> Tensor:
+    """m = clamp(1 + r / R, 0, 1) with r = e - (t - i), of one memory for one query (section 4.1)."""
+    remaining = span - distance
+    if remaining >= 0:
+        return torch.ones_like(span)
+    if remaining <= -ramp:
+        return torch.zeros_like(span)
+    return 1 + remaining / ramp
+
+
+def expire_span_view(span: Tensor, distance: Tensor, *, ramp: int) -> tuple[Tensor, Tensor]:
+    """What every query sees of every candidate, and what the spans cost.
+
+    Args:
+        span: [B, S], e_i in steps.
+        distance: [B, T, S] int64, t - i.
+        ramp: R.
+    Returns:
+        mask [B, T, S], zero for what is expired or not in the past of the query; and
+        penalty [B], the sum of e_i / R over all pairs on the ramp.
+    """
+    batch, block, slots = distance.shape
+    rows, penalties = [], []
+    for b in range(batch):
+        penalty = span.new_zeros(())
+        for t in range(block):
+            for i in range(slots):
+                steps = int(distance[b, t, i])
+                mask = soft_mask(span[b, i], steps, ramp) if steps >= 1 else span.new_zeros(())
+                if 0 < mask < 1:
+                    penalty = penalty + span[b, i] / ramp
+                rows.append(mask)
+        penalties.append(penalty)
+    return torch.stack(rows).view(batch, block, slots), torch.stack(penalties)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, distance: Tensor, position: Tensor) -> Tensor:
+    """m * exp(s) / sum(m * exp(s)) over the candidates, applied to their values; zeros where a query sees nothing.
+
+    Takes the soft mask itself where the fast code takes its logarithm as a bias.
+
+    Args:
+        query: [B, K, T, d].
+        key: [B, K, S, d].
+        value: [B, K, S, d].
+        mask: [B, T, S], m.
+        distance: [B, T, S] int64, t - i.
+        position: [P, d], row n - 1 is p(n).
+    Returns:
+        [B, K, T, d].
+    """
+    batch, heads, block, width = query.shape
+    out = []
+    for b in range(batch):
+        for k in range(heads):
+            for t in range(block):
+                total = query.new_zeros(())
+                mixed = query.new_zeros(width)
+                for i in range(key.size(2)):
+                    if mask[b, t, i] == 0:
+                        continue
+                    steps = int(distance[b, t, i])
+                    score = query[b, k, t] @ key[b, k, i]
+                    if steps <= position.size(0):
+                        score = score + query[b, k, t] @ position[steps - 1]
+                    weight = mask[b, t, i] * torch.exp(score / math.sqrt(width))
+                    total = total + weight
+                    mixed = mixed + weight * value[b, k, i]
+                out.append(mixed / total if total > 0 else mixed)
+    return torch.stack(out).view(batch, heads, block, width)

@@ -1,0 +1,90 @@
+"""Expire-Span: every state predicts how long it stays ("Not All Memories Are Created Equal", section 4.1-4.2)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq_expire.modules.policies.base import MemoryPolicy, check_span_limit, check_steps
+from fairseq_expire.modules.visibility import queries_on_ramp
+
+
+class ExpireSpan(MemoryPolicy):
+    """Remembers each state for e_i = L * sigmoid(w . h_i / scale + b) steps, and R more on a soft ramp.
+
+    The weights w start at zero and the bias so that every span is ``span_init``.
+
+    Args:
+        embed_dim: D, width of the states.
+        max_span: L, the longest span, in steps.
+        ramp: R, length in steps of the soft edge: m = clamp(1 + (e_i - distance) / R, 0, 1).
+        span_init: the spans before training, in steps; between 0 and ``max_span``, both excluded.
+        input_scale: divides w . h_i, so that spans react more slowly to the weights.
+        shortening: whether training cuts the spans of each block to a random share of L (section 4.2,
+            regularization): e_i <- min(e_i, u * L) with u uniform in [0, 1).
+        span_limit: while scoring, no span is longer than this many steps; None for no limit.
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        max_span: int,
+        ramp: int,
+        span_init: float,
+        input_scale: float = 1.0,
+        shortening: bool = False,
+        span_limit: int | None = None,
+    ):
+        super().__init__(ramp=ramp)
+        check_steps("max_span is the longest span in steps", max_span)
+        if not 0 < span_init < max_span:
+            raise ValueError(
+                f"span_init is the span of every state before training: expected more than 0 and less than "
+                f"max_span = {max_span}, got {span_init}"
+            )
+        if not 0 < input_scale < math.inf:
+            raise ValueError(
+                f"input_scale divides the input of the span predictor: expected more than 0 and less than infinity, "
+                f"got {input_scale}"
+            )
+        check_span_limit(span_limit)
+        self.max_span = max_span
+        self.input_scale = input_scale
+        self.shortening = shortening
+        self.span_limit = span_limit
+        self.predictor = nn.Linear(embed_dim, 1)
+        nn.init.zeros_(self.predictor.weight)
+        nn.init.constant_(self.predictor.bias, math.log(span_init / (max_span - span_init)))
+
+    @property
+    def reach(self) -> int:
+        return math.ceil(self.max_span + self.ramp)
+
+    def draw_shortening(self) -> float | None:
+        return torch.rand(()).item() if self.shortening else None
+
+    def spans(self, states: Tensor) -> Tensor:
+        dtype = torch.promote_types(states.dtype, torch.float32)
+        # Autocast would run the product in half precision again.
+        with torch.autocast(states.device.type, enabled=False):
+            weight = self.predictor.weight.to(dtype) / self.input_scale
+            score = F.linear(states.to(dtype), weight, self.predictor.bias.to(dtype))
+            span = self.max_span * score.sigmoid()
+        if self.span_limit is not None and not self.training:
+            span = span.clamp(max=self.span_limit)
+        return span
+
+    def shortened(self, spans: Tensor, shortening: float | None) -> Tensor:
+        return spans if shortening is None else spans.clamp(max=shortening * self.max_span)
+
+    def penalty(self, spans: Tensor, left: Tensor, age: Tensor, *, block: int, padding: Tensor | None) -> Tensor:
+        """The paper's "Loss Computation": each memory is charged e_i / R for every query that sees it on its ramp."""
+        charges = queries_on_ramp(left, age, block, ramp=self.ramp, padding=padding)
+        return (spans * charges).sum(dim=(1, 2)) / self.ramp
+
+    def extra_repr(self) -> str:
+        return f"max_span={self.max_span}, ramp={self.ramp}, shortening={self.shortening}"

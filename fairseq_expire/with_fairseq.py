@@ -1,6 +1,0 @@
-"""An import for modules that need fairseq, in front of theirs of fairseq: where there is none, it ends in one sentence."""
-
-from fairseq_expire import fairseq_part
-
-if fairseq_part.folder() is None:
-    raise ImportError(f"this part of fairseq_expire needs {fairseq_part.absence()}", name="fairseq")

@@ -1,0 +1,85 @@
+import json
+
+import pytest
+
+from fairseq_expire.tokenizers.manifest import Manifest, SplitCounts, read_manifest, write_manifest
+
+MANIFEST = Manifest(
+    version="1.2",
+    level="chars",
+    options={"line_ends": "keep"},
+    source={"corpus": "mine", "include": ["*.txt"]},
+    append_eos=True,
+    symbols=300,
+    dictionary_sha256="ab" * 32,
+    splits={
+        "train": SplitCounts(
+            tokens=11,
+            items=1,
+            unknown=0,
+            source_bytes=12,
+            text_bytes=11,
+            text_chars=10,
+            text_sha256="cd" * 32,
+            bin_crc32=1,
+            idx_crc32=2,
+            words=2,
+        ),
+        "valid": SplitCounts(
+            tokens=5,
+            items=2,
+            unknown=3,
+            source_bytes=5,
+            text_bytes=5,
+            text_chars=4,
+            text_sha256="ef" * 32,
+            bin_crc32=3,
+            idx_crc32=4,
+        ),
+    },
+)
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_manifest(tmp_path, MANIFEST)
+    assert read_manifest(tmp_path) == MANIFEST
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    assert content["format"] == 3
+    assert content["splits"]["train"]["words"] == 2 and "words" not in content["splits"]["valid"]
+
+
+def test_there_need_not_be_one(tmp_path):
+    assert read_manifest(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda text: text[:40], "not JSON"),
+        (lambda text: "", "not JSON"),
+        (lambda text: "[]", "not a JSON object"),
+        (lambda text: text.replace('"format": 3', '"format": 1'), "its format is not 3"),
+        (lambda text: text.replace('"format": 3,', ""), "its format is not 3"),
+        (lambda text: text.replace('"level"', '"lvl"'), "level is missing"),
+        (lambda text: text.replace('"symbols": 300', '"symbols": 300, "extra": 1'), "extra is not expected"),
+        (lambda text: text.replace('"symbols": 300', '"symbols": "300"'), "symbols is '300', expected int"),
+        (lambda text: text.replace('"append_eos": true', '"append_eos": 1'), "append_eos is 1, expected bool"),
+        (lambda text: text.replace('"tokens": 5', '"tokens": 5.5'), "in split valid, tokens is 5.5, expected int"),
+        (lambda text: text.replace('"unknown": 3,', ""), "in split valid, unknown is missing"),
+        (lambda text: text.replace('"splits"', '"parts"'), "it has no object named splits"),
+        (lambda text: text.replace('"valid": {', '"valid": 3, "test": {'), "in split valid, expected an object"),
+    ],
+)
+def test_damage_is_reported_with_the_file(tmp_path, damage, message):
+    write_manifest(tmp_path, MANIFEST)
+    path = tmp_path / "manifest.json"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_manifest(tmp_path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "manifest.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="manifest.json: not JSON"):
+        read_manifest(tmp_path)
