@@ -39,7 +39,7 @@ class _Held(NamedTuple):
 
 
 class MemoryPass:
-    """The memories of one pass over a stream: for each model, that of each lane.
+    """The memories of one pass over a stream: for each model, that of each micro-batch.
 
     A pass that begins in the middle of an epoch continues with memories that were saved (:meth:`load_state_dict`), or reads
     what they reach back to once more.
@@ -56,45 +56,47 @@ class MemoryPass:
         # Why there is no memory of what was read before the pass began, if so.
         self.lost: str | None = "none was saved with the checkpoint" if begin or not blocks.whole else None
 
-    def held(self, model: nn.Module, lane: int, start: int) -> _Held | None:
-        """What ``model`` remembers of the rows of ``lane``, of which it is to read on from token ``start``."""
-        lanes = self._held.setdefault(model, {})
-        if lane not in lanes and lane in self._saved:
+    def held(self, model: nn.Module, micro_batch: int, start: int) -> _Held | None:
+        """What ``model`` remembers of the rows of ``micro_batch``, of which it is to read on from token ``start``."""
+        micro_batches = self._held.setdefault(model, {})
+        if micro_batch not in micro_batches and micro_batch in self._saved:
             parameter = next(model.parameters())
             # Under autocast states may have either type, and keep it.
             dtype = None if torch.is_autocast_enabled(parameter.device.type) else parameter.dtype
-            held = self._saved[lane]
-            lanes[lane] = held._replace(after=held.after.to(device=parameter.device, dtype=dtype))
-        elif lane not in lanes and self.lost is not None:
-            lanes[lane] = _Held(None, start, None, self._read_again(model, lane, start, say=not lanes))
-        return lanes.get(lane)
+            held = self._saved[micro_batch]
+            micro_batches[micro_batch] = held._replace(after=held.after.to(device=parameter.device, dtype=dtype))
+        elif micro_batch not in micro_batches and self.lost is not None:
+            micro_batches[micro_batch] = _Held(
+                None, start, None, self._read_again(model, micro_batch, start, say=not micro_batches)
+            )
+        return micro_batches.get(micro_batch)
 
-    def starts_cold(self, lane: int, start: int) -> bool:
-        """Whether nothing stands before token ``start`` of the rows of ``lane``."""
-        return self._blocks.before(lane, start) == 0
+    def starts_cold(self, micro_batch: int, start: int) -> bool:
+        """Whether nothing stands before token ``start`` of the rows of ``micro_batch``."""
+        return self._blocks.before(micro_batch, start) == 0
 
     def nothing(self, model: nn.Module, start: int) -> Memory:
         """What ``model`` remembers of ``start`` tokens of each row that were all left out."""
         return model.stack.empty_memory(self._blocks.rows, read=start)
 
-    def hold(self, model: nn.Module, lane: int, held: _Held) -> None:
-        self._held.setdefault(model, {})[lane] = held
+    def hold(self, model: nn.Module, micro_batch: int, held: _Held) -> None:
+        self._held.setdefault(model, {})[micro_batch] = held
 
     @torch.no_grad()
-    def _read_again(self, model: nn.Module, lane: int, end: int, *, say: bool) -> Memory:
+    def _read_again(self, model: nn.Module, micro_batch: int, end: int, *, say: bool) -> Memory:
         """The memory of the text before ``end``, as today's weights make it of as much text as can be remembered."""
         blocks, reach = self._blocks, model.stack.reach
         if reach is None:
             # As far as any row of an epoch goes.
             reach = max(end, blocks.longest_of_corpus)
-        count = min(blocks.before(lane, end), math.ceil(reach / blocks.block) * blocks.block)
+        count = min(blocks.before(micro_batch, end), math.ceil(reach / blocks.block) * blocks.block)
         if say:
             logger.warning("the memory is made again by reading the last %d tokens of each row: %s", count, self.lost)
         device = model.stack.position.device
         memory = self.nothing(model, max(0, end - count))
         # The update that this is for draws the random numbers that it would have drawn.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            for tokens in blocks.inputs_before(lane, end, count).split(blocks.block, dim=1):
+            for tokens in blocks.inputs_before(micro_batch, end, count).split(blocks.block, dim=1):
                 _, extra = model.extract_features(tokens.to(device), memory=memory)
                 memory = extra["memory"]
         # It holds copies of weights that were made without gradient.
@@ -102,22 +104,25 @@ class MemoryPass:
         return memory
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
-        """For each lane the memory and where its rows were read to. Training, which is what is saved, has one model."""
-        lanes = {**self._saved, **next(iter(self._held.values()), {})}
-        return {lane: {"end": held.end, "memory": held.after.state_dict()} for lane, held in lanes.items()}
+        """For each micro-batch the memory and where its rows were read to. Training, which is what is saved, has one model."""
+        micro_batches = {**self._saved, **next(iter(self._held.values()), {})}
+        return {
+            micro_batch: {"end": held.end, "memory": held.after.state_dict()}
+            for micro_batch, held in micro_batches.items()
+        }
 
     def load_state_dict(self, state: dict[int, dict[str, Any]]) -> None:
         """Continues with these memories, whatever the model that reads."""
         self._saved = {
-            lane: _Held(None, saved["end"], None, Memory.from_state_dict(saved["memory"]))
-            for lane, saved in state.items()
+            micro_batch: _Held(None, saved["end"], None, Memory.from_state_dict(saved["memory"]))
+            for micro_batch, saved in state.items()
         }
         self.lost = None
 
     def attached(self, batches: Iterator[dict]) -> Iterator[dict]:
         """The batches of the pass, each with the handle to its memory in ``net_input``."""
         for batch in batches:
-            handle = MemoryHandle(self, batch["lane"], batch["offset"], batch["target"].size(1))
+            handle = MemoryHandle(self, batch["micro_batch"], batch["offset"], batch["target"].size(1))
             yield {**batch, "net_input": {**batch["net_input"], "memory": handle}}
 
 
@@ -129,22 +134,22 @@ class MemoryHandle:
 
     Args:
         memories: of the pass.
-        lane: which group of rows the block belongs to.
+        micro_batch: the micro-batch that the block belongs to.
         start: how many tokens of its rows have been read before.
         block: how many tokens of a row the block has.
     """
 
-    def __init__(self, memories: MemoryPass, lane: int, start: int, block: int):
+    def __init__(self, memories: MemoryPass, micro_batch: int, start: int, block: int):
         self._memories = memories
-        self._lane = lane
+        self._micro_batch = micro_batch
         self._start = start
         self._end = start + block
 
     def load(self, model: nn.Module) -> Memory | None:
         """The memory that ``model`` reads this block with; None at the start of the stream."""
-        if self._memories.starts_cold(self._lane, self._start):
+        if self._memories.starts_cold(self._micro_batch, self._start):
             return None
-        held = self._memories.held(model, self._lane, self._start)
+        held = self._memories.held(model, self._micro_batch, self._start)
         if held is None:
             logger.warning("reading on from token %d of each row with an empty memory", self._start)
             return self._memories.nothing(model, self._start)
@@ -155,7 +160,7 @@ class MemoryHandle:
 
     def store(self, model: nn.Module, before: Memory | None, after: Memory) -> None:
         """Keeps what ``model`` remembers after this block."""
-        self._memories.hold(model, self._lane, _Held(self._start, self._end, before, after))
+        self._memories.hold(model, self._micro_batch, _Held(self._start, self._end, before, after))
 
 
 class MemoryBatchIterator(EpochBatchIterator):
@@ -256,7 +261,7 @@ class MemoryBatchIterator(EpochBatchIterator):
             stream,
             rows=text["rows"],
             block=text["tokens in a block"],
-            lanes=text["groups of rows"],
+            micro_batches=text["groups of rows"],
             # What is left is the same for all.
             shard_id=0,
             num_shards=text["processes"],
@@ -266,7 +271,7 @@ class MemoryBatchIterator(EpochBatchIterator):
         rest = whole.cut(begun.unread(state["iterations_in_epoch"] - before))
         # So many steps of these rows would have read as much; in the middle of an epoch at least one.
         steps = max(1, whole.steps * (len(stream) - rest.tokens) // len(stream))
-        self._read(rest, before=steps * whole.lanes)
+        self._read(rest, before=steps * whole.micro_batches)
         super().load_state_dict({**state, "iterations_in_epoch": self._before})
         self.memories.lost = f"the memory beside the checkpoint is of another layout: {self.difference}"
         logger.info(
@@ -281,11 +286,11 @@ class MemoryBatchIterator(EpochBatchIterator):
     def nothing_left(self) -> bool:
         """Whether the epoch that was loaded has no update left, as when ``--skip-remainder-batch`` leaves out its last block."""
         left = self._next_epoch_itr
-        return left is not None and left.total - left.n < self.dataset.lanes
+        return left is not None and left.total - left.n < self.dataset.micro_batches
 
     def memory_state(self) -> dict[str, Any]:
         """What is remembered in the middle of an epoch, and of what: plain types and tensors, for a memory file."""
-        return {"layout": self._layout(), "lanes": self.memories.state_dict()}
+        return {"layout": self._layout(), "micro_batches": self.memories.state_dict()}
 
     def load_memory_state(self, state: dict[str, Any]) -> None:
         """Continues with what :meth:`memory_state` gave; to be called after ``load_state_dict``.
@@ -304,14 +309,14 @@ class MemoryBatchIterator(EpochBatchIterator):
             del different[-1]
         if different:
             raise ValueError(f"the memory beside the checkpoint is of another layout: {', '.join(different)}")
-        self.memories.load_state_dict(state["lanes"])
+        self.memories.load_state_dict(state["micro_batches"])
 
     def _rows(self) -> dict[str, int]:
         """How all processes together read the text."""
         blocks = self.dataset
         return {
             "rows": blocks.rows,
-            "groups of rows": blocks.lanes,
+            "groups of rows": blocks.micro_batches,
             "processes": blocks.num_shards,
             "tokens in a block": blocks.block,
         }
@@ -321,7 +326,7 @@ class MemoryBatchIterator(EpochBatchIterator):
         blocks, read = self.dataset, self.iterations_in_epoch
         return {
             "rows": blocks.rows,
-            "groups of rows": blocks.lanes,
+            "groups of rows": blocks.micro_batches,
             "process": blocks.shard_id,
             "processes": blocks.num_shards,
             "tokens in a block": blocks.block,

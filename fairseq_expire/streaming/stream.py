@@ -1,6 +1,6 @@
 """A corpus as contiguous rows read block by block, over fairseq's mmap format.
 
-Size legend: N tokens in the split, G rows over all processes and lanes, B rows of one batch, T tokens of a block.
+Size legend: N tokens in the split, G rows over all processes and micro-batches, B rows of one batch, T tokens of a block.
 """
 
 import functools
@@ -189,10 +189,10 @@ Interval = tuple[int, int]
 
 
 class BlockDataset(torch.utils.data.Dataset):
-    """Batches of one process: item ``step * lanes + lane`` is block ``step`` of the rows of ``lane``.
+    """Batches of one process: item ``step * micro_batches + micro_batch`` is block ``step`` of the rows of ``micro_batch``.
 
-    The text is cut into G = rows * lanes * num_shards contiguous rows whose lengths differ by at most one. A batch
-    holds ``rows`` of them; a process has ``lanes`` such groups, read in turns. The input is the target shifted by one,
+    The text is cut into G = rows * micro_batches * num_shards contiguous rows whose lengths differ by at most one. A batch
+    holds ``rows`` of them; a process has ``micro_batches`` such groups of rows, read in turns. The input is the target shifted by one,
     across block and row borders, and the very first input is ``</s>``: every token is a target exactly once.
 
     The text is the corpus, or those parts of it that an epoch still has to read; they are cut as if they stood one after
@@ -202,7 +202,7 @@ class BlockDataset(torch.utils.data.Dataset):
         stream: the tokens of the corpus.
         rows: B, rows of a batch.
         block: T, tokens of a row read at once; the last block may be shorter.
-        lanes: groups of rows of this process.
+        micro_batches: micro-batches of one update of this process (``--update-freq``), each with rows of its own.
         shard_id, num_shards: which process this is, of how many.
         eos: the symbol that stands before the first token.
         intervals: the parts of the corpus to read, in order; None for all of it. There may be fewer tokens in them than rows.
@@ -216,13 +216,17 @@ class BlockDataset(torch.utils.data.Dataset):
         *,
         rows: int,
         block: int,
-        lanes: int,
+        micro_batches: int,
         shard_id: int,
         num_shards: int,
         eos: int,
         intervals: Sequence[Interval] | None = None,
     ):
-        counts = {"--batch-size (or --batch-size-valid)": rows, "--update-freq": lanes, "--num-shards": num_shards}
+        counts = {
+            "--batch-size (or --batch-size-valid)": rows,
+            "--update-freq": micro_batches,
+            "--num-shards": num_shards,
+        }
         for option, count in counts.items():
             if count < 1:
                 raise ValueError(
@@ -232,14 +236,14 @@ class BlockDataset(torch.utils.data.Dataset):
             raise ValueError(
                 f"--shard-id counts from 0: expected less than the {num_shards} of --num-shards, got {shard_id}"
             )
-        total = rows * lanes * num_shards
+        total = rows * micro_batches * num_shards
         if intervals is None and len(stream) < total:
             raise ValueError(
                 f"{stream.prefixes[0]} has {len(stream)} tokens, fewer than the {total} rows asked for ({rows} of "
-                f"--batch-size or --batch-size-valid x {lanes} of --update-freq x {num_shards} processes): ask for fewer"
+                f"--batch-size or --batch-size-valid x {micro_batches} of --update-freq x {num_shards} processes): ask for fewer"
             )
         self.stream = stream
-        self.rows, self.block, self.lanes = rows, block, lanes
+        self.rows, self.block, self.micro_batches = rows, block, micro_batches
         self.shard_id, self.num_shards = shard_id, num_shards
         self.pad, self.eos = stream.pad, eos
         # Rows of the whole corpus start with nothing before them.
@@ -250,23 +254,23 @@ class BlockDataset(torch.utils.data.Dataset):
         self.tokens: int = self._ends[-1] if self._ends else 0
         # [G + 1] borders in exact integers: the first row starts at 0, the last ends at N.
         self.borders = [self.tokens * row // total for row in range(total + 1)]
-        self.first_row = shard_id * lanes * rows
+        self.first_row = shard_id * micro_batches * rows
         self.longest = -(-self.tokens // total)
         # Of the rows of a whole epoch.
         self.longest_of_corpus = -(-len(stream) // total)
         self.steps = -(-self.longest // block)
 
     def __len__(self) -> int:
-        return self.steps * self.lanes
+        return self.steps * self.micro_batches
 
     def __getitem__(self, index: int) -> dict:
-        step, lane = divmod(index, self.lanes)
+        step, micro_batch = divmod(index, self.micro_batches)
         offset = step * self.block
         width = min(self.block, self.longest - offset)
         source = np.full((self.rows, width), self.pad, dtype=np.int64)  # [B, T]
         target = source.copy()
         lengths = np.zeros(self.rows, dtype=np.int64)
-        first = self.first_row + lane * self.rows
+        first = self.first_row + micro_batch * self.rows
         for row in range(self.rows):
             begin, end = self.borders[first + row], self.borders[first + row + 1]
             parts = [
@@ -286,8 +290,8 @@ class BlockDataset(torch.utils.data.Dataset):
             "target": torch.from_numpy(target),
             "nsentences": self.rows,
             "ntokens": int(lengths.sum()),
-            "lane": lane,
-            "lanes": self.lanes,
+            "micro_batch": micro_batch,
+            "micro_batches": self.micro_batches,
             "offset": offset,
         }
 
@@ -297,25 +301,25 @@ class BlockDataset(torch.utils.data.Dataset):
             self.stream,
             rows=self.rows,
             block=self.block,
-            lanes=self.lanes,
+            micro_batches=self.micro_batches,
             shard_id=self.shard_id,
             num_shards=self.num_shards,
             eos=self.eos,
             intervals=intervals,
         )
 
-    def before(self, lane: int, offset: int) -> int:
-        """How many tokens at most a row of ``lane`` has before its token ``offset``. Rows of the whole corpus start with nothing
+    def before(self, micro_batch: int, offset: int) -> int:
+        """How many tokens at most a row of ``micro_batch`` has before its token ``offset``. Rows of the whole corpus start with nothing
         before them; the first token of other rows follows all of the corpus that stands before it."""
         if self.whole:
             return offset
-        return offset + max(self._corpus_start(row) for row in self._rows_of(lane))
+        return offset + max(self._corpus_start(row) for row in self._rows_of(micro_batch))
 
-    def inputs_before(self, lane: int, offset: int, count: int) -> torch.Tensor:
-        """[B, count] int64, the inputs before token ``offset`` of the rows of ``lane``; padding stands in front where a row
+    def inputs_before(self, micro_batch: int, offset: int, count: int) -> torch.Tensor:
+        """[B, count] int64, the inputs before token ``offset`` of the rows of ``micro_batch``; padding stands in front where a row
         has fewer."""
         inputs = np.full((self.rows, count), self.pad, dtype=np.int64)
-        for number, row in enumerate(self._rows_of(lane)):
+        for number, row in enumerate(self._rows_of(micro_batch)):
             begin = self.borders[row]
             parts = self._in_corpus(begin + max(0, offset - count), min(begin + offset, self.borders[row + 1]))
             if not self.whole and offset < count:
@@ -331,8 +335,8 @@ class BlockDataset(torch.utils.data.Dataset):
         """What is left of the text, in order, when every process has read so many batches."""
         left: list[Interval] = []
         for row in range(len(self.borders) - 1):
-            lane = row // self.rows % self.lanes
-            steps = -(-max(0, batches - lane) // self.lanes)
+            micro_batch = row // self.rows % self.micro_batches
+            steps = -(-max(0, batches - micro_batch) // self.micro_batches)
             start, stop = self.borders[row] + steps * self.block, self.borders[row + 1]
             for part in self._in_corpus(start, stop):
                 if left and left[-1][1] == part[0]:
@@ -341,8 +345,8 @@ class BlockDataset(torch.utils.data.Dataset):
                     left.append(part)
         return left
 
-    def _rows_of(self, lane: int) -> range:
-        first = self.first_row + lane * self.rows
+    def _rows_of(self, micro_batch: int) -> range:
+        first = self.first_row + micro_batch * self.rows
         return range(first, first + self.rows)
 
     def _in_corpus(self, start: int, stop: int) -> list[Interval]:

@@ -184,11 +184,11 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
                 buffer_size=data_buffer_size,
             )
         rows, block = self._rows(max_sentences, max_tokens), self.cfg.tokens_per_sample
-        lanes = 1
+        micro_batches = 1
         if dataset.training:
-            lanes = self.cfg.update_freq[min(epoch, len(self.cfg.update_freq)) - 1]
+            micro_batches = self.cfg.update_freq[min(epoch, len(self.cfg.update_freq)) - 1]
         batches = MemoryBatchIterator(
-            self._blocks(dataset, rows, block, lanes, shard_id, num_shards),
+            self._blocks(dataset, rows, block, micro_batches, shard_id, num_shards),
             epoch=epoch,
             num_workers=num_workers,
             buffer_size=data_buffer_size,
@@ -198,7 +198,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             if skip_remainder_batch and batches.dataset.steps == 1:
                 raise ValueError(
                     f"--skip-remainder-batch leaves out the last block of each epoch, and there is only one of {block} tokens of "
-                    f"{rows * lanes * num_shards} rows: lower --tokens-per-sample or the number of rows, or leave it out"
+                    f"{rows * micro_batches * num_shards} rows: lower --tokens-per-sample or the number of rows, or leave it out"
                 )
             self._training = batches
             self._check_validation(num_shards, max_sentences, max_tokens)
@@ -308,12 +308,12 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
 
         return TalliedBatches(batches, Tally(self.dictionary.pad()), report)
 
-    def _blocks(self, dataset, rows, block, lanes, shard_id, num_shards) -> BlockDataset:
+    def _blocks(self, dataset, rows, block, micro_batches, shard_id, num_shards) -> BlockDataset:
         return BlockDataset(
             dataset.stream,
             rows=rows,
             block=block,
-            lanes=lanes,
+            micro_batches=micro_batches,
             shard_id=shard_id,
             num_shards=num_shards,
             eos=self.dictionary.eos(),

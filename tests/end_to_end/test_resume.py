@@ -199,7 +199,7 @@ def test_killed_while_the_memory_is_written(train, whole, tmp_path, monkeypatch)
     save = torch.save
 
     def half(state, file):
-        if "lanes" not in state or state["layout"]["batches read"] < 6:
+        if "micro_batches" not in state or state["layout"]["batches read"] < 6:
             return save(state, file)
         file.write(b"PK")
         raise Killed

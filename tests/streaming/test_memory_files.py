@@ -36,8 +36,8 @@ def memory_after_training(policy):
 def test_a_memory_comes_back_as_it_was(tmp_path, policy):
     """To the last bit and slot, since attention adds up in their order."""
     memory = memory_after_training(policy)
-    write_memory(tmp_path, "memory_3_ab", {"lanes": {0: memory.state_dict()}}, **PLACE)
-    read = Memory.from_state_dict(read_memory(tmp_path, "memory_3_ab", **PLACE)["lanes"][0])
+    write_memory(tmp_path, "memory_3_ab", {"micro_batches": {0: memory.state_dict()}}, **PLACE)
+    read = Memory.from_state_dict(read_memory(tmp_path, "memory_3_ab", **PLACE)["micro_batches"][0])
     for layer, other in zip(read.layers, memory.layers):
         assert torch.equal(layer.states, other.states) and torch.equal(layer.age, other.age)
         assert layer.states.stride() == other.states.stride()
@@ -52,10 +52,10 @@ def test_names():
 
 
 def test_one_file_for_each_process_and_nothing_else(tmp_path):
-    write_memory(tmp_path, "memory_3_ab", {"lanes": {}}, **PLACE)
+    write_memory(tmp_path, "memory_3_ab", {"micro_batches": {}}, **PLACE)
     (path,) = tmp_path.iterdir()
     assert path.name == "memory_3_ab.1-of-2.pt" and set_of(path) == "memory_3_ab"
-    assert read_memory(tmp_path, "memory_3_ab", **PLACE) == {"lanes": {}}
+    assert read_memory(tmp_path, "memory_3_ab", **PLACE) == {"micro_batches": {}}
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):

@@ -31,10 +31,20 @@ class Counting:
 
 
 def iterator(
-    lanes=1, num_workers=0, buffer_size=0, rows=ROWS, block=BLOCK, tokens=None, first=4, shard_id=0, num_shards=1
+    micro_batches=1,
+    num_workers=0,
+    buffer_size=0,
+    rows=ROWS,
+    block=BLOCK,
+    tokens=None,
+    first=4,
+    shard_id=0,
+    num_shards=1,
 ):
-    stream = Counting(tokens or TOKENS * lanes * num_shards, first)
-    dataset = BlockDataset(stream, rows=rows, block=block, lanes=lanes, shard_id=shard_id, num_shards=num_shards, eos=2)
+    stream = Counting(tokens or TOKENS * micro_batches * num_shards, first)
+    dataset = BlockDataset(
+        stream, rows=rows, block=block, micro_batches=micro_batches, shard_id=shard_id, num_shards=num_shards, eos=2
+    )
     return MemoryBatchIterator(
         dataset, epoch=1, num_workers=num_workers, buffer_size=buffer_size, skip_remainder_batch=False
     )
@@ -87,13 +97,13 @@ def test_a_block_that_was_skipped_makes_the_memory_older():
     assert number_of(fourth.load(model)) == 10 + 2 * BLOCK
 
 
-def test_lanes_models_and_passes_each_have_a_memory_of_their_own():
+def test_micro_batches_models_and_passes_each_have_a_memory_of_their_own():
     one, two = Reader(None), Reader(None)
-    batches = iterator(lanes=2)
-    first_lane, second_lane, later = handles(batches.next_epoch_itr())[:3]
-    store(first_lane, one, 1)
-    store(second_lane, one, 2)
-    store(first_lane, two, 3)
+    batches = iterator(micro_batches=2)
+    first_micro_batch, second_micro_batch, later = handles(batches.next_epoch_itr())[:3]
+    store(first_micro_batch, one, 1)
+    store(second_micro_batch, one, 2)
+    store(first_micro_batch, two, 3)
     assert number_of(later.load(one)) == 1
     assert number_of(later.load(two)) == 3
     again = handles(batches.next_epoch_itr())
@@ -104,21 +114,21 @@ def test_lanes_models_and_passes_each_have_a_memory_of_their_own():
 
 
 def resumed(state=None, **settings):
-    """The batches left after the first two of each lane, and the iterator that they come from."""
+    """The batches left after the first two of each micro-batch, and the iterator that they come from."""
     batches = iterator(**settings)
-    done = 2 * settings.get("lanes", 1)
+    done = 2 * settings.get("micro_batches", 1)
     batches.load_state_dict({"epoch": 1, "iterations_in_epoch": done, "shuffle": False, "version": 2})
     if state is not None:
         batches.load_memory_state(state)
     return list(batches.next_epoch_itr()), batches
 
 
-def saved(lanes=1):
-    """The state after two batches of each lane, whose memories are 10, 11...; torch.save has had it."""
+def saved(micro_batches=1):
+    """The state after two batches of each micro-batch, whose memories are 10, 11...; torch.save has had it."""
     model = nn.Linear(1, 1)
-    batches = iterator(lanes=lanes)
+    batches = iterator(micro_batches=micro_batches)
     read = batches.next_epoch_itr()
-    for number in range(2 * lanes):
+    for number in range(2 * micro_batches):
         store(next(read)["net_input"]["memory"], model, 10 + number)
     file = io.BytesIO()
     torch.save(batches.memory_state(), file)
@@ -129,13 +139,13 @@ def saved(lanes=1):
 def test_goes_on_in_the_middle_with_what_was_saved(num_workers, buffer_size):
     """Though workers have read further by then."""
     model = nn.Linear(1, 1)
-    batches = iterator(lanes=2, num_workers=num_workers, buffer_size=buffer_size)
+    batches = iterator(micro_batches=2, num_workers=num_workers, buffer_size=buffer_size)
     read = batches.next_epoch_itr()
     for number in range(4):
         store(next(read)["net_input"]["memory"], model, number)
     state = batches.memory_state()
-    rest, _ = resumed(state, lanes=2, num_workers=num_workers, buffer_size=buffer_size)
-    assert [(batch["lane"], batch["offset"]) for batch in rest] == [(0, 6), (1, 6), (0, 9), (1, 9)]
+    rest, _ = resumed(state, micro_batches=2, num_workers=num_workers, buffer_size=buffer_size)
+    assert [(batch["micro_batch"], batch["offset"]) for batch in rest] == [(0, 6), (1, 6), (0, 9), (1, 9)]
     assert [number_of(handle.load(nn.Linear(1, 1))) for handle in handles(rest)[:2]] == [2, 3]
     for batch, other in zip(rest, read):
         assert torch.equal(batch["target"], other["target"])
@@ -143,18 +153,20 @@ def test_goes_on_in_the_middle_with_what_was_saved(num_workers, buffer_size):
 
 def test_what_was_saved_is_a_memory_like_any_other():
     model = nn.Linear(1, 1)
-    rest, batches = resumed(saved(lanes=2), lanes=2)
+    rest, batches = resumed(saved(micro_batches=2), micro_batches=2)
     first, other, later, _ = handles(rest)
     assert number_of(first.load(model)) == 12
-    # Only one of the lanes was read on before this is saved: text is skipped where a batch is too large.
+    # Only one of the micro-batches was read on before this is saved: text is skipped where a batch is too large.
     store(first, model, 20)
     assert number_of(first.load(model)) == 12 and number_of(later.load(model)) == 20
-    lanes = batches.memory_state()["lanes"]
-    assert {lane: (held["end"], held["memory"]["0.age"][0, 0].item()) for lane, held in lanes.items()} == {
+    micro_batches = batches.memory_state()["micro_batches"]
+    assert {
+        micro_batch: (held["end"], held["memory"]["0.age"][0, 0].item()) for micro_batch, held in micro_batches.items()
+    } == {
         0: (9, 20),
         1: (6, 13),
     }
-    # In the last block, the other lane's memory is as old as what was skipped.
+    # In the last block, the other micro-batch's memory is as old as what was skipped.
     assert number_of(handles(rest)[3].load(model)) == 13 + BLOCK
 
 
@@ -168,7 +180,7 @@ def test_what_was_saved_takes_the_type_of_the_weights():
     "change, difference",
     [
         ({"rows": 3}, "rows 2 where this run has 3"),
-        ({"lanes": 2}, "groups of rows 1 where this run has 2"),
+        ({"micro_batches": 2}, "groups of rows 1 where this run has 2"),
         ({"num_shards": 2, "shard_id": 1}, "process 0 where this run has 1, processes 1 where this run has 2"),
         ({"block": 2}, "tokens in a block 3 where this run has 2"),
         ({"tokens": 23}, "tokens in the split 24 where this run has 23"),

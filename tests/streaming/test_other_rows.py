@@ -33,9 +33,9 @@ class Numbers:
 
 
 def process(stream, layout, shard_id, skip_remainder_batch=False):
-    rows, block, lanes, num_shards = layout
+    rows, block, micro_batches, num_shards = layout
     dataset = BlockDataset(
-        stream, rows=rows, block=block, lanes=lanes, shard_id=shard_id, num_shards=num_shards, eos=EOS
+        stream, rows=rows, block=block, micro_batches=micro_batches, shard_id=shard_id, num_shards=num_shards, eos=EOS
     )
     return MemoryBatchIterator(
         dataset, epoch=1, num_workers=0, buffer_size=0, skip_remainder_batch=skip_remainder_batch
@@ -74,19 +74,19 @@ def whole_epoch(data):
         layout = data.draw(fitting, label="layout")
         made = processes(stream, layout, state)
         passes = [batches.next_epoch_itr() for batches in made]
-        first, total, lanes = passes[0].n, len(passes[0]), layout[2]
+        first, total, micro_batches = passes[0].n, len(passes[0]), layout[2]
         assert {(batches.n, len(batches)) for batches in passes} == {(first, total)}
         # fairseq reads as many batches in each update as there are groups of rows.
-        updates = (total - first) // lanes
-        assert updates * lanes == total - first > 0 and first % lanes == 0
+        updates = (total - first) // micro_batches
+        assert updates * micro_batches == total - first > 0 and first % micro_batches == 0
         if state is not None:
             assert first > 0
         if run > 1 and updates > 1:
             updates = data.draw(st.integers(1, updates - 1), label="updates")
         for batches in passes:
-            for _ in range(updates * lanes):
+            for _ in range(updates * micro_batches):
                 read += pairs(next(batches))
-        assert made[0].iterations_in_epoch == first + updates * lanes
+        assert made[0].iterations_in_epoch == first + updates * micro_batches
         if made[0].end_of_epoch():
             break
         state = made[0].state_dict()
@@ -102,17 +102,17 @@ def test_every_token_is_read_once_whatever_the_rows(long):
     fuzz(whole_epoch, examples=200, long=long, data=st.data())
 
 
-def same_number_of_rows(tokens, rows, lanes, num_shards, block, done, other):
-    total = rows * lanes * num_shards
+def same_number_of_rows(tokens, rows, micro_batches, num_shards, block, done, other):
+    total = rows * micro_batches * num_shards
     if total > tokens:
         return
     begun = BlockDataset(
-        Numbers(tokens), rows=rows, block=block, lanes=lanes, shard_id=0, num_shards=num_shards, eos=EOS
+        Numbers(tokens), rows=rows, block=block, micro_batches=micro_batches, shard_id=0, num_shards=num_shards, eos=EOS
     )
     done %= begun.steps
     rest = BlockDataset(
-        Numbers(tokens), rows=1, block=other, lanes=1, shard_id=0, num_shards=total, eos=EOS,
-        intervals=begun.unread(done * lanes),
+        Numbers(tokens), rows=1, block=other, micro_batches=1, shard_id=0, num_shards=total, eos=EOS,
+        intervals=begun.unread(done * micro_batches),
     )  # fmt: skip
     for row in range(total):
         left = range(begun.borders[row] + done * block, begun.borders[row + 1])
@@ -124,7 +124,7 @@ def test_as_many_rows_go_on_each_by_itself(long):
     """With other blocks, or spread over other processes and groups."""
     small = st.integers(1, 6)
     fuzz(
-        same_number_of_rows, examples=200, long=long, tokens=st.integers(1, 500), rows=small, lanes=small, num_shards=small,
+        same_number_of_rows, examples=200, long=long, tokens=st.integers(1, 500), rows=small, micro_batches=small, num_shards=small,
         block=st.integers(1, 20), done=st.integers(0, 500), other=st.integers(1, 20),
     )  # fmt: skip
 
@@ -191,17 +191,19 @@ def test_rows_remember_the_text_before_them(caplog, arch):
 def test_what_stands_before_a_place_in_a_row(offset, count):
     """Rows of what is left: their own text so far, from several places of the corpus, and before that the corpus."""
     rest = BlockDataset(
-        Numbers(90), rows=2, block=5, lanes=2, shard_id=0, num_shards=1, eos=EOS, intervals=[(7, 20), (31, 40), (50, 80)]
+        Numbers(90), rows=2, block=5, micro_batches=2, shard_id=0, num_shards=1, eos=EOS, intervals=[(7, 20), (31, 40), (50, 80)]
     )  # fmt: skip
     text = [*range(7, 20), *range(31, 40), *range(50, 80)]
-    for lane in range(2):
-        found = rest.inputs_before(lane, offset, count).tolist()
-        for row, inputs in zip((2 * lane, 2 * lane + 1), found):
+    for micro_batch in range(2):
+        found = rest.inputs_before(micro_batch, offset, count).tolist()
+        for row, inputs in zip((2 * micro_batch, 2 * micro_batch + 1), found):
             begin = rest.borders[row]
             places = [*range(text[begin]), *text[begin : begin + offset]][-count:]
             expected = [EOS if place == 0 else place - 1 + FIRST for place in places]
             assert inputs == [PAD] * (count - len(expected)) + expected
-        assert rest.before(lane, offset) == offset + max(text[rest.borders[row]] for row in (2 * lane, 2 * lane + 1))
+        assert rest.before(micro_batch, offset) == offset + max(
+            text[rest.borders[row]] for row in (2 * micro_batch, 2 * micro_batch + 1)
+        )
 
 
 def test_the_place_in_the_epoch_goes_on(caplog):

@@ -1,4 +1,4 @@
-"""Every token a target exactly once, in contiguous rows, whatever the rows, blocks, lanes and processes."""
+"""Every token a target exactly once, in contiguous rows, whatever the rows, blocks, micro-batches and processes."""
 
 import logging
 import pickle
@@ -34,8 +34,10 @@ def stream_of(folder, combine=True):
     return TokenStream(find_parts(str(folder), "train", combine), num_symbols=SYMBOLS, pad=PAD)
 
 
-def blocks_of(stream, rows=3, block=4, lanes=1, shard_id=0, num_shards=1):
-    return BlockDataset(stream, rows=rows, block=block, lanes=lanes, shard_id=shard_id, num_shards=num_shards, eos=EOS)
+def blocks_of(stream, rows=3, block=4, micro_batches=1, shard_id=0, num_shards=1):
+    return BlockDataset(
+        stream, rows=rows, block=block, micro_batches=micro_batches, shard_id=shard_id, num_shards=num_shards, eos=EOS
+    )
 
 
 def test_stream_reads_across_items_and_parts(corpus):
@@ -49,33 +51,33 @@ def test_stream_reads_across_items_and_parts(corpus):
 
 
 LAYOUTS = [
-    (rows, block, lanes, num_shards)
+    (rows, block, micro_batches, num_shards)
     for rows, block in [(1, 1), (1, 7), (1, 500), (3, 4), (8, 5), (13, 64), (101, 2)]
-    for lanes, num_shards in [(1, 1), (2, 1), (1, 3), (2, 2)]
-    if rows * lanes * num_shards <= 101
+    for micro_batches, num_shards in [(1, 1), (2, 1), (1, 3), (2, 2)]
+    if rows * micro_batches * num_shards <= 101
 ]
 
 
-@pytest.mark.parametrize("rows, block, lanes, num_shards", LAYOUTS)
-def test_every_token_is_a_target_once(corpus, rows, block, lanes, num_shards):
+@pytest.mark.parametrize("rows, block, micro_batches, num_shards", LAYOUTS)
+def test_every_token_is_a_target_once(corpus, rows, block, micro_batches, num_shards):
     folder, tokens = corpus
     stream = stream_of(folder)
     # Reading row by row in the order of the rows gives the corpus back.
     targets, sources = {}, {}
     for shard_id in range(num_shards):
-        dataset = blocks_of(stream, rows, block, lanes, shard_id, num_shards)
+        dataset = blocks_of(stream, rows, block, micro_batches, shard_id, num_shards)
         for index in range(len(dataset)):
             batch = dataset[index]
             target, source = batch["target"], batch["net_input"]["src_tokens"]
             assert target.shape == source.shape and target.shape[0] == rows and target.shape[1] <= block
             assert torch.equal(target == PAD, source == PAD)
             assert batch["ntokens"] == (target != PAD).sum()
-            assert batch["lane"] == index % lanes and batch["offset"] == index // lanes * block
+            assert batch["micro_batch"] == index % micro_batches and batch["offset"] == index // micro_batches * block
             for row, own_target, own_source in zip(batch["id"].tolist(), target, source):
                 targets.setdefault(row, []).extend(own_target[own_target != PAD].tolist())
                 sources.setdefault(row, []).extend(own_source[own_source != PAD].tolist())
     order = sorted(targets)
-    assert len(order) == rows * lanes * num_shards
+    assert len(order) == rows * micro_batches * num_shards
     assert sum((targets[row] for row in order), []) == tokens.tolist()
     assert sum((sources[row] for row in order), []) == [EOS] + tokens.tolist()[:-1]
     lengths = [len(targets[row]) for row in order]
@@ -84,7 +86,7 @@ def test_every_token_is_a_target_once(corpus, rows, block, lanes, num_shards):
 
 def test_more_rows_than_tokens(corpus):
     with pytest.raises(ValueError, match="101 tokens, fewer than the 120 rows"):
-        blocks_of(stream_of(corpus[0]), rows=10, lanes=4, num_shards=3)
+        blocks_of(stream_of(corpus[0]), rows=10, micro_batches=4, num_shards=3)
 
 
 def test_split_that_is_not_there(corpus):
