@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from fairseq_expire import __version__, fairseq_version
+from fairseq_expire import __version__
+from fairseq_expire.inference.checkpoint import read_checkpoint
 from fairseq_expire.inference.folder import write_folder
 
 
@@ -28,12 +29,8 @@ def export(checkpoint: Path, dest: Path, *, data: Path | None = None, force: boo
     """
     if not checkpoint.is_file():
         raise FileNotFoundError(f"{checkpoint}: not there; expected a checkpoint of fairseq-train")
-    if fairseq_version.folder() is None:
-        raise ValueError(f"{checkpoint}: reading a checkpoint needs {fairseq_version.absence()}")
-    from fairseq_expire.inference.checkpoint import read_checkpoint
-
-    model, _, folder = read_checkpoint(checkpoint, data)
-    write_folder(dest, model, folder, version=__version__, force=force)
+    content = read_checkpoint(checkpoint, data)
+    write_folder(dest, content.model, content.data, version=__version__, force=force)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from fairseq_expire import fairseq_version
+from fairseq_expire.inference.checkpoint import read_checkpoint
 from fairseq_expire.inference.folder import read_folder
 from fairseq_expire.inference.text_model import TextModel
 from fairseq_expire.modules import let_waiting_threads_sleep
@@ -30,7 +30,6 @@ def load(
     Raises:
         FileNotFoundError: there is nothing at ``path``, or a file that belongs to it is missing.
         ValueError: a file is damaged, holds code, or belongs to another model; an argument is out of its range.
-        ImportError: for a checkpoint, if there is no fairseq.
     """
     let_waiting_threads_sleep()
     path = Path(path)
@@ -43,11 +42,5 @@ def load(
             raise ValueError(f"{path} is an exported model, which has its own dictionary: leave data out")
         model, codec = read_folder(path, span_limit=span_limit)
     else:
-        if fairseq_version.folder() is None:
-            raise ImportError(
-                f"{path}: a checkpoint, unlike an export (python -m fairseq_expire.export), needs {fairseq_version.absence()}"
-            )
-        from fairseq_expire.inference.checkpoint import read_checkpoint
-
         model, codec, _ = read_checkpoint(path, None if data is None else Path(data), span_limit=span_limit)
     return TextModel(model.to(device=device, dtype=dtype), codec)

@@ -90,6 +90,8 @@ class MemoryLMConfig(FairseqDataclass):
     )
     # Not for users: training stores here which dictionary a model is trained with.
     dictionary_digest: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
+    # And here how to build the model without fairseq, as JSON; None if only the code of its policy can.
+    model_config: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
     tokens_per_sample: int = II("task.tokens_per_sample")
 
 

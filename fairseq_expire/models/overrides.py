@@ -10,6 +10,7 @@ from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
+from fairseq_expire.modules.config import MODEL_CONFIG
 from fairseq_expire.tokenizers.dictionary_check import DIGEST
 
 
@@ -61,7 +62,8 @@ def check_overrides(paths: Iterable[str], overrides: Mapping[str, Any]) -> None:
         kind = None if cfg is None else ARCH_MODEL_REGISTRY.get(cfg.model._name)
         if kind is None:
             return
-        there |= {name for group in ("model", "task") for name in cfg[group] if not name.startswith("_")} - {DIGEST}
+        there |= {name for group in ("model", "task") for name in cfg[group] if not name.startswith("_")}
+        there -= {DIGEST, MODEL_CONFIG}
         changed = cfg.copy()
         # With what is put in whole groups, such as the options of another --bpe.
         overwrite_args_by_name(

@@ -1,5 +1,6 @@
 """Language modelling over contiguous streams, with a memory that outlives the batch."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from fairseq_expire.fairseq_patches.out_of_memory import JointTask
 from fairseq_expire.fairseq_patches.stopping import load_patience_state, patience_state
 from fairseq_expire.fairseq_patches.text_streams import use_utf8
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
-from fairseq_expire.modules import let_waiting_threads_sleep
+from fairseq_expire.modules import LanguageModelConfig, let_waiting_threads_sleep
+from fairseq_expire.modules.config import MODEL_CONFIG
 from fairseq_expire.streaming.memory_files import read_memory
 from fairseq_expire.streaming.memory_pass import MemoryBatchIterator
 from fairseq_expire.streaming.prompts import PromptDataset, StreamItems
@@ -118,11 +120,12 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
                 f"--task memory_caching_lm reads with a memory, which {type(model).__name__} does not have: expected "
                 f"one of --arch {', '.join(known)} (or a checkpoint of one)"
             )
-        # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with, and
-        # with the digest it is never read with another dictionary of the same size.
+        # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with, with
+        # the digest it is never read with another dictionary of the same size, with the configuration without fairseq.
         with open_dict(cfg):
             cfg.position_range = model.decoder.stack.position_range
             cfg[DIGEST] = model.decoder.dictionary_digest
+            cfg[MODEL_CONFIG] = _as_json(model.decoder.description)
         return model
 
     def optimizer_step(self, optimizer, model, update_num):
@@ -331,3 +334,11 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
     @property
     def target_dictionary(self) -> Dictionary:
         return self.dictionary
+
+
+def _as_json(config: LanguageModelConfig) -> str | None:
+    """Returns None if the memory policy is an architecture's own, which only its code can make."""
+    try:
+        return json.dumps(config.to_json())
+    except ValueError:
+        return None
