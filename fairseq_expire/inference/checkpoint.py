@@ -117,7 +117,7 @@ def _model_config(
 
 
 def _describe(path: Path, options: dict[str, Any], dictionary: SymbolTable) -> LanguageModelConfig:
-    """Asks an architecture of the user's own, which a fairseq that is imported already knows.
+    """Asks an architecture of the user's own, registered with a fairseq that is imported already.
 
     Raises:
         ValueError: if no such architecture is registered.
@@ -126,8 +126,8 @@ def _describe(path: Path, options: dict[str, Any], dictionary: SymbolTable) -> L
     architecture = None if models is None else models.ARCH_MODEL_REGISTRY.get(name)
     if not hasattr(architecture, "describe"):
         raise ValueError(
-            f"{path}: nothing here knows the architecture {name}, whose memory policy only the code that defines it can "
-            "make; import the package that registers it first"
+            f"{path}: nothing here knows the architecture {name}, whose memory policy only the code that defines it "
+            "can make; import the package that registers it first"
         )
-    # The type of options that architectures expect; fairseq has imported it.
+    # Architectures read options of this type; fairseq has imported its module.
     return architecture.describe(sys.modules["omegaconf"].OmegaConf.create(options), dictionary)

@@ -1,4 +1,4 @@
-"""From a checkpoint of fairseq-train to an exported folder and to Python, and what is refused on the way."""
+"""Loading of checkpoints and exports in Python, and the errors of damaged ones."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ def exported(checkpoint, tmp_path_factory):
     return folder
 
 
-def test_score_is_that_of_fairseq_eval_lm(exported, data_bin, checkpoint, corpus):
+def test_scores_are_those_of_fairseq_eval_lm(exported, data_bin, checkpoint, corpus):
     text = (corpus / "test.txt").read_bytes()
     score = fairseq_expire.load(exported).score(text)
     assert len(score.ids) == len(text)
@@ -40,7 +40,7 @@ def test_score_is_that_of_fairseq_eval_lm(exported, data_bin, checkpoint, corpus
     assert abs(limited.bits - score.bits) > 1e-3
 
 
-def test_an_export_is_the_checkpoint(exported, checkpoint, data_bin):
+def test_an_export_equals_its_checkpoint(exported, checkpoint, data_bin):
     assert sorted(path.name for path in exported.iterdir()) == [
         "config.json",
         "dict.txt",
@@ -52,7 +52,7 @@ def test_an_export_is_the_checkpoint(exported, checkpoint, data_bin):
     assert np.array_equal(ours.score(TEXT).token_bits, theirs.score(TEXT).token_bits)
     limited = fairseq_expire.load(checkpoint, span_limit=7), fairseq_expire.load(exported, span_limit=7)
     assert np.array_equal(limited[0].score(TEXT).token_bits, limited[1].score(TEXT).token_bits)
-    assert fairseq_expire.load(checkpoint, data=data_bin).codec.symbols == ours.codec.symbols
+    assert fairseq_expire.load(checkpoint, data=data_bin).tokenizer.symbols == ours.tokenizer.symbols
     doubled = fairseq_expire.load(exported, dtype=torch.float64)
     np.testing.assert_allclose(doubled.score(TEXT).token_bits, ours.score(TEXT).token_bits, rtol=1e-4)
 
@@ -71,7 +71,7 @@ for path in sys.argv[1:3]:
     print(repr("".join(model.generate("def ", max_tokens=20, seed=1, utf8=True))))
     stream = model.stream()
     stream.feed("def ")
-    assert len(stream.next_distribution().log_probs) == len(model.codec.symbols)
+    assert len(stream.next_distribution().log_probs) == len(model.tokenizer.symbols)
 export.main([sys.argv[2], sys.argv[3]])
 """
 
@@ -121,7 +121,7 @@ def test_other_models_and_data_without_a_manifest(arch, tmp_path):
     text = " ".join(words[n * n % 96] for n in range(40)) + "\n"
     for path in (checkpoint, tmp_path / "out"):
         loaded = fairseq_expire.load(path)
-        ids = loaded.codec.encode(text)
+        ids = loaded.tokenizer.encode(text)
         assert ids[-1] == 2 and 3 not in ids
         tokens = torch.tensor([[2, *ids[:-1]]])
         with torch.no_grad():
@@ -202,9 +202,9 @@ def damaged_checkpoints(path, folder):
 
 def test_checkpoints_that_are_refused(checkpoint, tmp_path, capfd):
     path = tmp_path / "checkpoint.pt"
-    for state, kind, words in damaged_checkpoints(checkpoint, tmp_path):
+    for state, kind, message in damaged_checkpoints(checkpoint, tmp_path):
         torch.save(state, path)
-        with pytest.raises(kind, match=words) as error:
+        with pytest.raises(kind, match=message) as error:
             fairseq_expire.load(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
     content = checkpoint.read_bytes()
@@ -215,10 +215,10 @@ def test_checkpoints_that_are_refused(checkpoint, tmp_path, capfd):
         ):
             fairseq_expire.load(path)
     path.write_bytes(pickle.dumps(Code()))
-    with pytest.raises(ValueError, match="it is refused|is no checkpoint"):
+    with pytest.raises(ValueError, match=r"it is refused|is no checkpoint"):
         fairseq_expire.load(path)
     assert "this code ran" not in capfd.readouterr().out
-    with pytest.raises(FileNotFoundError, match="none.pt: not there; expected a checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"none.pt: not there; expected a checkpoint"):
         fairseq_expire.load(tmp_path / "none.pt")
 
 
@@ -233,7 +233,7 @@ def change_model(folder, **changed):
 
 
 @pytest.mark.parametrize(
-    "damage, kind, words",
+    "damage, kind, message",
     [
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "no config.json in"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json: not JSON"),
@@ -259,22 +259,22 @@ def change_model(folder, **changed):
         (lambda f: (f / "manifest.json").write_text("[]"), ValueError, "manifest.json: not a JSON object"),
     ],
 )
-def test_damaged_exports(exported, tmp_path, damage, kind, words):
+def test_damaged_exports(exported, tmp_path, damage, kind, message):
     folder = tmp_path / "model"
     shutil.copytree(exported, folder)
     damage(folder)
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=message):
         fairseq_expire.load(folder)
 
 
-def test_data_is_for_checkpoints(exported, data_bin):
+def test_data_is_an_argument_for_checkpoints(exported, data_bin):
     with pytest.raises(ValueError, match="has its own dictionary: leave data out"):
         fairseq_expire.load(exported, data=data_bin)
 
 
-def test_the_dictionary_of_another_model(exported):
+def test_a_dictionary_of_another_model(exported):
     model = fairseq_expire.load(exported)
-    codec = model.codec
-    codec.dictionary.symbols[5:7] = codec.dictionary.symbols[6:4:-1]
-    with pytest.raises(ValueError, match="trained with another dictionary than this dict.txt"):
-        type(model)(model.model, codec)
+    tokenizer = model.tokenizer
+    tokenizer.dictionary.symbols[5:7] = tokenizer.dictionary.symbols[6:4:-1]
+    with pytest.raises(ValueError, match=r"trained with another dictionary than this dict.txt"):
+        type(model)(model.model, tokenizer)

@@ -59,7 +59,7 @@ def test_one_file_for_each_process_and_nothing_else(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
-    with pytest.raises(OSError, match="nowhere/memory_3_ab.1-of-2.pt"):
+    with pytest.raises(OSError, match=r"nowhere/memory_3_ab.1-of-2.pt"):
         write_memory(tmp_path / "nowhere", "memory_3_ab", {}, **PLACE)
 
 
@@ -75,7 +75,7 @@ def test_damage_is_found(tmp_path, harm):
     path = path_of(tmp_path, "memory_3_ab", **PLACE)
     write_memory(tmp_path, "memory_3_ab", {"states": torch.zeros(1000)}, **PLACE)
     path.write_bytes(harm(bytearray(path.read_bytes())))
-    with pytest.raises(ValueError, match="memory_3_ab.1-of-2.pt is damaged"):
+    with pytest.raises(ValueError, match=r"memory_3_ab.1-of-2.pt is damaged"):
         read_memory(tmp_path, "memory_3_ab", **PLACE)
 
 
@@ -93,12 +93,12 @@ def test_what_may_not_be_read(tmp_path, monkeypatch):
 
 
 def test_what_is_not_there_or_another_one(tmp_path):
-    with pytest.raises(ValueError, match="memory_3_ab.1-of-2.pt is missing"):
+    with pytest.raises(ValueError, match=r"memory_3_ab.1-of-2.pt is missing"):
         read_memory(tmp_path, "memory_3_ab", **PLACE)
     write_memory(tmp_path, "memory_3_cd", {}, **PLACE)
     path_of(tmp_path, "memory_3_cd", **PLACE).rename(path_of(tmp_path, "memory_3_ab", **PLACE))
-    with pytest.raises(ValueError, match="memory_3_ab.1-of-2.pt holds the memory of another run"):
+    with pytest.raises(ValueError, match=r"memory_3_ab.1-of-2.pt holds the memory of another run"):
         read_memory(tmp_path, "memory_3_ab", **PLACE)
     torch.save([1], path_of(tmp_path, "memory_3_ab", **PLACE))
-    with pytest.raises(ValueError, match="memory_3_ab.1-of-2.pt is damaged"):
+    with pytest.raises(ValueError, match=r"memory_3_ab.1-of-2.pt is damaged"):
         read_memory(tmp_path, "memory_3_ab", **PLACE)

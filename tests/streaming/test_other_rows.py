@@ -254,6 +254,6 @@ def test_a_state_of_an_earlier_version():
     (batches,) = processes(Numbers(90), (2, 5, 1, 1), state)
     assert batches.next_epoch_itr().n == 8
     with pytest.raises(
-        ValueError, match="saved after 8 batches of an epoch, and this run has 5 in all: .* --reset-dataloader"
+        ValueError, match=r"saved after 8 batches of an epoch, and this run has 5 in all: .* --reset-dataloader"
     ):
         processes(Numbers(90), (4, 5, 1, 1), state)

@@ -90,7 +90,7 @@ def test_more_rows_than_tokens(corpus):
 
 
 def test_split_that_is_not_there(corpus):
-    with pytest.raises(FileNotFoundError, match="no split 'valid'.*found splits: train, train1"):
+    with pytest.raises(FileNotFoundError, match=r"no split 'valid'.*found splits: train, train1"):
         find_parts(str(corpus[0]), "valid", combine=False)
 
 
