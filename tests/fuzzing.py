@@ -1,4 +1,4 @@
-"""Fuzzing with the same few examples in every normal run, and with many new ones in the long mode (``pytest --long``)."""
+"""Fuzzing: the same few examples in every normal run, many new ones in the long mode (``pytest --long``)."""
 
 from hypothesis import HealthCheck, Phase, given, settings
 

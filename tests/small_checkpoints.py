@@ -28,8 +28,8 @@ def write_checkpoint(path, data, *given, arch="expire_span_lm", seed=0):
     torch.manual_seed(seed)
     model = tasks.setup_task(cfg.task).build_model(cfg.model)
     # Larger weights make predictions differ; an adaptive softmax has no such layer.
-    if model.decoder.output_projection is not None:
-        model.decoder.output_projection.weight.data.mul_(4)
+    if model.decoder.model.output_projection is not None:
+        model.decoder.model.output_projection.weight.data.mul_(4)
     torch.save(
         {"args": None, "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), "model": model.state_dict()},
         path,

@@ -12,10 +12,10 @@ from fairseq_expire.modules import LanguageModel, LanguageModelConfig
 from fairseq_expire.modules.config import MODEL_CONFIG
 from fairseq_expire.tokenizers.bound import BoundTokenizer
 from fairseq_expire.tokenizers.dictionary import SymbolTable
-from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary, check_names
+from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary, check_names, dictionary_digest
 
 # What fairseq puts in front of the names of the model's weights.
-PREFIX = "decoder."
+PREFIX = "decoder.model."
 
 
 class CheckpointContent(NamedTuple):
@@ -43,14 +43,19 @@ def read_checkpoint(path: Path, data: Path | None, *, span_limit: int | None = N
     data = data or _training_data(path, state["cfg"]["task"])
     tokenizer = BoundTokenizer.of(data)
     check_dictionary(
-        options[DIGEST], tokenizer.symbols, model=f"the checkpoint {path}", dictionary=str(data / "dict.txt")
+        options.get(DIGEST), tokenizer.symbols, model=f"the checkpoint {path}", dictionary=str(data / "dict.txt")
     )
     check_names(state["model"], model=f"the checkpoint {path}")
     config = _model_config(path, options, tokenizer.dictionary, span_limit)
+    if len(tokenizer.symbols) != config.vocab_size:
+        raise ValueError(
+            f"{data / 'dict.txt'}: {len(tokenizer.symbols)} symbols, and the model in {path} has {config.vocab_size}; "
+            "give the data it was trained on"
+        )
     weights = {name.removeprefix(PREFIX): value for name, value in state["model"].items()}
     # The caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[]):
-        model = LanguageModel(config, options[DIGEST])
+        model = LanguageModel(config, dictionary_digest(tokenizer.symbols))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -80,13 +85,14 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _check_kind(path: Path, options: dict[str, Any]) -> None:
     """Raises ValueError unless this version trained the model."""
-    if DIGEST not in options:
-        raise ValueError(f"{path}: {options.get('_name')} is not a model of fairseq_expire; load it with fairseq")
-    if MODEL_CONFIG not in options:
+    if MODEL_CONFIG in options:
+        return
+    if DIGEST in options:
         raise ValueError(
             f"{path} was written by an earlier version of fairseq_expire, which did not store how to build its model: "
             "use that version, or train it again"
         )
+    raise ValueError(f"{path}: {options.get('_name')} is not a model of fairseq_expire; load it with fairseq")
 
 
 def _training_data(path: Path, options: dict[str, Any]) -> Path:

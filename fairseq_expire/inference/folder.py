@@ -16,7 +16,7 @@ from fairseq_expire.tokenizers.bound import BoundTokenizer
 from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary
 from fairseq_expire.tokenizers.subwords import MODEL_FILE
 
-FORMAT = 2
+FORMAT = 3
 CONFIG, WEIGHTS, DICTIONARY = "config.json", "model.safetensors", "dict.txt"
 # Files of a data-bin that tokenizers are read from; not all data has all of them.
 TEXT_FILES = (DICTIONARY, manifest.FILE_NAME, MODEL_FILE)
@@ -37,7 +37,7 @@ def write_folder(dest: str | Path, model: LanguageModel, data: Path, *, version:
     # Imported here because it locks folders with POSIX means; on other systems exports are only read.
     from fairseq_expire.folders import new_folder
 
-    description = model.description.to_json()
+    model_config = model.config.to_json()
     with new_folder(dest, force=force, mark=CONFIG) as folder:
         _empty(folder)
         for name in TEXT_FILES:
@@ -51,7 +51,7 @@ def write_folder(dest: str | Path, model: LanguageModel, data: Path, *, version:
             "version": version,
             "level": tokenizer.level_name,
             DIGEST: model.dictionary_digest,
-            "model": description,
+            "model": model_config,
             "weights_sha256": file_sha256(folder / WEIGHTS),
         }
         write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
@@ -87,11 +87,11 @@ def read_folder(folder: Path, *, span_limit: int | None = None) -> tuple[Languag
             raise FileNotFoundError(f"no {name} in {folder}, which {CONFIG} belongs to: export the model again")
     tokenizer = BoundTokenizer.of(folder)
     try:
-        description = LanguageModelConfig.from_json(config["model"])
+        model_config = LanguageModelConfig.from_json(config["model"])
         if span_limit is not None:
-            description = description.with_policy_options(span_limit=span_limit)
+            model_config = model_config.with_policy_options(span_limit=span_limit)
         with torch.random.fork_rng(devices=[]):
-            model = LanguageModel(description, config[DIGEST])
+            model = LanguageModel(model_config, config[DIGEST])
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
     if tokenizer.level_name != config["level"]:
@@ -99,9 +99,9 @@ def read_folder(folder: Path, *, span_limit: int | None = None) -> tuple[Languag
             f"{folder}: the model reads {config['level']}, but its {manifest.FILE_NAME} (or the lack of it) says "
             f"{tokenizer.level_name}; restore the file, or export the model again"
         )
-    if len(tokenizer.symbols) != description.symbols:
+    if len(tokenizer.symbols) != model_config.vocab_size:
         raise ValueError(
-            f"{folder / DICTIONARY}: {len(tokenizer.symbols)} symbols, and the model has {description.symbols}; "
+            f"{folder / DICTIONARY}: {len(tokenizer.symbols)} symbols, and the model has {model_config.vocab_size}; "
             "restore the file, or export the model again"
         )
     check_dictionary(config[DIGEST], tokenizer.symbols, model=f"the model in {folder}", dictionary="the dict.txt there")

@@ -97,8 +97,7 @@ class MemoryPass:
         # The update that this is for draws the random numbers that it would have drawn.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for tokens in blocks.inputs_before(micro_batch, end, count).split(blocks.block, dim=1):
-                _, extra = model.extract_features(tokens.to(device), memory=memory)
-                memory = extra["memory"]
+                memory = model.read(tokens.to(device), memory).memory
         # It holds copies of weights that were made without gradient.
         torch.clear_autocast_cache()
         return memory
@@ -156,7 +155,7 @@ class MemoryHandle:
         if held.start == self._start:
             return held.before
         # Text that was skipped (a batch too large for the device) still makes what is remembered older.
-        return held.after if held.end == self._start else held.after.aged(self._start - held.end)
+        return held.after if held.end == self._start else held.after.advance(self._start - held.end)
 
     def store(self, model: nn.Module, before: Memory | None, after: Memory) -> None:
         """Keeps what ``model`` remembers after this block."""

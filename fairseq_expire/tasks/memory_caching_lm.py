@@ -123,9 +123,9 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with, with
         # the digest it is never read with another dictionary of the same size, with the configuration without fairseq.
         with open_dict(cfg):
-            cfg.position_range = model.decoder.stack.position_range
-            cfg[DIGEST] = model.decoder.dictionary_digest
-            cfg[MODEL_CONFIG] = _as_json(model.decoder.description)
+            cfg.position_range = model.decoder.model.config.position_range
+            cfg[DIGEST] = model.decoder.model.dictionary_digest
+            cfg[MODEL_CONFIG] = _as_json(model.decoder.model.config)
         return model
 
     def optimizer_step(self, optimizer, model, update_num):

@@ -103,7 +103,7 @@ OTHERS = {
         "--tie-adaptive-weights",
         "--tie-adaptive-proj",
     ],
-    "compressive_transformer_lm": ["--max-span", "8", "--compression", "conv", *LARGE],
+    "compressive_transformer_lm": ["--max-span", "8", "--compression", "max", *LARGE],
     "expire_span_lm_tiny": ["--max-span", "99", "--span-init", "20"],
 }
 
@@ -169,7 +169,7 @@ def damaged_checkpoints(path, folder):
     state = torch.load(path, weights_only=True)
     options = state["cfg"]["model"]
     weights = {name: value for name, value in state["model"].items() if not name.endswith("fc1.bias")}
-    older = {**state["model"], "decoder.dictionary_digest": torch.zeros(4, dtype=torch.int64)}
+    older = {name.replace("decoder.model.", "decoder."): value for name, value in state["model"].items()}
     moved = {**state["cfg"], "task": {**state["cfg"]["task"], "data": f"{folder / 'gone'}:{folder}"}}
     config = json.loads(options["model_config"])
 
@@ -187,6 +187,8 @@ def damaged_checkpoints(path, folder):
     yield with_options(model_config=json.dumps({**config, "depth": 1})), ValueError, "the field depth .* not known"
     yield with_options(model_config="{"), ValueError, "checkpoint.pt: Expecting property name"
     yield with_options(dictionary_digest=64 * "0"), ValueError, "trained with another dictionary than .*dict.txt"
+    smaller = with_options(dictionary_digest=None, model_config=json.dumps({**config, "vocab_size": 7}))
+    yield smaller, ValueError, r"dict.txt: \d+ symbols, and the model in .*checkpoint.pt has 7"
     yield {**state, "model": older}, ValueError, "written by an earlier version of fairseq_expire"
     yield without("model_config"), ValueError, "written by an earlier version of fairseq_expire, which did not store"
     yield without("model_config", "dictionary_digest"), ValueError, "some_lm is not a model of fairseq_expire"
@@ -237,7 +239,7 @@ def change_model(folder, **changed):
     [
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "no config.json in"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json: not JSON"),
-        (lambda f: change_config(f, format=1), ValueError, "its format is not 2, the one this version reads; export"),
+        (lambda f: change_config(f, format=1), ValueError, "its format is not 3, the one this version reads; export"),
         (
             lambda f: change_config(f, dictionary_digest=64 * "0"),
             ValueError,
@@ -246,7 +248,7 @@ def change_model(folder, **changed):
         (lambda f: change_model(f, depth=1), ValueError, "the field depth .* not known"),
         (lambda f: change_model(f, num_layers=1), ValueError, "not the weights of .*layers.1.* expected none"),
         (lambda f: change_model(f, num_heads=5), ValueError, "config.json: .*5 heads and width 32"),
-        (lambda f: change_model(f, symbols=5), ValueError, "symbols, and the model has 5"),
+        (lambda f: change_model(f, vocab_size=5), ValueError, "symbols, and the model has 5"),
         (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, "no model.safetensors in"),
         (
             lambda f: (f / "model.safetensors").write_bytes(b"\0" * 99),

@@ -1,6 +1,7 @@
 """The handle of a batch: the memory depends on the place in the text, not on how often a batch was run."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -202,7 +203,7 @@ def test_memory_of_another_place():
 
 
 class Reader(nn.Module):
-    """Stands for a decoder: remembers the tokens themselves, one step apart."""
+    """Stands for a language model: remembers the tokens themselves, one step apart."""
 
     def __init__(self, reach):
         super().__init__()
@@ -211,13 +212,13 @@ class Reader(nn.Module):
         self.stack.reach = reach
         self.stack.empty_memory = lambda batch, read: Memory.empty(
             batch=batch, num_layers=1, embed_dim=1, like=self.stack.position
-        ).aged(read)
+        ).advance(read)
 
-    def extract_features(self, tokens, memory):
+    def read(self, tokens, memory):
         assert not torch.is_grad_enabled()
         torch.rand(1)
-        layer = memory.layers[0].extended(tokens.unsqueeze(-1).float(), None, tokens == 1).aged(tokens.size(1))
-        return None, {"memory": Memory((layer,))}
+        layer = memory.layers[0].extended(tokens.unsqueeze(-1).float(), None, tokens == 1).advance(tokens.size(1))
+        return SimpleNamespace(memory=Memory((layer,)))
 
 
 @pytest.mark.parametrize("reach, tokens", [(1, 3), (3, 3), (4, 6), (100, 6), (None, 6)])

@@ -153,7 +153,7 @@ def test_rows_remember_the_text_before_them(caplog, arch):
     size = ["--decoder-layers", "2", "--decoder-embed-dim", "8", "--decoder-ffn-embed-dim", "8"]
     model = build(
         *size, "--decoder-attention-heads", "2", "--dropout", "0", "--position-range", "8", *LONG[arch], arch=arch
-    ).decoder
+    ).decoder.model
     model.train()
     block = 8
     reach = -(-model.stack.reach // block) * block
@@ -169,7 +169,7 @@ def test_rows_remember_the_text_before_them(caplog, arch):
             skipped = max(layer.read for layer in memory.layers) - text.size(1)
             alone = model.stack.empty_memory(1, read=skipped)
             for part in text.split(5, dim=1):
-                alone = model.extract_features(part, memory=alone)[1]["memory"]
+                alone = model.read(part, alone).memory
             for layer, other in zip(memory.layers, alone.layers):
                 # Compressed states stand where they were made, which depends on blocks.
                 here, there = layer.age[row].sort(), other.age[0].sort()
