@@ -248,10 +248,10 @@ class MemoryLanguageModel(FairseqLanguageModel):
     """A registered architecture is this with a policy: see ``make_policy``."""
 
     def get_normalized_probs(self, net_output, log_probs: bool, sample: Optional[Dict] = None) -> Tensor:
-        """[B, T, V], as fairseq's; the batches of a scoring run carry a tally, which gets those of the targets."""
+        """[B, T, V], as fairseq's; the batches of a scoring run carry a sum, to which those of the targets are added."""
         probs = super().get_normalized_probs(net_output, log_probs, sample)
-        if sample is not None and "tally" in sample:
-            sample["tally"].add(probs, sample["target"], log_probs=log_probs)
+        if sample is not None and "score_sum" in sample:
+            sample["score_sum"].add(probs, sample["target"], log_probs=log_probs)
         return probs
 
     def max_decoder_positions(self) -> int:

@@ -23,11 +23,12 @@ from fairseq_expire.fairseq_patches.text_streams import use_utf8
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 from fairseq_expire.modules import LanguageModelConfig, let_waiting_threads_sleep
 from fairseq_expire.modules.config import MODEL_CONFIG
+from fairseq_expire.streaming.batch_iterator import MemoryBatchIterator
+from fairseq_expire.streaming.blocks import BlockDataset, StreamDataset
 from fairseq_expire.streaming.memory_files import read_memory
-from fairseq_expire.streaming.memory_pass import MemoryBatchIterator
 from fairseq_expire.streaming.prompts import PromptDataset, StreamItems
-from fairseq_expire.streaming.score import TalliedBatches, Tally, score_lines
-from fairseq_expire.streaming.stream import BlockDataset, StreamDataset, TokenStream, find_parts
+from fairseq_expire.streaming.score import ScoreSum, ScoringBatches, score_lines
+from fairseq_expire.streaming.token_stream import TokenStream, find_parts
 from fairseq_expire.tasks.data_folder import check_split, read_dictionary
 from fairseq_expire.tasks.options import MemoryCachingLMConfig, add_save_memory
 from fairseq_expire.tasks.processes import check_processes_are_joined
@@ -151,7 +152,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             if "data_selector" in kwargs:
                 raise ValueError(f"fairseq-train {NO_ITEMS}")
             items = StreamItems(stream)
-            self.datasets[split] = self.prompts(items, items.sizes, ended=True)
+            self.datasets[split] = self.prompts(items, items.sizes, strip_eos=True)
             return
         # fairseq's trainer is the only caller that can select data: by this a training set is known from
         # the same split being validated or scored, to which --update-freq means nothing.
@@ -252,7 +253,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         """
         load_patience_state(state.get("patience"))
         batches, name = self._training, state.get("memory")
-        if name is None or not batches.iterations_in_epoch or batches.difference:
+        if name is None or not batches.iterations_in_epoch or batches.layout_difference:
             return
         blocks = batches.dataset
         try:
@@ -260,7 +261,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
                 read_memory(Path(state["folder"]), name, process=blocks.shard_id, processes=blocks.num_shards)
             )
         except ValueError as error:
-            batches.memories.lost = str(error)
+            batches.memory_pass.reread_reason = str(error)
 
     def eval_lm_dataloader(
         self,
@@ -304,12 +305,12 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             skip_remainder_batch=False,
         ).next_epoch_itr(shuffle=False)
 
-        def report(tally: Tally) -> None:
-            if self.manifest and not tally.averaged:
-                for line in score_lines(self.manifest, dataset.split, tokens=tally.tokens, bits=tally.bits):
+        def report(score: ScoreSum) -> None:
+            if self.manifest and not score.averaged:
+                for line in score_lines(self.manifest, dataset.split, tokens=score.tokens, bits=score.bits):
                     logger.info("%s: %s", dataset.split, line)
 
-        return TalliedBatches(batches, Tally(self.dictionary.pad()), report)
+        return ScoringBatches(batches, ScoreSum(self.dictionary.pad()), report)
 
     def _blocks(self, dataset, rows, block, micro_batches, shard_id, num_shards) -> BlockDataset:
         return BlockDataset(
