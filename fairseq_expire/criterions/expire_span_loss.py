@@ -14,6 +14,7 @@ from fairseq.logging import meters, metrics
 from omegaconf import II
 from torch import Tensor
 
+from fairseq_expire.fairseq_patches.meters import MaxMeter
 from fairseq_expire.modules import LayerReport
 
 
@@ -23,34 +24,6 @@ class ExpireSpanLossConfig(FairseqDataclass):
         default=1e-6, metadata={"help": "weight of the span penalty (alpha): the price of remembering one step"}
     )
     sentence_avg: bool = II("optimization.sentence_avg")
-
-
-class MaxMeter(meters.Meter):
-    """The largest of the values logged."""
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self):
-        self.max = None
-
-    def update(self, value):
-        value = utils.item(value)
-        self.max = value if self.max is None else max(self.max, value)
-
-    def state_dict(self):
-        return {"max": self.max}
-
-    def load_state_dict(self, state_dict):
-        self.max = state_dict["max"]
-
-    @property
-    def smoothed_value(self) -> float:
-        return meters.safe_round(self.max, 1) if self.max is not None else 0.0
-
-
-# A checkpoint stores meters by class name, and fairseq looks the names up in its own module.
-meters.MaxMeter = MaxMeter
 
 
 @register_criterion("expire_span_loss", dataclass=ExpireSpanLossConfig)

@@ -14,12 +14,11 @@ from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel
 from omegaconf import II
 from torch import Tensor
 
+from fairseq_expire.fairseq_patches.overrides import check_overrides
+from fairseq_expire.fairseq_patches.trained_options import SPANS, TRAINED
 from fairseq_expire.models.every_gradient import with_every_gradient
 from fairseq_expire.models.hub import MemoryHubInterface
-from fairseq_expire.models.overrides import check_overrides
-from fairseq_expire.models.size import check_size
-from fairseq_expire.models.trained_options import SPANS, TRAINED
-from fairseq_expire.models.vocabulary import input_bands, softmax_bands
+from fairseq_expire.models.option_checks import check_size, input_clusters, softmax_clusters
 from fairseq_expire.modules import AdaptiveSoftmax, LanguageModel, LanguageModelConfig, Memory, MemoryPolicy
 from fairseq_expire.streaming.memory_pass import MemoryHandle
 from fairseq_expire.tokenizers.dictionary_check import check_names, dictionary_digest
@@ -328,8 +327,8 @@ class MemoryLanguageModel(FairseqLanguageModel):
             dropout_out=cfg.decoder_dropout_out,
             scale_embedding=not cfg.no_scale_embedding,
             share_embedding=cfg.share_decoder_input_output_embed,
-            adaptive_input=input_bands(cfg, len(dictionary)),
-            adaptive_softmax=softmax_bands(cfg, len(dictionary)),
+            adaptive_input=input_clusters(cfg, len(dictionary)),
+            adaptive_softmax=softmax_clusters(cfg, len(dictionary)),
             adaptive_softmax_dropout=cfg.adaptive_softmax_dropout,
             tie_adaptive_weights=cfg.tie_adaptive_weights,
             tie_adaptive_proj=cfg.tie_adaptive_proj,

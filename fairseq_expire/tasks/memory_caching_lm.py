@@ -17,7 +17,8 @@ from omegaconf import open_dict
 from fairseq_expire.fairseq_patches.bounds import keep_bounds_of
 from fairseq_expire.fairseq_patches.fusion import check_target_dictionary
 from fairseq_expire.fairseq_patches.hydra import end_with_the_sentence
-from fairseq_expire.fairseq_patches.out_of_memory import JointTask
+from fairseq_expire.fairseq_patches.patched_task import PatchedTask
+from fairseq_expire.fairseq_patches.processes import check_processes_are_joined
 from fairseq_expire.fairseq_patches.stopping import load_patience_state, patience_state
 from fairseq_expire.fairseq_patches.text_streams import use_utf8
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
@@ -31,7 +32,6 @@ from fairseq_expire.streaming.score import ScoreSum, ScoringBatches, score_lines
 from fairseq_expire.streaming.token_stream import TokenStream, find_parts
 from fairseq_expire.tasks.data_folder import check_split, read_dictionary
 from fairseq_expire.tasks.options import MemoryCachingLMConfig, add_save_memory
-from fairseq_expire.tasks.processes import check_processes_are_joined
 from fairseq_expire.tasks.prompting import PromptingTask
 from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary
 from fairseq_expire.tokenizers.manifest import Manifest, read_manifest
@@ -45,7 +45,7 @@ NO_ITEMS = (
 
 
 @register_task("memory_caching_lm", dataclass=MemoryCachingLMConfig)
-class MemoryCachingLMTask(JointTask, PromptingTask):
+class MemoryCachingLMTask(PatchedTask, PromptingTask):
     """Reads each split as contiguous rows and hands every batch the memory of its pass.
 
     A pass (a training epoch, a validation, a scoring run) starts cold and reads its rows in order; every token of the
@@ -71,8 +71,6 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             raise ValueError(
                 f"--utf8 is for models of bytes, and the symbols in {cfg.data} are {level}: leave the option out"
             )
-        # Where the memory that belongs to the checkpoint being written is; None if none does. See checkpoints.py.
-        self.saved_memory: str | None = None
         self._training: MemoryBatchIterator | None = None
         # Whether a new model was built, as only training does.
         self._trains = False

@@ -9,7 +9,8 @@ import torch
 from fairseq.logging import meters, metrics
 from fairseq.modules import AdaptiveSoftmax
 
-from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss, MaxMeter
+from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss
+from fairseq_expire.fairseq_patches.meters import MaxMeter
 from fairseq_expire.modules import LayerReport, Memory
 
 PAD, ROWS, BLOCK, SYMBOLS = 1, 2, 4, 9

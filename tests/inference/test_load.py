@@ -12,6 +12,7 @@ import pytest
 import torch
 from fairseq.checkpoint_utils import load_model_ensemble
 from fairseq.models import ARCH_MODEL_REGISTRY
+from forks import Forks
 from scoring import exact_loss, reader_loss
 from small_checkpoints import write_checkpoint
 
@@ -57,38 +58,41 @@ def test_an_export_equals_its_checkpoint(exported, checkpoint, data_bin):
     np.testing.assert_allclose(doubled.score(TEXT).token_bits, ours.score(TEXT).token_bits, rtol=1e-4)
 
 
-LOAD_WITHOUT_FAIRSEQ = """
+LOAD = """
 import sys
-# To Python, packages that are not installed.
-for name in ("fairseq", "fairseq_cli", "omegaconf", "hydra"):
-    sys.modules[name] = None
 import fairseq_expire
 from fairseq_expire import export
-from fairseq_expire.modules import ExpireSpan
-for path in sys.argv[1:3]:
+
+exported, checkpoint, dest, text = {arguments}
+for path in (exported, checkpoint):
     model = fairseq_expire.load(path)
-    print(repr(model.score(sys.argv[4]).bits))
+    print(repr(model.score(text).bits))
     print(repr("".join(model.generate("def ", max_tokens=20, seed=1, utf8=True))))
     stream = model.stream()
     stream.feed("def ")
     assert len(stream.next_distribution().log_probs) == len(model.tokenizer.symbols)
-export.main([sys.argv[2], sys.argv[3]])
+export.main([checkpoint, dest])
+imported = {{name.split(".")[0] for name, module in sys.modules.items() if module is not None}}
+assert not imported & {{"fairseq", "fairseq_cli", "omegaconf", "hydra"}}
 """
+# To Python, these packages are not installed then.
+WITHOUT = "import sys\nfor name in ('fairseq', 'fairseq_cli', 'omegaconf', 'hydra'): sys.modules[name] = None\n"
 
 
-def test_checkpoints_and_exports_load_without_fairseq(exported, checkpoint, tmp_path):
-    output = commands.run(
-        sys.executable, "-W", "ignore", "-c", LOAD_WITHOUT_FAIRSEQ, exported, checkpoint, tmp_path / "out", TEXT
-    )
-    bits, written, other_bits, other_written = output.splitlines()
+@pytest.mark.parametrize("before", ["", WITHOUT], ids=["beside_fairseq", "without_fairseq"])
+def test_checkpoints_and_exports_load_without_importing_fairseq(exported, checkpoint, tmp_path, before):
+    forks = Forks("import torch", tmp_path)
+    arguments = [str(exported), str(checkpoint), str(tmp_path / "out"), TEXT]
+    done = forks.run(before + LOAD.format(arguments=arguments), cwd=tmp_path, search=[commands.ROOT])
+    forks.close()
+    assert done.returncode == 0, done.stderr
+    bits, written, other_bits, other_written = done.stdout.splitlines()
     model = fairseq_expire.load(exported)
     assert float(bits) == float(other_bits) == model.score(TEXT).bits
     assert written == other_written
     assert ast.literal_eval(written) == "".join(model.generate("def ", max_tokens=20, seed=1, utf8=True))
-    names = sorted(path.name for path in exported.iterdir())
-    assert [(tmp_path / "out" / name).read_bytes() for name in names] == [
-        (exported / name).read_bytes() for name in names
-    ]
+    for file in exported.iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
 
 
 LARGE = ["--adaptive-input", "--adaptive-input-cutoff", "20,40", "--adaptive-softmax-cutoff", "20,40"]
