@@ -1,6 +1,6 @@
 """The memory mechanism in plain PyTorch: no fairseq needed."""
 
-from fairseq_expire.modules.attention.tiled import attend
+from fairseq_expire.modules.attention import attend
 from fairseq_expire.modules.config import LanguageModelConfig
 from fairseq_expire.modules.language_model import LanguageModel, Prediction, TokenReader, dictionary_digest
 from fairseq_expire.modules.layer import MemoryLayer
