@@ -1,7 +1,7 @@
 """The memory mechanism in plain PyTorch: it needs torch and the standard library alone."""
 
 from fairseq_expire.modules.adaptive_vocabulary import AdaptiveInput, AdaptiveSoftmax, Clusters
-from fairseq_expire.modules.attention.tiled import attend
+from fairseq_expire.modules.attention import attend
 from fairseq_expire.modules.config import POLICIES, LanguageModelConfig
 from fairseq_expire.modules.language_model import LanguageModel, Prediction
 from fairseq_expire.modules.layer import LayerReport, MemoryLayer

@@ -5,18 +5,17 @@ Size legend: B rows, T tokens of a block, M memories, S = M + T, D width, K head
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq_expire.modules.attention.tiled import attend
+from fairseq_expire.modules.attention import attend
 from fairseq_expire.modules.layer_memory import LayerMemory
 from fairseq_expire.modules.linear import Linear
 from fairseq_expire.modules.policies.base import MemoryPolicy
-from fairseq_expire.modules.visibility import Visibility, steps_left
 
 
 @dataclass(frozen=True)
@@ -107,36 +106,27 @@ class MemoryLayer(nn.Module):
             candidates = self._from_hidden(hidden, states, memory, padding)
         else:
             candidates = self._from_keys(hidden, states, memory, padding)
-        age, ramp, longest = candidates.memory.age, self.policy.ramp, self.policy.longest
-        # Of what cannot be seen, nothing is computed.
-        furthest = memory.oldest + block
-        position = position[:furthest]
-        if longest is not None and furthest <= longest:
-            longest = None
-        compressed = None
-        if candidates.memory.compressed is not None:
-            compressed = self.policy.compressed(candidates.memory.compressed)
-        spans = self.policy.shortened(candidates.spans, shortening).transpose(1, 2)  # [B, H, S]
+        spans = self.policy.shortened(candidates.spans, shortening)
+        visibility = self.policy.visibility(spans, candidates.memory, block=block)
         attended = attend(
             self._heads(self.query_proj(states)),
             self._heads(candidates.key),
             self._heads(candidates.value),
-            age=age,
-            span=spans,
-            ramp=ramp,
-            position=position,
-            longest=longest,
-            compressed=compressed,
-            held=[count - block for count in candidates.memory.held],
+            visibility=visibility,
+            # No distance in this block is longer.
+            position=position[: memory.oldest + block],
+            counts=[count - block for count in candidates.memory.held],
             dropout=self.attention_dropout if self.training else 0.0,
         )
-        left = steps_left(spans.detach(), age, ramp=ramp)
         report = LayerReport(
             span=candidates.spans[:, -block:].detach(),
-            penalty=self.policy.penalty(spans, left, age, block=block, padding=padding),
-            count_seen=partial(Visibility(left, age, ramp, longest, compressed).sizes, block),
+            penalty=self.policy.penalty(visibility, padding=padding),
+            count_seen=visibility.detach().sizes,
         )
-        kept = self.policy.retain(candidates.memory.detach().advance(block), candidates.spans.detach())
+        if shortening is not None:
+            # Shortened spans delete nothing.
+            visibility = self.policy.visibility(candidates.spans, candidates.memory, block=block)
+        kept = candidates.memory.detach().advance(block), self.policy.retain(visibility)
 
         attended = self.dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))  # [B, K, T, d] -> [B, T, D]
         if self.pre_norm:

@@ -47,9 +47,9 @@ def spans(monkeypatch):
     """The types of all the spans that masks were made of."""
     seen, attend = set(), layer.attend
 
-    def recorded(*arguments, span, **named):
-        seen.add(span.dtype)
-        return attend(*arguments, span=span, **named)
+    def recorded(*arguments, visibility, **named):
+        seen.add(visibility.span.dtype)
+        return attend(*arguments, visibility=visibility, **named)
 
     monkeypatch.setattr(layer, "attend", recorded)
     return seen

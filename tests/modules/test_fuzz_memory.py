@@ -256,7 +256,8 @@ def test_what_is_retained_is_what_will_be_seen(long):
         if policy.compresses:
             slots = torch.rand(2, 12, generator=generator) < 0.5
             spans = spans.masked_fill(slots.unsqueeze(-1), policy.compressed_span)
-        _, keep = policy.retain(LayerMemory(states, age, compressed=slots), spans)
+        memory = LayerMemory(states, age, compressed=slots)
+        keep = policy.retain(policy.visibility(spans, memory, block=0))
         for row in range(2):
             for slot in range(12):
                 steps = age[row, slot].item()

@@ -9,7 +9,7 @@ from fuzzing import fuzz
 from hypothesis import strategies as st
 
 from fairseq_expire.modules import AdaptiveSpan, Compressive, ExpireSpan, FixedSpan, Memory, MemoryTransformer
-from fairseq_expire.modules.layer_memory import SLACK
+from fairseq_expire.modules.layer_memory import EMPTY_AGE, SLACK
 from fairseq_expire.modules.policies.compressive import POOLINGS
 
 
@@ -128,7 +128,7 @@ def test_any_blocks_are_the_whole_text(long):
         stack.to(dtype)
         if not deleting:
             for layer in stack.layers:
-                layer.policy.retain = lambda candidates, spans: (candidates, candidates.occupied)
+                layer.policy.retain = lambda visibility: visibility.age < EMPTY_AGE
         expected = model.read_at_once(stack, hidden, limited)
         stack.train(training)
         memory, outputs, sizes, penalties = None, [], [], []

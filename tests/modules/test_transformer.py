@@ -24,8 +24,8 @@ SHORT, COMPRESSED, RATE = 17, 9, 3
 class KeepEverything(ExpireSpan):
     """Deletion switched off."""
 
-    def retain(self, candidates, spans):
-        return candidates, torch.ones_like(candidates.age, dtype=torch.bool)
+    def retain(self, visibility):
+        return torch.ones_like(visibility.age, dtype=torch.bool)
 
 
 def make(kind="expire", pre_norm=False, span=SPAN, **changes):

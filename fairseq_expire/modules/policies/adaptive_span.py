@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_expire.modules.policies.base import MemoryPolicy, check_span_limit, check_steps
+from fairseq_expire.modules.visibility import Visibility
 
 
 class AdaptiveSpan(MemoryPolicy):
@@ -58,10 +59,11 @@ class AdaptiveSpan(MemoryPolicy):
             span = span.clamp(max=self.span_limit)
         return span.expand(*states.shape[:-1], -1)
 
-    def penalty(self, spans: Tensor, left: Tensor, age: Tensor, *, block: int, padding: Tensor | None) -> Tensor:
+    def penalty(self, visibility: Visibility, *, padding: Tensor | None) -> Tensor:
         """z L averaged over heads, for every query: a mean over tokens is the paper's (equation 6)."""
+        age, block = visibility.age, visibility.block
         queries = age.new_full((age.size(0),), block) if padding is None else block - padding.sum(dim=1)
-        return queries * (self.max_span * self.ratio.to(spans.dtype).mean())
+        return queries * (self.max_span * self.ratio.to(visibility.span.dtype).mean())
 
     def extra_repr(self) -> str:
         return f"max_span={self.max_span}, ramp={self.ramp}, spans={len(self.ratio)}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_expire.modules.layer_memory import LayerMemory
-from fairseq_expire.modules.visibility import Compressed
+from fairseq_expire.modules.visibility import Visibility
 
 # Spans and distances are compared in single precision, which tells whole steps apart up to here.
 MOST_STEPS = 1 << 24
@@ -85,29 +85,40 @@ class MemoryPolicy(nn.Module):
         """The spans as one block sees them, under what :meth:`draw_shortening` gave. They do not delete anything."""
         return spans
 
-    def penalty(self, spans: Tensor, left: Tensor, age: Tensor, *, block: int, padding: Tensor | None) -> Tensor | None:
+    def visibility(self, spans: Tensor, memory: LayerMemory, *, block: int) -> Visibility:
+        """Visibility of the memories and the block's own tokens to the block's queries.
+
+        Args:
+            spans: [B, S, H], shortened or not.
+            memory: the memories and the block, with ages as the block's first query sees them.
+            block: T.
+        """
+        # A limit that hides nothing costs nothing.
+        limited = self.longest is not None and memory.oldest + block > self.longest
+        return Visibility.of(
+            span=spans.transpose(1, 2),
+            age=memory.age,
+            block=block,
+            ramp=self.ramp,
+            max_distance=self.longest if limited else None,
+        )
+
+    def penalty(self, visibility: Visibility, *, padding: Tensor | None) -> Tensor | None:
         """[B], what is added to the loss of each row, summed over the block's queries and before its weight; or None.
 
         Args:
-            spans: [B, H, S], shortened.
-            left: [B, H, S], see soft_mask.py.
-            age: [B, S].
-            block: T.
+            visibility: of the memories and the block, with shortened spans.
             padding: [B, T] bool, True for queries that stand for no token, or None.
         """
         return None
 
-    def retain(self, candidates: LayerMemory, spans: Tensor) -> tuple[LayerMemory, Tensor]:
-        """What is remembered after the block.
+    def retain(self, visibility: Visibility) -> Tensor:
+        """[B, S] bool: what is remembered after the block. The rest is deleted for good.
 
         Args:
-            candidates: the memory and the block, with ages as the *next* block's first query sees them.
-            spans: [B, S, H], not shortened.
-        Returns:
-            the candidates, and [B, S] bool: those that some later query can still see. The rest is deleted for good.
+            visibility: of the memories and the block, with spans that are not shortened.
         """
-        seen = candidates.age < spans.detach().amax(dim=-1) + self.ramp
-        return candidates, seen if self.longest is None else seen & (candidates.age <= self.longest)
+        return visibility.visible_later
 
     def bounds(self) -> Iterator[tuple[nn.Parameter, float, float]]:
         """Parameters with the least and the most that they may be, to which :func:`keep_bounds` holds them."""
@@ -116,14 +127,6 @@ class MemoryPolicy(nn.Module):
     @property
     def compressed_span(self) -> float:
         """The span of every compressed memory, in steps from the oldest state that it stands for."""
-        raise NotImplementedError
-
-    def compressed(self, slots: Tensor) -> Compressed:
-        """How compressed memories are seen.
-
-        Args:
-            slots: [B, S] bool, which candidates they are.
-        """
         raise NotImplementedError
 
     def compress(self, memory: LayerMemory, states: Tensor, padding: Tensor | None) -> NewlyCompressed:

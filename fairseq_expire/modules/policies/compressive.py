@@ -1,5 +1,7 @@
 """Compressive memory: states that get old are compressed, several into one ("Compressive Transformers", Rae et al. 2020)."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from fairseq_expire.modules.policies.base import (
     check_span_limit,
     check_steps,
 )
-from fairseq_expire.modules.visibility import Compressed
+from fairseq_expire.modules.visibility import Visibility
 
 POOLINGS = ("mean", "max")
 
@@ -84,8 +86,13 @@ class Compressive(MemoryPolicy):
         dtype = torch.promote_types(states.dtype, torch.float32)
         return torch.full((*states.shape[:-1], 1), float(self.max_span), dtype=dtype, device=states.device)
 
-    def compressed(self, slots: Tensor) -> Compressed:
-        return Compressed(slots, after=self.max_span, rate=self.rate)
+    def visibility(self, spans: Tensor, memory: LayerMemory, *, block: int) -> Visibility:
+        visibility = super().visibility(spans, memory, block=block)
+        if memory.compressed is None:
+            return visibility
+        # A compressed memory is seen from when the oldest of its states is gone; positions are counted in slots across both.
+        min_distance = memory.compressed * self.max_span + 1
+        return replace(visibility, max_distance=self.longest, min_distance=min_distance, stride=self.rate)
 
     def compress(self, memory: LayerMemory, states: Tensor, padding: Tensor | None) -> NewlyCompressed:
         """What a query of this block, or the first of the next, is the first to see."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_expire.modules.policies.base import MemoryPolicy, check_span_limit, check_steps
-from fairseq_expire.modules.visibility import queries_on_ramp
+from fairseq_expire.modules.visibility import Visibility
 
 
 class ExpireSpan(MemoryPolicy):
@@ -81,10 +81,10 @@ class ExpireSpan(MemoryPolicy):
     def shortened(self, spans: Tensor, shortening: float | None) -> Tensor:
         return spans if shortening is None else spans.clamp(max=shortening * self.max_span)
 
-    def penalty(self, spans: Tensor, left: Tensor, age: Tensor, *, block: int, padding: Tensor | None) -> Tensor:
+    def penalty(self, visibility: Visibility, *, padding: Tensor | None) -> Tensor:
         """The paper's "Loss Computation": each memory is charged e_i / R for every query that sees it on its ramp."""
-        charges = queries_on_ramp(left, age, block, ramp=self.ramp, padding=padding)
-        return (spans * charges).sum(dim=(1, 2)) / self.ramp
+        charges = visibility.queries_on_ramp(padding)
+        return (visibility.span * charges).sum(dim=(1, 2)) / self.ramp
 
     def extra_repr(self) -> str:
         return f"max_span={self.max_span}, ramp={self.ramp}, shortening={self.shortening}"

@@ -22,8 +22,8 @@ def compressed_while_reading(policy, states, block):
                 compressed[first] = made.states[:, number]
         memory = memory.with_compressed(made.states.detach(), made.age, None).extended(part, None, None)
         spans = policy.spans(memory.states).masked_fill(memory.compressed.unsqueeze(-1), policy.compressed_span)
-        memory, keep = policy.retain(memory.advance(part.size(1)), spans)
-        memory = memory.compact(keep, tuple(keep.sum(dim=1).tolist()))
+        keep = policy.retain(policy.visibility(spans, memory, block=part.size(1)))
+        memory = memory.advance(part.size(1)).compact(keep, tuple(keep.sum(dim=1).tolist()))
         read += part.size(1)
     return compressed, memory
 
