@@ -75,7 +75,7 @@ class MemoryPass:
 
     def nothing(self, model: nn.Module, start: int) -> Memory:
         """What ``model`` remembers of ``start`` tokens of each row that were all left out."""
-        return model.stack.empty_memory(self._blocks.rows, read=start)
+        return model.stack.empty_memory(self._blocks.rows, tokens_read=start)
 
     def hold(self, model: nn.Module, lane: int, held: _Held) -> None:
         self._held.setdefault(model, {})[lane] = held
@@ -83,7 +83,7 @@ class MemoryPass:
     @torch.no_grad()
     def _read_again(self, model: nn.Module, lane: int, end: int, *, say: bool) -> Memory:
         """The memory of the text before ``end``, as today's weights make it of as much text as can be remembered."""
-        blocks, reach = self._blocks, model.stack.reach
+        blocks, reach = self._blocks, model.stack.max_age
         if reach is None:
             # As far as any row of an epoch goes.
             reach = max(end, blocks.longest_of_corpus)

@@ -193,7 +193,7 @@ def change_model(folder, **changed):
     [
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "no config.json in"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json: not JSON"),
-        (lambda f: change_config(f, format=1), ValueError, "its format is not 2, the one this version reads; export"),
+        (lambda f: change_config(f, format=1), ValueError, "its format is not 3, the one this version reads; export"),
         (
             lambda f: change_config(f, dictionary_digest=64 * "0"),
             ValueError,

@@ -7,7 +7,7 @@ from fuzzing import fuzz
 from hypothesis import strategies as st
 
 from fairseq_expire.modules.attention import inputs as attention_inputs
-from fairseq_expire.modules.layer_memory import EMPTY_AGE
+from fairseq_expire.modules.memory import EMPTY_AGE
 
 SMALL = st.integers(1, 3)
 SEED = st.integers(0, 2**20)
