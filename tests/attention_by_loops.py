@@ -18,31 +18,40 @@ from fairseq_expire.modules.attention import (
 from fairseq_expire.modules.attention import (
     tiles as pieces,
 )
+from fairseq_expire.modules.visibility import Visibility
 
 LEAVES = ["query", "key", "value", "span", "position"]
+WINDOW = ["span", "age", "ramp", "max_distance", "min_distance", "stride"]
 
 
 def slow(inputs):
     """What attention over ``inputs``, the arguments of ``attend``, gives by the loops, a head at a time."""
     heads = inputs["query"].size(1)
     block = inputs["query"].size(2)
-    distance = inputs["age"].unsqueeze(1) + torch.arange(block).view(1, block, 1)
+    age = inputs["age"]
+    distance = age.unsqueeze(1) + torch.arange(block).view(1, block, 1)
     outs = []
     for head in range(heads):
         span = inputs["span"][:, head if inputs["span"].size(1) > 1 else 0]
         mask, _ = naive.expire_span_view(span, distance, ramp=inputs["ramp"])
         back = distance
-        if "longest" in inputs:
-            mask = mask * (distance <= inputs["longest"])
-        if "compressed" in inputs:
-            slots, after, rate = (getattr(inputs["compressed"], name) for name in ("slots", "after", "rate"))
-            slots = slots.unsqueeze(1)
-            mask = mask * ~(slots & (distance <= after))
-            # The first of them stands at after + 1 for as long as it takes the next one to come.
-            back = torch.where(slots, after + 1 + (distance - after - 1) // rate, distance)
+        if inputs.get("max_distance") is not None:
+            mask = mask * (distance <= inputs["max_distance"])
+        if inputs.get("min_distance") is not None:
+            nearest, stride = inputs["min_distance"].unsqueeze(1), inputs["stride"]
+            mask = mask * (distance >= nearest)
+            # The first of them stays at its nearest position for as long as it takes the next one to come.
+            back = torch.where(nearest > 1, nearest + (distance - nearest) // stride, distance)
         states = {name: inputs[name][:, head : head + 1] for name in ("query", "key", "value")}
         outs.append(naive.attend(**states, mask=mask, distance=back, position=inputs["position"]))
     return torch.cat(outs, dim=1)
+
+
+def fast(inputs, **options):
+    """What the fast attention over the same ``inputs`` gives."""
+    inputs = {**inputs, **options}
+    window = {name: inputs.pop(name) for name in WINDOW if name in inputs}
+    return attend(**inputs, visibility=Visibility.of(**window, block=inputs["query"].size(2)))
 
 
 def small_pieces(monkeypatch, scores, queries, line=1):
@@ -63,7 +72,7 @@ def without_fused_kernel(monkeypatch):
 def check(inputs, dtype=torch.float64):
     """Values and every gradient against the loops, which compute in float64."""
     ours = {**inputs, **{name: inputs[name].detach().to(dtype).requires_grad_() for name in LEAVES}}
-    expected, actual = slow(inputs), attend(**ours)
+    expected, actual = slow(inputs), fast(ours)
     _assert_close("values", actual, expected)
     weights = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     leaves = [inputs[name] for name in LEAVES]

@@ -95,7 +95,7 @@ class MemoryLMConfig(FairseqDataclass):
 
 
 class MemoryLMDecoder(FairseqIncrementalDecoder):
-    """A language model with a memory, as fairseq calls it: tokens and a memory in, scores of the next tokens and a memory out.
+    """The language model as fairseq calls it: tokens and a memory in, scores of the next tokens and a memory out.
 
     Args:
         dictionary: the dictionary of the tokens that are read and predicted.
@@ -136,12 +136,12 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
             src_tokens: [B, T] int64; padding stands at the end of a row.
             src_lengths: not needed; fairseq's batches have it.
             memory: the memory to read on from; or the handle of a batch to it, through which the new memory is stored.
-            incremental_state: where generation stores the memory from call to call, with the number of ``src_tokens`` that it
-                has read: only the tokens after these are read. See :meth:`start_from`.
+            incremental_state: where generation stores the memory from call to call, with the number of ``src_tokens``
+                that it has read: only the tokens after these are read. See :meth:`start_from`.
             encoder_out: None; fairseq's generator passes it.
         Returns:
-            scores [B, N, V] (features [B, N, D] with an adaptive softmax) of the N tokens that were read, and a dict with the
-            new ``memory`` and the ``reports`` of the layers. N is T without an incremental state.
+            scores [B, N, V] (features [B, N, D] with an adaptive softmax) of the N tokens that were read, and a dict
+            with the new ``memory`` and the ``reports`` of the layers. N is T without an incremental state.
         Raises:
             ValueError: if an incremental state has read all of ``src_tokens`` before, or comes with a memory.
         """
@@ -185,8 +185,8 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
         Args:
             incremental_state: a dict, as fairseq's generator passes to every call.
             memory: a memory of B rows.
-            done: how many tokens at the start of the next call's ``src_tokens`` [B, T] the memory has read already; 0 if those
-                begin where the memory ends.
+            done: how many tokens at the start of the next call's ``src_tokens`` [B, T] the memory has read already; 0
+                if those begin where the memory ends.
         """
         self.set_incremental_state(incremental_state, "stream", {"memory": memory, "done": done})
 
@@ -221,9 +221,9 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
         position_range = self.model.config.position_range
         if positions is not None and positions.size(0) != position_range:
             raise ValueError(
-                f"the checkpoint has positions for {positions.size(0)} steps, --position-range (or its default, see --help) "
-                f"asks for {position_range}: the range is part of the trained model; "
-                f"give --position-range {positions.size(0)}"
+                f"the checkpoint has positions for {positions.size(0)} steps, --position-range (or its default, see "
+                f"--help) asks for {position_range}: the range is part of the trained model; give --position-range "
+                f"{positions.size(0)}"
             )
         weights = self.state_dict()
         for weight, own in weights.items():
@@ -231,14 +231,15 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
             if theirs is None or theirs.shape != own.shape:
                 found = "none" if theirs is None else list(theirs.shape)
                 raise ValueError(
-                    f"the checkpoint is not of this model, which has a weight {weight} of shape {list(own.shape)} where the "
-                    f"checkpoint has {found}: give the options that it was trained with, or another checkpoint"
+                    f"the checkpoint is not of this model, which has a weight {weight} of shape {list(own.shape)} "
+                    f"where the checkpoint has {found}: give the options that it was trained with, or another "
+                    "checkpoint"
                 )
         more = [weight for weight in state_dict if weight.removeprefix(f"{name}.") not in weights]
         if more:
             raise ValueError(
-                f"the checkpoint is not of this model: it has a weight {more[0].removeprefix(f'{name}.')}, which the model lacks; "
-                "give the options that it was trained with, or another checkpoint"
+                f"the checkpoint is not of this model: it has a weight {more[0].removeprefix(f'{name}.')}, which the "
+                "model lacks; give the options that it was trained with, or another checkpoint"
             )
         return state_dict
 

@@ -1,169 +1,233 @@
-"""What a block sees of its candidates, and how much: the soft mask, from spans and ages (section 4.1).
+"""Visibility of keys to the queries of a block: one definition for attention, deletion, reports and the span penalty.
 
-Size legend: B rows, H heads of a span (1 if the heads share it), T queries of a block, S candidates.
+Size legend: B rows, H heads of a span (1 if the heads share it), T queries of a block, Q consecutive ones of them, S keys.
 
-Query t of a block sees candidate i through m = clamp(1 + (e_i - distance) / R, 0, 1), and its distance is t more than the
-age that the first query sees. So one number for each candidate says all, the steps that are *left* to it as the first query
-sees it, left_i = e_i - age_i + R: m = clamp((left_i - t) / R, 0, 1). It never rises with t: a candidate is seen in full while
-more than R steps are left, then on its ramp, and never again from left_i on.
+Steps are counted from the block's first query, which is t = 0. A key of age a is at distance a + t from query t. Memories have
+ages of 1 and more, the block's own tokens 0, -1, ... -(T - 1).
 
-Two policies hide more than that, at once: Adaptive-Span what is older than L, the Compressive Transformer its
-compressed memories until the states they stand for are gone (see :class:`Visibility`).
+Soft mask (section 4.1): with r = span - distance steps remaining, m = clamp(1 + r / R, 0, 1). A key is seen in full while
+r >= 0, then on its ramp, and expires for good when r = -R.
+
+Window: query t sees a key if first <= t < last. The soft mask is one bound of this window, and all other bounds are hard:
+
+=================  =============================================  =====================================
+bound              from                                           hides
+=================  =============================================  =====================================
+t >= first         ``min_distance`` - age (1 - age for a token)   the query itself and what comes later
+t < last           ``expires_at`` = span - age + R                expired keys
+t < last           ``max_distance`` + 1 - age                     keys further back than a limit
+never              an age far above every span                    empty slots and padding
+=================  =============================================  =====================================
+
+Windows never reopen: a key that no later query sees can be deleted.
 """
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# So far below every number of steps that is not zero that its root is, too.
+# Smaller than any real mask value, and so is its square root.
 TINY = 1e-30
-
-
-def steps_left(span: Tensor, age: Tensor, *, ramp: float) -> Tensor:
-    """In how many steps from the first query of a block each candidate is gone for good.
-
-    Args:
-        span: [B, H, S] e_i, in steps.
-        age: [B, S] int64, steps back from the first query of the block; 0, -1, ... for the block itself.
-        ramp: R, in steps.
-    Returns:
-        [B, H, S], of the type of ``span``; negative for what is long gone.
-    """
-    return (span - age.unsqueeze(1)) + ramp
-
-
-def _left_to(left: Tensor, first: int, last: int) -> Tensor:
-    """[B, H, S] -> [B, H, last - first, S], as the queries first ... last - 1 see it."""
-    return left.unsqueeze(-2) - torch.arange(first, last, device=left.device, dtype=left.dtype).unsqueeze(-1)
-
-
-def soft_mask_bias(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
-    """[B, H, last - first, S]: log2 m for the queries first ... last - 1, -inf for what is expired."""
-    # Not from zero: its logarithm takes a slow path in vector units.
-    mask = _left_to(left, first, last).div_(ramp).clamp_(TINY, 1)
-    return F.threshold_(mask.log2_(), math.log2(TINY) / 2, float("-inf"))
-
-
-def soft_mask_slope(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
-    """Derivative of log m by the span: 1 / (R m) on the ramp, zero where m is 1; some number where it is 0."""
-    # 1 / TINY where expired: times a gradient that is exactly 0.
-    slope = _left_to(left, first, last).clamp_(min=TINY).reciprocal_()
-    return F.threshold_(slope, 1 / ramp, 0.0)
-
-
-def _queries_before(steps: Tensor, block: int) -> Tensor:
-    """[...] int64: how many queries of a block, at steps 0 ... T - 1, come before a number of steps; none before a NaN."""
-    return steps.ceil().clamp(0, block).nan_to_num(0.0).to(torch.int64)
-
-
-def _seen_from(age: Tensor) -> Tensor:
-    """[B, S] int64: the first query t that a candidate is in the past of; a query never sees itself."""
-    return (1 - age).clamp(min=0)
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """Which candidates stand for several states each, and from how far they are seen.
-
-    Args:
-        slots: [B, S] bool.
-        after: one is seen from more than this many steps after the oldest of its states (its age), by when that is gone.
-        rate: how many states each stands for: ``rate`` steps further back, it is one position further back.
-    """
-
-    slots: Tensor
-    after: int
-    rate: int
-
-    def positions(self, distance: Tensor) -> Tensor:
-        """The position, in slots back from the query, of compressed memories at these distances: behind those of the states."""
-        return self.after + 1 + torch.div(distance - (self.after + 1), self.rate, rounding_mode="floor")
+# Masks up to this count as 0.
+LOG2_HIDDEN = math.log2(TINY) / 2
 
 
 @dataclass(frozen=True)
 class Visibility:
-    """What the queries of a block see of candidates.
+    """Window, soft mask and position of every key for the queries of a block.
+
+    Build it with :meth:`of`.
 
     Args:
-        left: [B, H, S], see :func:`steps_left`.
-        age: [B, S] int64, steps back from the first query; 0, -1, ... for the block.
-        ramp: R, in steps.
-        longest: nothing is seen from further than this, whatever is left to it; None for no limit.
-        compressed: which candidates stand for several; None if none does.
+        span: [B, H, S] e_i, in steps.
+        age: [B, S] int64, steps back from the block's first query.
+        block: T.
+        ramp: R, in steps; 1 is a hard edge, since distances are whole steps.
+        max_distance: no key is seen from further back than this many steps; None for no limit.
+        min_distance: [B, S] int64, see :meth:`of`; None if it is 1 for all keys.
+        stride: see :meth:`of`.
+        own: how many of the keys, the last ones, are the block's own tokens, in their order.
     """
 
-    left: Tensor
+    span: Tensor
     age: Tensor
+    block: int
     ramp: float
-    longest: int | None = None
-    compressed: Compressed | None = None
+    max_distance: int | None
+    min_distance: Tensor | None
+    stride: int
+    own: int
 
-    def of(self, rows: slice, slots: slice) -> "Visibility":
-        """Of some rows and candidates only."""
-        compressed = self.compressed
-        if compressed is not None:
-            compressed = replace(compressed, slots=compressed.slots[rows, slots])
-        return replace(self, left=self.left[rows, :, slots], age=self.age[rows, slots], compressed=compressed)
+    @classmethod
+    def of(
+        cls,
+        *,
+        span: Tensor,
+        age: Tensor,
+        block: int,
+        ramp: float,
+        max_distance: int | None = None,
+        min_distance: Tensor | None = None,
+        stride: int = 1,
+    ) -> "Visibility":
+        """Visibility of memories followed by the T tokens of a block.
+
+        Args:
+            span: [B, H, S] e_i in steps, one for each head (H = K) or for all (H = 1).
+            age: [B, S] int64, steps back from the block's first query; 0, -1, ... for the block's own tokens, and far more
+                than any span for what is never seen.
+            block: T.
+            ramp: R, in steps.
+            max_distance: hides keys further back than this many steps, whatever their span; None for no limit.
+            min_distance: [B, S] int64; a key is seen from this many steps back on. 1 for ordinary states, more for a memory
+                that stands for several states. None if it is 1 for all keys.
+            stride: c, how many states each key with a ``min_distance`` above 1 stands for: c steps further back, it is one
+                position further back.
+        Raises:
+            ValueError: if the shapes do not fit each other, or ages are not whole steps.
+        """
+        if span.dim() != 3 or age.shape != (span.size(0), span.size(2)):
+            raise ValueError(f"expected span [B, H, S] and age [B, S], got {list(span.shape)} and {list(age.shape)}")
+        if age.dtype != torch.int64:
+            raise ValueError(f"ages are whole steps: expected an int64 tensor, got {age.dtype}")
+        if min_distance is not None and min_distance.shape != age.shape:
+            raise ValueError(
+                f"min_distance: expected one for each key, as age {list(age.shape)}, got {list(min_distance.shape)}"
+            )
+        return cls(span, age, block, float(ramp), max_distance, min_distance, stride, own=block)
+
+    def select(self, rows: slice, keys: slice) -> "Visibility":
+        """Visibility of some rows and consecutive keys only."""
+        start, stop, _ = keys.indices(self.age.size(1))
+        return replace(
+            self,
+            span=self.span[rows, :, keys],
+            age=self.age[rows, keys],
+            min_distance=None if self.min_distance is None else self.min_distance[rows, keys],
+            own=min(max(0, stop - (self.age.size(1) - self.own)), stop - start),
+        )
+
+    def detach(self) -> "Visibility":
+        return replace(self, span=self.span.detach())
+
+    # The window.
+
+    @cached_property
+    def expires_at(self) -> Tensor:
+        """[B, H, S], without gradient: the t at which the soft mask is 0, not always whole; negative for long expired keys."""
+        return _expires_at(self.span.detach(), self.age, self.ramp)
+
+    @cached_property
+    def first(self) -> Tensor:
+        """[B, S] int64: the first query in whose past a key is; T or more if none of the block is."""
+        return ((1 if self.min_distance is None else self.min_distance) - self.age).clamp(min=0)
+
+    @cached_property
+    def hard_last(self) -> Tensor | None:
+        """[B, S] int64: the first query that is too far from a key, whatever its span; None where there is no limit."""
+        return None if self.max_distance is None else (self.max_distance + 1 - self.age).clamp(min=0)
+
+    @cached_property
+    def last(self) -> Tensor:
+        """[B, S] int64: the first of the block's queries by which no head sees a key any more; T if there is none."""
+        return self._bounded(_queries_before(self.expires_at.amax(dim=1), self.block), self.hard_last)
+
+    @property
+    def fully_visible(self) -> Tensor:
+        """[B, S] bool: keys that every head of every query of the block sees with a mask of 1."""
+        full = (self.expires_at.amin(dim=1) >= self.ramp + (self.block - 1)) & (self.first == 0)
+        return full if self.hard_last is None else full & (self.hard_last >= self.block)
+
+    @property
+    def visible_later(self) -> Tensor:
+        """[B, S] bool: keys that some query after the block still sees; all others can be deleted."""
+        age = self.age + self.block
+        visible = age < self.span.detach().amax(dim=1) + self.ramp
+        return visible if self.max_distance is None else visible & (age <= self.max_distance)
+
+    def sizes(self) -> Tensor:
+        """[B, T] int64, |C_t|: how many keys each query sees, with any head."""
+        last = self.last
+        first = torch.minimum(self.first, last)
+        change = first.new_zeros(first.size(0), self.block + 1)
+        change.scatter_add_(1, first, torch.ones_like(first)).scatter_add_(1, last, torch.full_like(last, -1))
+        return change.cumsum(dim=1)[:, : self.block]
+
+    def queries_on_ramp(self, padding: Tensor | None = None) -> Tensor:
+        """[B, H, S] int64: how many queries of the block see a key on its ramp.
+
+        Args:
+            padding: [B, T] bool, True for queries that do not count; they stand at the end of a row.
+        """
+        hard_last = None if self.hard_last is None else self.hard_last.unsqueeze(1)
+        last = self._bounded(_queries_before(self.expires_at, self.block), hard_last)
+        if padding is not None:
+            last = torch.minimum(last, (self.block - padding.sum(dim=1)).view(-1, 1, 1))
+        # The mask is below 1 for t > expires_at - R.
+        faded = (self.expires_at - self.ramp).floor().clamp(-1, self.block).to(torch.int64) + 1
+        return (last - torch.maximum(faded, self.first.unsqueeze(1))).clamp(min=0)
+
+    @staticmethod
+    def _bounded(last: Tensor, hard_last: Tensor | None) -> Tensor:
+        return last if hard_last is None else torch.minimum(last, hard_last)
+
+    # Matrices of the queries first ... last - 1 and all keys.
 
     def distance(self, first: int, last: int) -> Tensor:
-        """[B, last - first, S] int64, in steps."""
-        return self.age.unsqueeze(1) + torch.arange(first, last, device=self.age.device).unsqueeze(1)
+        """[B, Q, S] int64, in steps."""
+        return self.age.unsqueeze(1) + _steps(self.age, first, last)
+
+    def position_index(self, first: int, last: int) -> Tensor:
+        """[B, Q, S] int64: the position of a key relative to a query; 1 is the nearest, below 1 lies what is not in the past.
+
+        That is the distance in steps, and for keys that stand for several states the distance in slots.
+        """
+        distance = self.distance(first, last)
+        if self.min_distance is None:
+            return distance
+        nearest = self.min_distance.unsqueeze(1)
+        strided = nearest + torch.div(distance - nearest, self.stride, rounding_mode="floor")
+        return torch.where(nearest > 1, strided, distance)
 
     def bias(self, first: int, last: int) -> Tensor:
-        """[B, H, last - first, S]: log2 m, -inf for what is not seen (but the future is)."""
-        bias = soft_mask_bias(self.left, first, last, ramp=self.ramp)
-        if self.longest is not None:
-            bias.masked_fill_((self.distance(first, last) > self.longest).unsqueeze(1), float("-inf"))
-        if self.compressed is not None:
-            early = self.compressed.slots.unsqueeze(1) & (self.distance(first, last) <= self.compressed.after)
-            bias.masked_fill_(early.unsqueeze(1), float("-inf"))
+        """[B, H, Q, S]: log2 m, without gradient; -inf for what is hidden."""
+        # Clamped above zero, whose logarithm takes a slow path in vector units.
+        mask = self._left(first, last).div_(self.ramp).clamp_(TINY, 1)
+        bias = F.threshold_(mask.log2_(), LOG2_HIDDEN, float("-inf"))
+        steps = _steps(self.age, first, last)
+        if self.hard_last is not None:
+            bias.masked_fill_((steps >= self.hard_last.unsqueeze(1)).unsqueeze(1), float("-inf"))
+        # All memories are in the past of all queries, and so are the block's tokens before its query ``first``.
+        start = self.age.size(1) - self.own + first if self.min_distance is None else 0
+        early = steps < self.first[:, None, start:]
+        bias[..., start:].masked_fill_(early.unsqueeze(1), float("-inf"))
         return bias
 
     def slope(self, first: int, last: int) -> Tensor:
-        """[B, H, last - first, S]: the derivative of log m by the span; some number where nothing is seen."""
-        return soft_mask_slope(self.left, first, last, ramp=self.ramp)
+        """[B, H, Q, S]: the derivative of log m by the span, 1 / (R m) on the ramp and 0 where m is 1; some number where m is 0."""
+        # 1 / TINY where expired: it is multiplied with a gradient that is exactly 0.
+        slope = self._left(first, last).clamp_(min=TINY).reciprocal_()
+        return F.threshold_(slope, 1 / self.ramp, 0.0)
 
-    def until(self, block: int) -> Tensor:
-        """[B, S] int64: the first of a block's T queries that sees the candidate with no head any more, T if none does not."""
-        until = _queries_before(self.left.amax(dim=1), block)
-        if self.longest is not None:
-            until = torch.minimum(until, (self.longest + 1 - self.age).clamp(min=0))
-        return until
-
-    def steady(self, block: int) -> Tensor:
-        """[B, S] bool: which candidates, all of them memories, every head of the block's last query sees in full."""
-        steady = self.left.amin(dim=1) >= self.ramp + (block - 1)
-        return steady if self.longest is None else steady & (self.age + (block - 1) <= self.longest)
-
-    def sizes(self, block: int) -> Tensor:
-        """[B, T] int64, |C_t|: how many candidates each query of the block sees, with any head."""
-        since, until = _seen_from(self.age), self.until(block)
-        if self.compressed is not None:
-            late = (self.compressed.after + 1 - self.age).clamp(min=0)
-            since = torch.where(self.compressed.slots, torch.maximum(since, late), since)
-        return _sizes(since, until, block)
+    def _left(self, first: int, last: int) -> Tensor:
+        """[B, H, Q, S]: steps until expiry, r + R."""
+        return self.expires_at.unsqueeze(-2) - _steps(self.expires_at, first, last)
 
 
-def _sizes(since: Tensor, until: Tensor, block: int) -> Tensor:
-    """[B, T] int64: how many of the candidates, each seen by the queries ``since`` ... ``until`` - 1 ([B, S]), a query sees."""
-    since = torch.minimum(since, until)
-    change = since.new_zeros(since.size(0), block + 1)
-    change.scatter_add_(1, since, torch.ones_like(since)).scatter_add_(1, until, torch.full_like(until, -1))
-    return change.cumsum(dim=1)[:, :block]
+def _expires_at(span: Tensor, age: Tensor, ramp: float) -> Tensor:
+    remaining = span - age.unsqueeze(1)
+    return remaining + ramp
 
 
-def queries_on_ramp(left: Tensor, age: Tensor, block: int, *, ramp: float, padding: Tensor | None) -> Tensor:
-    """[B, H, S] int64: for how many queries of the block a candidate is seen on its ramp.
+def _steps(like: Tensor, first: int, last: int) -> Tensor:
+    """[Q, 1]: first ... last - 1, of the type of ``like``."""
+    return torch.arange(first, last, device=like.device, dtype=like.dtype).unsqueeze(-1)
 
-    Args:
-        padding: [B, T] bool, True for queries that do not count; they stand at the end of a row.
-    """
-    until = _queries_before(left, block)
-    if padding is not None:
-        until = torch.minimum(until, (block - padding.sum(dim=1)).view(-1, 1, 1))
-    # On the ramp for t > left - R.
-    full = (left - ramp).floor().clamp(-1, block).to(torch.int64) + 1
-    return (until - torch.maximum(full, _seen_from(age).unsqueeze(1))).clamp(min=0)
+
+def _queries_before(time: Tensor, block: int) -> Tensor:
+    """[...] int64: how many of a block's queries, at t = 0 ... T - 1, come before a time; none before a NaN."""
+    return time.ceil().clamp(0, block).nan_to_num(0.0).to(torch.int64)

@@ -15,7 +15,7 @@ from fairseq_expire.modules.attention.fused import has_fused_kernel
 from fairseq_expire.modules.attention.memory_order import MemoryOrder
 from fairseq_expire.modules.attention.position_scores import RelativePositions, relative_positions
 from fairseq_expire.modules.attention.tiles import Tile, pieces
-from fairseq_expire.modules.visibility import Compressed, Visibility, steps_left
+from fairseq_expire.modules.visibility import Visibility
 
 # Exponents are to base 2: on a CPU, PyTorch's exp takes many times as long where there is a -inf, and exp2 does not.
 LOG2_E = math.log2(math.e)
@@ -28,10 +28,7 @@ FEWEST_ARRANGED = 48
 
 
 class Settings(NamedTuple):
-    ramp: float
-    longest: int | None
-    compressed: Compressed | None
-    held: tuple[int, ...]
+    counts: tuple[int, ...]
     dropout: float
     seed: int
 
@@ -47,25 +44,17 @@ class Inputs:
     query: Tensor
     key: Tensor
     value: Tensor
-    sight: Visibility
+    visibility: Visibility
     positions: Tensor
     settings: Settings
     arrangement: MemoryOrder | None = None
 
     @classmethod
     def of(
-        cls, query: Tensor, key: Tensor, value: Tensor, span: Tensor, position: Tensor, age: Tensor, settings: Settings
+        cls, query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, position: Tensor, settings: Settings
     ) -> "Inputs":
         """With the candidates where they are."""
-        left = steps_left(span, age, ramp=settings.ramp)
-        return cls(
-            query=query,
-            key=key,
-            value=value,
-            sight=Visibility(left, age, settings.ramp, settings.longest, settings.compressed),
-            positions=position.to(query.dtype).flip(0),
-            settings=settings,
-        )
+        return cls(query, key, value, visibility, position.to(query.dtype).flip(0), settings)
 
     def arranged(self) -> "Inputs":
         """With the memories in order, where it pays: for more than a few queries, and on a CPU, since memories are looked at for it; but not
@@ -79,14 +68,14 @@ class Inputs:
 
     def in_order(self) -> "Inputs":
         """As :meth:`arranged`, of inputs whose keys and values are so already."""
-        if not self.memories or self.settings.compressed is not None or self.query.size(2) < FEWEST_ARRANGED:
+        if not self.memories or self.visibility.min_distance is not None or self.query.size(2) < FEWEST_ARRANGED:
             return self
         # Asked on every device: it says why there is none.
         in_front = has_fused_kernel(self.query, self.settings.dropout)
         if self.query.device.type != "cpu":
             return self
-        arrangement = MemoryOrder.of(self.sight, self.query.size(2), self.position_range, in_front=in_front)
-        return replace(self, sight=arrangement.sight(self.sight), arrangement=arrangement)
+        arrangement = MemoryOrder.of(self.visibility, self.position_range, in_front=in_front)
+        return replace(self, visibility=arrangement.visibility(self.visibility), arrangement=arrangement)
 
     @property
     def position_range(self) -> int:
@@ -103,17 +92,17 @@ class Inputs:
 
     def _seen(self, row: int, first: int) -> int:
         """How many of the last slots hold all that a row's queries from ``first`` on see, steady ones in front left out."""
-        return self.settings.held[row] if self.arrangement is None else self.arrangement.seen(row, first)
+        return self.settings.counts[row] if self.arrangement is None else self.arrangement.seen(row, first)
 
-    def _reach(self, piece: Tile, sight: Visibility) -> RelativePositions:
-        """``sight``: of the piece's rows and candidates."""
+    def _reach(self, piece: Tile, visibility: Visibility) -> RelativePositions:
+        """``visibility``: of the piece's rows and candidates."""
         memories, after = piece.memory, 0
         if self.arrangement is not None:
             memories, after = self.arrangement.within(piece, self.position_range)
-        elif self.settings.compressed is None:
+        elif self.visibility.min_distance is None:
             # The youngest stand last.
             memories = min(memories, max(0, self.position_range - piece.first))
-        return relative_positions(piece, sight, self.position_range, memories=memories, after=after)
+        return relative_positions(piece, visibility, self.position_range, memories=memories, after=after)
 
     def work(self) -> Iterator["Work"]:
         """All but the steady memories in front, in pieces."""
@@ -123,7 +112,7 @@ class Inputs:
         own = self.memories
         for piece in pieces(rows, self._seen, block=block, heads=heads, scores=scores, queries=queries):
             seen = slice(own - piece.memory, own + piece.last)
-            sight = self.sight.of(piece.rows, seen)
+            visibility = self.visibility.select(piece.rows, seen)
             yield Work(
                 piece=piece,
                 queries=(piece.rows, slice(None), slice(piece.first, piece.last)),
@@ -131,8 +120,8 @@ class Inputs:
                 query=self.query[piece.rows, :, piece.first : piece.last],
                 key=self.key[piece.rows, :, seen],
                 value=self.value[piece.rows, :, seen],
-                sight=sight,
-                reach=self._reach(piece, sight),
+                visibility=visibility,
+                reach=self._reach(piece, visibility),
             )
 
 
@@ -147,5 +136,5 @@ class Work:
     query: Tensor
     key: Tensor
     value: Tensor
-    sight: Visibility
+    visibility: Visibility
     reach: RelativePositions

@@ -42,19 +42,19 @@ class MemoryOrder:
     border: int
 
     @classmethod
-    def of(cls, sight: Visibility, block: int, position_range: int, *, in_front: bool) -> "MemoryOrder":
+    def of(cls, visibility: Visibility, position_range: int, *, in_front: bool) -> "MemoryOrder":
         """
         Args:
-            sight: of the candidates, all but the last T memories; on a CPU, since it looks at what they are.
-            block: T.
+            visibility: of the candidates, all but the last T memories; on a CPU, since it looks at what they are.
             position_range: P.
             in_front: whether to put steady ones in front.
         """
-        memories = sight.age.size(1) - block
-        sight = sight.of(slice(None), slice(memories))
-        # What is not a number is seen by all, so that it shows.
-        until = sight.until(block).masked_fill_(sight.left.isnan().any(dim=1), block)
-        steady = sight.steady(block) & (sight.age > position_range)
+        block = visibility.block
+        memories = visibility.age.size(1) - block
+        visibility = visibility.select(slice(None), slice(memories))
+        # Treat NaN as visible so that it propagates.
+        until = visibility.last.masked_fill(visibility.expires_at.isnan().any(dim=1), block)
+        steady = visibility.fully_visible & (visibility.age > position_range)
         until.masked_fill_(steady, block + 1)
         steady &= in_front & (steady.sum(dim=1, keepdim=True) >= FEWEST_STEADY)
         others = int(((until > 0) & ~steady).sum(dim=1).max())
@@ -65,7 +65,7 @@ class MemoryOrder:
         steady &= steady.cumsum(dim=1) <= border
         until, order = until.masked_fill_(steady, -1).sort(dim=1, stable=True)
         counts = tuple(steady.sum(dim=1).tolist())
-        return cls(order, until.numpy(), sight.age.gather(1, order).numpy(), counts, border)
+        return cls(order, until.numpy(), visibility.age.gather(1, order).numpy(), counts, border)
 
     @property
     def memories(self) -> int:
@@ -84,13 +84,12 @@ class MemoryOrder:
         within = (age <= steps - piece.first).any(axis=0).nonzero()[0]
         return (piece.memory - int(within[0]), piece.memory - 1 - int(within[-1])) if len(within) else (0, 0)
 
-    def sight(self, sight: Visibility) -> Visibility:
+    def visibility(self, visibility: Visibility) -> Visibility:
         """[B, ..., S] in order."""
-        left = sight.left.clone()
-        left[..., : self.memories] = sight.left.gather(2, self.order.unsqueeze(1).expand(-1, left.size(1), -1))
-        age = sight.age.clone()
-        age[:, : self.memories] = sight.age.gather(1, self.order)
-        return replace(sight, left=left, age=age)
+        span, age = visibility.span.clone(), visibility.age.clone()
+        span[..., : self.memories] = visibility.span.gather(2, self.order.unsqueeze(1).expand(-1, span.size(1), -1))
+        age[:, : self.memories] = visibility.age.gather(1, self.order)
+        return replace(visibility, span=span, age=age)
 
     def arranged(self, heads: Tensor) -> Tensor:
         """[B, K, S, d] -> the same in order."""
@@ -112,7 +111,7 @@ class MemoryOrder:
                 torch.index_select(head, 0, place, out=into_head[: self.memories])
         return out
 
-    def restored_left(self, left: Tensor) -> Tensor:
+    def restored_span(self, span: Tensor) -> Tensor:
         """[B, H, S], a gradient, out of order again."""
-        order = self.order.unsqueeze(1).expand(-1, left.size(1), -1)
-        return left.clone().scatter_(2, order, left[..., : self.memories])
+        order = self.order.unsqueeze(1).expand(-1, span.size(1), -1)
+        return span.clone().scatter_(2, order, span[..., : self.memories])

@@ -27,6 +27,7 @@ class RelativePositions:
         columns: [n, 1, 1 or Q, memories] int64, the column of each of those memories.
         own: the first of the block's tokens that does.
         own_column: its column; the tokens after it have the next ones.
+        distinct: no two of the memories have one position.
     """
 
     position_range: int
@@ -35,39 +36,41 @@ class RelativePositions:
     columns: Tensor
     own: int
     own_column: int
+    distinct: bool
 
 
 def relative_positions(
-    piece: Tile, sight: Visibility, position_range: int, *, memories: int, after: int
+    piece: Tile, visibility: Visibility, position_range: int, *, memories: int, after: int
 ) -> RelativePositions:
     """
     Args:
         piece: what is computed.
-        sight: of the piece's rows and candidates; the last are the block's up to ``piece.last``, in their order.
+        visibility: of the piece's rows and candidates; the last are the block's up to ``piece.last``, in their order.
         position_range: P.
         memories: how many there are from the first that may lie within reach to the block.
         after: how many of these stand behind the last that may.
     """
     queries = piece.last - piece.first
-    end = sight.age.size(1) - piece.last
+    end = visibility.age.size(1) - piece.last
     placed = slice(end - memories, end - after)
-    if sight.compressed is None:
+    if visibility.min_distance is None:
         # Column P - n of the first query's row holds distance n.
-        columns = (position_range - piece.first) - sight.age[:, None, placed]  # [n, 1, memories]
+        columns = (position_range - piece.first) - visibility.age[:, None, placed]  # [n, 1, memories]
     else:
-        within = sight.of(slice(None), placed)
-        distance = within.distance(piece.first, piece.last)  # [n, Q, memories]
-        compressed = within.compressed.slots.unsqueeze(1)
-        back = torch.where(compressed, within.compressed.positions(distance), distance)
-        # A compressed memory follows on the last state, and none of them is where it is not seen: no two share a position.
-        unseen = (compressed == (distance <= within.compressed.after)) | (back > position_range)
-        # A compressed memory does not move with each query along a diagonal: it has a column for each.
-        diagonal = torch.arange(queries, device=back.device).unsqueeze(1)
-        columns = (position_range - back).add_(diagonal).masked_fill_(unseen, -1)
+        index = visibility.select(slice(None), placed).position_index(piece.first, piece.last)  # [n, Q, memories]
+        # A key that stands for several states does not move with each query along a diagonal: it has a column for each.
+        diagonal = torch.arange(queries, device=index.device).unsqueeze(1)
+        columns = (position_range - index + diagonal).masked_fill_((index < 1) | (index > position_range), -1)
     columns = columns.masked_fill(columns < 0, position_range + queries)
     own = max(0, piece.first - position_range)
     return RelativePositions(
-        position_range, memories - after, after, columns.unsqueeze(1), own, position_range - piece.first + own
+        position_range=position_range,
+        memories=memories - after,
+        after=after,
+        columns=columns.unsqueeze(1),
+        own=own,
+        own_column=position_range - piece.first + own,
+        distinct=visibility.min_distance is None,
     )
 
 
@@ -133,6 +136,11 @@ def position_gradients(
     placed, own = _parts(grad_scores.size(-1), piece, reach)
     by_candidate[..., reach.own_column : reach.own_column + own.stop - own.start] = grad_scores[..., own]
     if reach.memories:
-        by_candidate.scatter_(-1, reach.columns.expand(rows, heads, queries, -1), grad_scores[..., placed])
+        where, grad = reach.columns.expand(rows, heads, queries, -1), grad_scores[..., placed]
+        if reach.distinct:
+            by_candidate.scatter_(-1, where, grad)
+        else:
+            # A hidden key may have the position of a visible one; its own gradient is zero.
+            by_candidate.scatter_add_(-1, where, grad)
     table = table.flatten(0, 2)[:, :reached]
     return torch.mm(table, positions).view(query.shape), torch.mm(table.t(), query.reshape(-1, width))

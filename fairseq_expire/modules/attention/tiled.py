@@ -10,6 +10,7 @@ again. Spans, masks and softmax are in float32 or better.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from fairseq_expire.modules.attention.fused import attend_steady, steady_gradien
 from fairseq_expire.modules.attention.inputs import LOG2_E, Inputs, Settings, Work
 from fairseq_expire.modules.attention.position_scores import position_gradients, put_position_scores
 from fairseq_expire.modules.attention.tiles import Workspace
-from fairseq_expire.modules.visibility import Compressed
+from fairseq_expire.modules.visibility import Visibility
 
 # log2 of a query's sum as long as it has seen nothing: below that of every sum, and yet a number.
 NOTHING = -1e30
@@ -30,13 +31,9 @@ def attend(
     key: Tensor,
     value: Tensor,
     *,
-    age: Tensor,
-    span: Tensor,
-    ramp: float,
+    visibility: Visibility,
     position: Tensor,
-    longest: int | None = None,
-    compressed: Compressed | None = None,
-    held: Sequence[int] | None = None,
+    counts: Sequence[int] | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """m softmax(s) / sum(m softmax(s)) over the past of each query, applied to the values.
@@ -48,35 +45,31 @@ def attend(
         query: [B, K, T, d].
         key: [B, K, S, d]; the last T candidates are the block itself, oldest first as all are.
         value: [B, K, S, d].
-        age: [B, S] int64, steps back from the first query; 0, -1, ... for the block.
-        span: [B, H, S] e_i in steps, one for each head (H = K) or for all (H = 1).
-        ramp: R, in steps; 1 is a hard edge.
+        visibility: of the S candidates to the T queries.
         position: [P, d], row n - 1 is p(n), the embedding of distance n; older candidates are scored without one.
-        longest: candidates further back than this many steps are not seen, whatever their span.
-        compressed: which memories stand for several states each, and what follows from that.
-        held: how many of the S - T memories each row holds, its youngest slots; all of them if None. The rest has to be finite,
+        counts: how many of the S - T memories each row holds, its youngest slots; all of them if None. The rest has to be finite,
             does not count, and costs next to nothing where all rows lack it.
         dropout: share of attention probabilities dropped.
     Returns:
         [B, K, T, d].
     Raises:
-        ValueError: if ``held`` does not say for each row how many of the S - T memories it has.
+        ValueError: if ``counts`` does not say for each row how many of the S - T memories it has.
     """
     batch, _, block, width = query.shape
     memories = key.size(2) - block
-    if held is None:
-        held = [memories] * batch
-    elif len(held) != batch or not all(0 <= count <= memories for count in held):
-        raise ValueError(f"held: expected a number from 0 to {memories} for each of {batch} rows, got {list(held)}")
+    if counts is None:
+        counts = [memories] * batch
+    elif len(counts) != batch or not all(0 <= count <= memories for count in counts):
+        raise ValueError(f"counts: expected a number from 0 to {memories} for each of {batch} rows, got {list(counts)}")
     # Drawn where no device needs to be waited for; backward draws the same probabilities to drop again.
     seed = int(torch.randint(1 << 62, ()).item()) if dropout else 0
-    settings = Settings(float(ramp), longest, compressed, tuple(held), dropout, seed)
-    span = span.to(torch.promote_types(query.dtype, torch.float32))
+    settings = Settings(tuple(counts), dropout, seed)
+    span = visibility.span.to(torch.promote_types(query.dtype, torch.float32))
     # Fused kernels take for granted that the numbers of a vector lie side by side.
     query, key, value = (
         x if x.stride(-1) == 1 else x.contiguous() for x in (query * (LOG2_E * width**-0.5), key, value)
     )
-    return _Attention.apply(query, key, value, span, position, age, settings)
+    return _Attention.apply(query, key, value, span, position, visibility.detach(), settings)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
@@ -101,12 +94,8 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 def _scores(work: Work, inputs: Inputs, scratch: Workspace) -> Tensor:
     """[n, K, Q, S] in float32 or better: log2 of what the softmax makes shares of, -inf for what is not seen."""
     piece = work.piece
-    shared = work.sight.bias(piece.first, piece.last)  # [n, H, Q, S]
-    queries, seen = shared.shape[2:]
-    # Of the block, a query sees what comes before it.
-    future = torch.ones(queries, queries, dtype=torch.bool, device=shared.device).triu_()
-    shared[..., seen - queries :].masked_fill_(future, float("-inf"))
-    scores = scratch.take("scores", (*work.query.shape[:3], seen), shared.dtype)
+    shared = work.visibility.bias(piece.first, piece.last)  # [n, H, Q, S]
+    scores = scratch.take("scores", (*work.query.shape[:3], shared.size(-1)), shared.dtype)
     put_position_scores(scores, shared, work.query, inputs.positions, piece, work.reach, scratch)
     _add_product(scores, work.query, work.key.transpose(-1, -2))
     return scores
@@ -148,12 +137,12 @@ class _Attention(torch.autograd.Function):
     """See :func:`attend`; the query comes scaled, as in :class:`Inputs`."""
 
     @staticmethod
-    def forward(ctx, query, key, value, span, position, age, settings):
+    def forward(ctx, query, key, value, span, position, visibility, settings):
         with torch.autocast(query.device.type, enabled=False):
-            inputs = Inputs.of(query, key, value, span, position, age, settings).arranged()
+            inputs = Inputs.of(query, key, value, replace(visibility, span=span), position, settings).arranged()
             out, total = _attend(inputs)
-        ctx.settings = settings
-        ctx.save_for_backward(query, inputs.key, inputs.value, span, position, age, out, total)
+        ctx.settings, ctx.visibility = settings, visibility
+        ctx.save_for_backward(query, inputs.key, inputs.value, span, position, visibility.age, out, total)
         return out
 
     @staticmethod
@@ -161,14 +150,15 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, grad_out):
         query, key, value, span, position, age, out, total = ctx.saved_tensors
         settings, with_spans = ctx.settings, ctx.needs_input_grad[3]
+        visibility = replace(ctx.visibility, span=span, age=age)
         generator = _generator(settings, query.device)
         scratch = Workspace(query)
         with torch.autocast(query.device.type, enabled=False):
-            inputs = Inputs.of(query, key, value, span, position, age, settings).in_order()
+            inputs = Inputs.of(query, key, value, visibility, position, settings).in_order()
             grad_query, grad_key, grad_value = steady_gradients(
                 grad_out, (query, key, value), (out, total / LOG2_E), counts=inputs.steady
             )
-            grad_left = torch.zeros_like(inputs.sight.left)
+            grad_span = torch.zeros_like(inputs.visibility.span)
             grad_positions = torch.zeros_like(inputs.positions, dtype=span.dtype)
             for work in inputs.work():
                 piece, grad = work.piece, grad_out[work.queries]  # [n, K, Q, d]
@@ -190,9 +180,9 @@ class _Attention(torch.autograd.Function):
 
                 _add_product(grad_value[work.candidates], used.to(value.dtype).transpose(-1, -2), grad)
                 if with_spans:
-                    slope = work.sight.slope(piece.first, piece.last)
+                    slope = work.visibility.slope(piece.first, piece.last)
                     shared = grad_scores.sum(dim=1, keepdim=True) if span.size(1) == 1 else grad_scores
-                    grad_left[work.candidates] += (shared * slope).sum(dim=2)
+                    grad_span[work.candidates] += (shared * slope).sum(dim=2)
                 grad_scores = grad_scores.to(query.dtype)
                 _add_product(grad_key[work.candidates], grad_scores.transpose(-1, -2), natural_query)
                 by_position, of_position = position_gradients(
@@ -203,6 +193,6 @@ class _Attention(torch.autograd.Function):
                 grad_positions += of_position
             if inputs.arrangement is not None:
                 grad_key, grad_value = (inputs.arrangement.restored(grad) for grad in (grad_key, grad_value))
-                grad_left = inputs.arrangement.restored_left(grad_left)
+                grad_span = inputs.arrangement.restored_span(grad_span)
         grad_position = grad_positions.flip(0).to(position.dtype)
-        return grad_query, grad_key, grad_value, grad_left, grad_position, None, None
+        return grad_query, grad_key, grad_value, grad_span, grad_position, None, None

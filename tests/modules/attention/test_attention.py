@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from attention_by_loops import LEAVES, check, slow, small_pieces, without_fused_kernel
+from attention_by_loops import LEAVES, check, fast, slow, small_pieces, without_fused_kernel
 
-from fairseq_expire.modules import attend
 from fairseq_expire.modules.attention import (
     fused,
 )
@@ -23,7 +22,6 @@ from fairseq_expire.modules.attention import (
 from fairseq_expire.modules.attention import (
     tiles as pieces,
 )
-from fairseq_expire.modules.visibility import Compressed
 
 
 class Size(NamedTuple):
@@ -134,16 +132,16 @@ def test_memories_are_put_in_order_only_where_it_pays(monkeypatch):
     few, many = (problem(Size(2, 2, 1, block, 40, 3, 4, 5)) for block in (FEWEST - 1, FEWEST))
     check(few)
     assert not made
-    attend(**many)
+    fast(many)
     assert len(made) == 1
 
 
-@pytest.mark.parametrize("held", [(3,), (3, 4, 5), (3, 8), (-1, 3)], ids=str)
-def test_more_memories_than_there_are_is_refused(held):
+@pytest.mark.parametrize("counts", [(3,), (3, 4, 5), (3, 8), (-1, 3)], ids=str)
+def test_more_memories_than_there_are_is_refused(counts):
     with pytest.raises(
-        ValueError, match=re.escape(f"expected a number from 0 to 7 for each of 2 rows, got {list(held)}")
+        ValueError, match=re.escape(f"expected a number from 0 to 7 for each of 2 rows, got {list(counts)}")
     ):
-        attend(**problem(Size(2, 3, 1, 5, 7, 3, 4, 3)), held=held)
+        fast(problem(Size(2, 3, 1, 5, 7, 3, 4, 3)), counts=counts)
 
 
 @pytest.mark.parametrize("fewest", [1, 50], ids=["in-order", "not-in-order"])
@@ -152,7 +150,7 @@ def test_a_span_that_is_no_number_shows(fewest, monkeypatch):
     inputs = problem(Size(3, 2, 1, 40, 30, 4, 5, 3))
     with torch.no_grad():
         inputs["span"][0, :, 2] = inputs["span"][1, :, 29] = float("nan")
-    out = attend(**inputs)
+    out = fast(inputs)
     assert out[:2].isnan().all() and out[2].isfinite().all()
 
 
@@ -165,8 +163,8 @@ def test_nothing_is_seen_from_further_than_the_longest_distance(size, longest, k
         without_fused_kernel(monkeypatch)
     inputs = problem(size)
     free = slow(inputs)
-    check({**inputs, "longest": longest})
-    assert not torch.allclose(attend(**inputs, longest=longest), free)
+    check({**inputs, "max_distance": longest})
+    assert not torch.allclose(fast(inputs, max_distance=longest), free)
 
 
 @KERNELS
@@ -187,7 +185,7 @@ def test_compressed_memories_are_seen_late_and_stand_behind_the_states(rate, pos
     with torch.no_grad():
         # The states are gone when the compressed memories come.
         inputs["span"].copy_(torch.where(slots, 15.0, after - 1.0).unsqueeze(1))
-    check({**inputs, "age": age, "compressed": Compressed(slots, after, rate)})
+    check({**inputs, "age": age, "min_distance": slots * after + 1, "stride": rate})
 
 
 def test_memories_that_are_all_old_are_all_that_counts():
@@ -197,15 +195,15 @@ def test_memories_that_are_all_old_are_all_that_counts():
         inputs["span"][..., -6:] = -1e4
         inputs["span"][..., :-6] = 1e4
         inputs["key"][..., 3, :] *= 300
-    torch.testing.assert_close(attend(**inputs), slow(inputs))
+    torch.testing.assert_close(fast(inputs), slow(inputs))
 
 
 def test_tensors_whose_vectors_are_not_in_one_piece():
     inputs = problem(Size(2, 2, 1, 5, 30, 4, 2, 5))
-    expected = attend(**inputs)
+    expected = fast(inputs)
     for name in ("query", "key", "value"):
         inputs[name] = inputs[name].detach().transpose(-1, -2).contiguous().transpose(-1, -2)
-    assert torch.equal(attend(**inputs), expected)
+    assert torch.equal(fast(inputs), expected)
 
 
 def test_a_kernel_that_does_not_serve_is_not_used(monkeypatch):
@@ -236,7 +234,7 @@ def test_what_cannot_be_fused_is_said_once(monkeypatch, caplog):
     caplog.set_level("INFO")
     inputs = problem(Size(1, 2, 1, 3, 9, 4, 2, 5))
     for _ in range(2):
-        attend(**inputs)
+        fast(inputs)
     assert [record.message for record in caplog.records] == [
         f"attention is computed step by step, without a fused kernel: PyTorch {torch.__version__} has none that serves"
     ]
@@ -251,8 +249,8 @@ def test_gradcheck(dropout, monkeypatch):
     def attention(query, key, value, span, position):
         # The same probabilities are dropped every time.
         torch.manual_seed(5)
-        fixed = dict(age=inputs["age"], ramp=inputs["ramp"], dropout=dropout)
-        return attend(query, key, value, span=span, position=position, **fixed)
+        moved = dict(query=query, key=key, value=value, span=span, position=position)
+        return fast({**inputs, **moved}, dropout=dropout)
 
     assert torch.autograd.gradcheck(attention, tuple(inputs[name] for name in LEAVES))
 
@@ -265,7 +263,7 @@ def test_dropout_drops_that_share_and_keeps_the_mean():
     inputs.update(key=torch.zeros(1, 1, 4001, 2), query=torch.zeros(1, 1, 1, 2), position=torch.zeros(1, 2))
     inputs.update(value=torch.ones(1, 1, 4001, 2), span=torch.full((1, 1, 4001), 1e6))
     torch.manual_seed(0)
-    first, second = attend(**inputs, dropout=0.25), attend(**inputs, dropout=0.25)
+    first, second = fast(inputs, dropout=0.25), fast(inputs, dropout=0.25)
     assert not torch.equal(first, second)
     for out in (first, second):
         assert abs(out[0, 0, 0, 0].item() - 1) < 0.05
@@ -287,7 +285,7 @@ def test_slots_that_are_not_held_do_not_count(monkeypatch, rows_together, rest):
             for row, count in enumerate(held):
                 blank[name][row, :, : slots - count] = 1e3
                 blank[name][row, :, : slots - pieces.aligned(count)] = rest
-        torch.testing.assert_close(attend(**blank, held=held), slow(inputs))
+        torch.testing.assert_close(fast(blank, counts=held), slow(inputs))
 
 
 @pytest.mark.parametrize("device", ["cpu"] + ["cuda"] * torch.cuda.is_available())
@@ -299,7 +297,7 @@ def test_query_that_sees_nothing_gets_zeros_and_no_nan(device, dtype):
     for name in LEAVES:
         kind = torch.promote_types(dtype, torch.float32) if name == "span" else dtype
         inputs[name] = inputs[name].detach().to(device, kind).requires_grad_()
-    out = attend(**{**inputs, "age": inputs["age"].to(device)})
+    out = fast({**inputs, "age": inputs["age"].to(device)})
     out.float().sum().backward()
     assert torch.equal(out[1], torch.zeros_like(out[1]))
     for name in LEAVES:
@@ -313,12 +311,12 @@ def test_low_precision_is_as_close_as_its_own_rounding(dtype):
     inputs = {
         name: x.detach() if torch.is_tensor(x) else x for name, x in problem(Size(2, 2, 1, 16, 20, 8, 4, 9)).items()
     }
-    exact = attend(**inputs)
+    exact = fast(inputs)
     low = {name: inputs[name].to(dtype) for name in ("query", "key", "value", "position")}
-    ours = attend(**{**inputs, **low, "span": inputs["span"].float()})
+    ours = fast({**inputs, **low, "span": inputs["span"].float()})
     assert ours.dtype == dtype
     rounded = {name: x.double() for name, x in low.items()}
-    baseline = (attend(**{**inputs, **rounded}) - exact).abs().max()
+    baseline = (fast({**inputs, **rounded}) - exact).abs().max()
     assert (ours.double() - exact).abs().max() < 4 * baseline
 
 
@@ -333,7 +331,7 @@ def test_fused_gradients_in_low_precision_are_as_close_as_those_step_by_step(dty
     weights = torch.randn(2, 2, 16, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def gradients(inputs):
-        return torch.autograd.grad((attend(**inputs).double() * weights).sum(), [inputs[name] for name in LEAVES])
+        return torch.autograd.grad((fast(inputs).double() * weights).sum(), [inputs[name] for name in LEAVES])
 
     small_pieces(monkeypatch, 1 << 20, 128)
     expected = gradients({**exact, **rounded})
@@ -360,9 +358,9 @@ def test_single_precision_at_real_sizes(held):
     weights = torch.randn(3, 2, 200, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with pytest.MonkeyPatch.context() as patch:
         without_fused_kernel(patch)
-        exact = attend(**double)
+        exact = fast(double)
         expected = torch.autograd.grad((exact * weights).sum(), [double[name] for name in LEAVES])
-    out = attend(**{**double, **single}, held=held)
+    out = fast({**double, **single}, counts=held)
     torch.testing.assert_close(out.double(), exact, atol=1e-5, rtol=1e-4)
     grads = torch.autograd.grad((out * weights.float()).sum(), [single[name] for name in LEAVES])
     for name, right, ours in zip(LEAVES, expected, grads):

@@ -7,8 +7,7 @@ from fuzzing import fuzz
 from hypothesis import strategies as st
 
 from fairseq_expire.modules.attention import inputs as attention_inputs
-from fairseq_expire.modules.layer_memory import EMPTY_AGE
-from fairseq_expire.modules.visibility import Compressed
+from fairseq_expire.modules.memory import EMPTY_AGE
 
 SMALL = st.integers(1, 3)
 SEED = st.integers(0, 2**20)
@@ -78,8 +77,8 @@ def test_any_memory(long):
         # Ends around the block, on whole steps and between them, and in numbers that both precisions have.
         end = (inputs["span"] * scale * (block + ramp)).mul(8).round().div(8)
         inputs["span"] = end + age.clamp(0, 3 * memory).unsqueeze(1)
-        inputs.update(age=age, ramp=ramp, longest=longest, held=held.tolist())
-        compare(leaves({name: x for name, x in inputs.items() if x is not None}), cut, ordered, kernel, dtype)
+        inputs.update(age=age, ramp=ramp, max_distance=longest, counts=held.tolist())
+        compare(leaves(inputs), cut, ordered, kernel, dtype)
 
     fuzz(
         at, examples=150, long=long, rows=SMALL, heads=SMALL, shared=st.booleans(), block=st.integers(1, 7),
@@ -108,9 +107,8 @@ def test_any_compressed_memory(long):
         inputs["span"] = (
             torch.where(slots, float(after + size * rate), float(after)).expand(rows, 1, -1).double().contiguous()
         )
-        inputs.update(age=age.expand(rows, -1), ramp=1, compressed=Compressed(slots.expand(rows, -1), after, rate))
-        if longest is not None:
-            inputs["longest"] = longest
+        nearest = (slots * after + 1).expand(rows, -1)
+        inputs.update(age=age.expand(rows, -1), ramp=1, min_distance=nearest, stride=rate, max_distance=longest)
         compare(leaves(inputs), cut, ordered, kernel, dtype)
 
     fuzz(
