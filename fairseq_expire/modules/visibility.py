@@ -1,14 +1,14 @@
 """Visibility of keys to the queries of a block: one definition for attention, deletion, reports and the span penalty.
 
-Size legend: B rows, H heads of a span (1 if the heads share it), T queries of a block, Q consecutive ones of them, S keys.
+Size legend: B rows, H heads of a span (1 if the heads share it), T queries of a block, Q of these in a row, S keys.
 
-Steps are counted from the block's first query, which is t = 0. A key of age a is at distance a + t from query t. Memories have
-ages of 1 and more, the block's own tokens 0, -1, ... -(T - 1).
+Steps are counted from the block's first query, which is t = 0. A key of age a is at distance a + t from query t.
+Memories have ages of 1 and more, the block's own tokens 0, -1, ... -(T - 1).
 
-Soft mask (section 4.1): with r = span - distance steps remaining, m = clamp(1 + r / R, 0, 1). A key is seen in full while
-r >= 0, then on its ramp, and expires for good when r = -R.
+Soft mask (section 4.1): with r = span - distance steps remaining, m = clamp(1 + r / R, 0, 1). A key is seen in full
+while r >= 0, then on its ramp, and expires for good when r = -R.
 
-Window: query t sees a key if first <= t < last. The soft mask is one bound of this window, and all other bounds are hard:
+Window: query t sees a key if first <= t < last. The soft mask is one bound of this window; all other bounds are hard:
 
 =================  =============================================  =====================================
 bound              from                                           hides
@@ -27,13 +27,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-# Smaller than any real mask value, and so is its square root.
-TINY = 1e-30
-# Masks up to this count as 0.
-LOG2_HIDDEN = math.log2(TINY) / 2
+# Masks up to this count as 0: smaller than any real mask value.
+HIDDEN = 1e-15
+# Masks are not smaller than this before their logarithm is taken: its value for 0 takes a slow path in vector units.
+TINY = HIDDEN**2
 
 
 @dataclass(frozen=True)
@@ -78,15 +77,15 @@ class Visibility:
 
         Args:
             span: [B, H, S] e_i in steps, one for each head (H = K) or for all (H = 1).
-            age: [B, S] int64, steps back from the block's first query; 0, -1, ... for the block's own tokens, and far more
-                than any span for what is never seen.
+            age: [B, S] int64, steps back from the block's first query; 0, -1, ... for the block's own tokens, and far
+                more than any span for what is never seen.
             block: T.
             ramp: R, in steps.
             max_distance: hides keys further back than this many steps, whatever their span; None for no limit.
-            min_distance: [B, S] int64; a key is seen from this many steps back on. 1 for ordinary states, more for a memory
-                that stands for several states. None if it is 1 for all keys.
-            stride: c, how many states each key with a ``min_distance`` above 1 stands for: c steps further back, it is one
-                position further back.
+            min_distance: [B, S] int64; a key is seen from this many steps back on. 1 for ordinary states, more for a
+                memory that stands for several states. None if it is 1 for all keys.
+            stride: c, how many states each key with a ``min_distance`` above 1 stands for: c steps further back, it is
+                one position further back.
         Raises:
             ValueError: if the shapes do not fit each other, or ages are not whole steps.
         """
@@ -112,18 +111,23 @@ class Visibility:
         )
 
     def detach(self) -> "Visibility":
+        """The same without gradient."""
         return replace(self, span=self.span.detach())
+
+    def to(self, dtype: torch.dtype) -> "Visibility":
+        """The same with spans in another floating-point type."""
+        return self if self.span.dtype == dtype else replace(self, span=self.span.to(dtype))
 
     # The window.
 
     @cached_property
     def expires_at(self) -> Tensor:
-        """[B, H, S], without gradient: the t at which the soft mask is 0, not always whole; negative for long expired keys."""
+        """[B, H, S], without gradient: the time t, not always whole, at which the soft mask reaches 0."""
         return _expires_at(self.span.detach(), self.age, self.ramp)
 
     @cached_property
     def first(self) -> Tensor:
-        """[B, S] int64: the first query in whose past a key is; T or more if none of the block is."""
+        """[B, S] int64: the first query that may see a key; T or more if none of the block may."""
         return ((1 if self.min_distance is None else self.min_distance) - self.age).clamp(min=0)
 
     @cached_property
@@ -133,7 +137,7 @@ class Visibility:
 
     @cached_property
     def last(self) -> Tensor:
-        """[B, S] int64: the first of the block's queries by which no head sees a key any more; T if there is none."""
+        """[B, S] int64: the first of the block's queries from which no head sees a key any more; T if there is none."""
         return self._bounded(_queries_before(self.expires_at.amax(dim=1), self.block), self.hard_last)
 
     @property
@@ -182,9 +186,9 @@ class Visibility:
         return self.age.unsqueeze(1) + _steps(self.age, first, last)
 
     def position_index(self, first: int, last: int) -> Tensor:
-        """[B, Q, S] int64: the position of a key relative to a query; 1 is the nearest, below 1 lies what is not in the past.
+        """[B, Q, S] int64: the position of a key relative to a query, from 1 on for keys in the past of the query.
 
-        That is the distance in steps, and for keys that stand for several states the distance in slots.
+        It is the distance in steps, and in slots for keys that stand for several states.
         """
         distance = self.distance(first, last)
         if self.min_distance is None:
@@ -193,11 +197,21 @@ class Visibility:
         strided = nearest + torch.div(distance - nearest, self.stride, rounding_mode="floor")
         return torch.where(nearest > 1, strided, distance)
 
+    def soft_mask(self, first: int, last: int) -> Tensor:
+        """[B, H, Q, S]: m, 0 for what is hidden. Spans get a gradient where 0 < m < 1."""
+        steps = _steps(self.age, first, last)
+        visible = steps >= self.first.unsqueeze(1)
+        if self.hard_last is not None:
+            visible &= steps < self.hard_last.unsqueeze(1)
+        expires_at = _expires_at(self.span, self.age, self.ramp)
+        mask = (expires_at.unsqueeze(-2) - _steps(expires_at, first, last)) / self.ramp
+        mask = mask.masked_fill(mask >= 1, 1)
+        return mask.masked_fill((mask <= HIDDEN) | ~visible.unsqueeze(1), 0)
+
     def bias(self, first: int, last: int) -> Tensor:
         """[B, H, Q, S]: log2 m, without gradient; -inf for what is hidden."""
-        # Clamped above zero, whose logarithm takes a slow path in vector units.
-        mask = self._left(first, last).div_(self.ramp).clamp_(TINY, 1)
-        bias = F.threshold_(mask.log2_(), LOG2_HIDDEN, float("-inf"))
+        mask = self._until_expiry(first, last).div_(self.ramp).clamp_(TINY, 1)
+        bias = torch.threshold_(mask.log2_(), math.log2(HIDDEN), float("-inf"))
         steps = _steps(self.age, first, last)
         if self.hard_last is not None:
             bias.masked_fill_((steps >= self.hard_last.unsqueeze(1)).unsqueeze(1), float("-inf"))
@@ -208,13 +222,13 @@ class Visibility:
         return bias
 
     def slope(self, first: int, last: int) -> Tensor:
-        """[B, H, Q, S]: the derivative of log m by the span, 1 / (R m) on the ramp and 0 where m is 1; some number where m is 0."""
+        """[B, H, Q, S]: the derivative of log m by the span: 1 / (R m) on the ramp, 0 before, any number behind."""
         # 1 / TINY where expired: it is multiplied with a gradient that is exactly 0.
-        slope = self._left(first, last).clamp_(min=TINY).reciprocal_()
-        return F.threshold_(slope, 1 / self.ramp, 0.0)
+        slope = self._until_expiry(first, last).clamp_(min=TINY).reciprocal_()
+        return torch.threshold_(slope, 1 / self.ramp, 0.0)
 
-    def _left(self, first: int, last: int) -> Tensor:
-        """[B, H, Q, S]: steps until expiry, r + R."""
+    def _until_expiry(self, first: int, last: int) -> Tensor:
+        """[B, H, Q, S]: steps until a key expires, r + R."""
         return self.expires_at.unsqueeze(-2) - _steps(self.expires_at, first, last)
 
 
