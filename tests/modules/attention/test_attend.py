@@ -54,3 +54,11 @@ def test_more_memories_than_there_are_is_refused(counts):
     message = f"expected a number from 0 to 7 for each of 2 rows, got {list(counts)}"
     with pytest.raises(ValueError, match=re.escape(message)):
         fast(problem(SIZE), counts=counts)
+
+
+def test_the_fast_path_has_no_second_derivatives():
+    """It says so instead of giving wrong ones."""
+    inputs = problem(SIZE)
+    (gradient,) = torch.autograd.grad(fast(inputs).sum(), inputs["query"], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
