@@ -33,8 +33,9 @@ def attend(
 
     The equation is that of :func:`fairseq_expire.modules.attention.reference.attend`. On CPUs and CUDA a fast path
     computes it (``tiled.py``), in float16, bfloat16, float32 and float64. Other devices, other types, and queries, keys
-    and values of different types go to the reference. The fast path has first derivatives only, and expects keys of one
-    row to have different positions, as states of different tokens do; call the reference itself for anything else.
+    and values of different types go to the reference. The fast path has first derivatives only, and expects visible
+    keys of a row to have different positions, as states of different tokens do; call the reference itself for anything
+    else.
 
     Args:
         query: [B, K, T, d].

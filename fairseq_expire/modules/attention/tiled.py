@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fairseq_expire.modules.attention.fused import attend_fused, fused_gradients, has_fused_kernel
 from fairseq_expire.modules.attention.memory_order import MemoryOrder
@@ -270,8 +269,13 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        # Gradients computed here would silently count as constants.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the fast path of attention has first derivatives only, and create_graph=True asks for more: "
+                "call fairseq_expire.modules.attention.reference.attend instead"
+            )
         query, key, value, position, out, total = ctx.saved_tensors
         visibility, settings, with_spans = ctx.visibility, ctx.settings, ctx.needs_input_grad[3]
         dtype, shared_span = visibility.span.dtype, visibility.span.size(1) == 1
