@@ -9,10 +9,11 @@ import torch
 
 from fairseq_expire.modules import attend
 from fairseq_expire.modules.attention import fused, loops, memory_order, reference, tiled, tiles
-from fairseq_expire.modules.layer_memory import EMPTY_AGE
 from fairseq_expire.modules.visibility import Visibility
 
 LEAVES = ["query", "key", "value", "span", "position"]
+# Of slots that hold nothing and of padding: far above every span.
+EMPTY_AGE = 1 << 40
 WINDOW = ["span", "age", "ramp", "max_distance", "min_distance", "stride"]
 
 

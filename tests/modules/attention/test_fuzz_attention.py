@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from attention_problems import LEAVES, check, check_reference, small_tiles, without_fused_kernel
+from attention_problems import EMPTY_AGE, LEAVES, check, check_reference, small_tiles, without_fused_kernel
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
 from fairseq_expire.modules.attention import tiled
-from fairseq_expire.modules.layer_memory import EMPTY_AGE
 
 SMALL = st.integers(1, 3)
 SEED = st.integers(0, 2**20)
