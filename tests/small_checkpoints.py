@@ -37,7 +37,7 @@ def write_checkpoint(path, data, *given, arch="expire_span_lm", seed=0):
     torch.manual_seed(seed)
     model = tasks.setup_task(cfg.task).build_model(cfg.model)
     # So that predictions differ.
-    model.decoder.output_projection.weight.data.mul_(4)
+    model.decoder.model.output_projection.weight.data.mul_(4)
     torch.save(
         {"args": None, "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), "model": model.state_dict()},
         path,

@@ -10,8 +10,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
-from fairseq_expire.models.memory_lm import MemoryLMDecoder
-from fairseq_expire.modules import Memory
+from fairseq_expire.modules import LanguageModel, Memory
 
 
 @dataclass
@@ -23,7 +22,7 @@ class Run:
 
     @property
     def stack(self):
-        return self.trainer.get_model().decoder.stack
+        return self.trainer.get_model().decoder.model.stack
 
     def step(self, *batches) -> dict[str, float] | None:
         """One update from these batches, or from the next one; None if it was left out."""
@@ -50,13 +49,13 @@ def start(arguments: list[str], save_dir) -> Run:
 
 def memories_read(monkeypatch) -> list[Memory | None]:
     """A list to which every reading of a block adds the memory that it starts from."""
-    seen, read = [], MemoryLMDecoder.read
+    seen, read = [], LanguageModel.read
 
     def recorded(self, tokens, memory=None):
         seen.append(memory)
         return read(self, tokens, memory)
 
-    monkeypatch.setattr(MemoryLMDecoder, "read", recorded)
+    monkeypatch.setattr(LanguageModel, "read", recorded)
     return seen
 
 

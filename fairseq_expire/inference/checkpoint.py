@@ -11,11 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairseq_expire.inference.checkpoint_problems import NO_MODEL, problem_of
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
-from fairseq_expire.modules import LanguageModel, dictionary_digest
+from fairseq_expire.modules import LanguageModel
 from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary, check_names
+from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary, check_names, dictionary_digest
 
-PREFIX = "decoder."
+# Of the names that weights have in a checkpoint.
+PREFIX = "decoder.model."
 
 
 def read_checkpoint(
@@ -48,10 +49,10 @@ def read_checkpoint(
         cfg.model.get(DIGEST), codec.symbols, model=f"the checkpoint {path}", dictionary=str(data / "dict.txt")
     )
     check_names(state["model"], model=f"the checkpoint {path}")
-    description = kind.describe(merge_with_parent(defaults, cfg.model, remove_missing=True), codec.dictionary)
+    config = kind.describe(merge_with_parent(defaults, cfg.model, remove_missing=True), codec.dictionary)
     weights = {name.removeprefix(PREFIX): value for name, value in state["model"].items()}
     with torch.random.fork_rng(devices=[]):
-        model = LanguageModel(description, dictionary_digest(codec.symbols))
+        model = LanguageModel(config, dictionary_digest(codec.symbols))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -16,7 +16,7 @@ from fairseq_expire.tokenizers.bound import BoundTokenizer
 from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary
 from fairseq_expire.tokenizers.subwords import MODEL_FILE
 
-FORMAT = 2
+FORMAT = 3
 CONFIG, WEIGHTS, DICTIONARY = "config.json", "model.safetensors", "dict.txt"
 # Those of the data-bin that a text needs; not all data has all of them.
 TEXT_FILES = (DICTIONARY, manifest.FILE_NAME, MODEL_FILE)
@@ -27,7 +27,7 @@ def write_folder(dest: str | Path, model: LanguageModel, data: Path, *, version:
 
     Args:
         dest: the folder to make.
-        model: its weights and description.
+        model: its weights and configuration.
         data: the data-bin whose dictionary the model has.
         version: of this package, for the record.
         force: replace an export that is there.
@@ -37,7 +37,7 @@ def write_folder(dest: str | Path, model: LanguageModel, data: Path, *, version:
     # It locks the folder as POSIX has it. Other systems, which have no fairseq either, only read.
     from fairseq_expire.folders import new_folder
 
-    description = model.description.to_json()
+    model_config = model.config.to_json()
     with new_folder(dest, force=force, mark=CONFIG) as folder:
         _empty(folder)
         for name in TEXT_FILES:
@@ -51,7 +51,7 @@ def write_folder(dest: str | Path, model: LanguageModel, data: Path, *, version:
             "version": version,
             "level": codec.level_name,
             DIGEST: model.dictionary_digest,
-            "model": description,
+            "model": model_config,
             "weights_sha256": file_sha256(folder / WEIGHTS),
         }
         write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
@@ -82,11 +82,11 @@ def read_folder(folder: Path, *, span_limit: int | None = None) -> tuple[Languag
             raise FileNotFoundError(f"no {name} in {folder}, which {CONFIG} belongs to: export the model again")
     codec = BoundTokenizer.of(folder)
     try:
-        description = LanguageModelConfig.from_json(config["model"])
+        model_config = LanguageModelConfig.from_json(config["model"])
         if span_limit is not None:
-            description = description.with_policy_options(span_limit=span_limit)
+            model_config = model_config.with_policy_options(span_limit=span_limit)
         with torch.random.fork_rng(devices=[]):
-            model = LanguageModel(description, config[DIGEST])
+            model = LanguageModel(model_config, config[DIGEST])
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
     if codec.level_name != config["level"]:
@@ -94,9 +94,9 @@ def read_folder(folder: Path, *, span_limit: int | None = None) -> tuple[Languag
             f"{folder}: the model reads {config['level']}, but its {manifest.FILE_NAME} (or the lack of it) says "
             f"{codec.level_name}; restore the file, or export the model again"
         )
-    if len(codec.symbols) != description.symbols:
+    if len(codec.symbols) != model_config.vocab_size:
         raise ValueError(
-            f"{folder / DICTIONARY}: {len(codec.symbols)} symbols, and the model has {description.symbols}; "
+            f"{folder / DICTIONARY}: {len(codec.symbols)} symbols, and the model has {model_config.vocab_size}; "
             "restore the file, or export the model again"
         )
     check_dictionary(config[DIGEST], codec.symbols, model=f"the model in {folder}", dictionary="the dict.txt there")

@@ -55,7 +55,7 @@ def softmax_bands(cfg: "MemoryLMConfig", symbols: int) -> Clusters | None:
 
 def _bands(option: str, given: str | None, factor: float, *, symbols: int, embed_dim: int) -> Clusters:
     try:
-        bands = Clusters(cutoff=tuple(options.eval_str_list(given, type=int) or ()), factor=factor)
+        bands = Clusters(cutoffs=tuple(options.eval_str_list(given, type=int) or ()), factor=factor)
         last = len(bands.ends(symbols)) - 1
     except (ValueError, SyntaxError):
         raise ValueError(

@@ -75,7 +75,7 @@ class MemoryPass:
 
     def nothing(self, model: nn.Module, start: int) -> Memory:
         """What ``model`` remembers of ``start`` tokens of each row that were all left out."""
-        return model.stack.empty_memory(self._blocks.rows, read=start)
+        return model.stack.empty_memory(self._blocks.rows, tokens_read=start)
 
     def hold(self, model: nn.Module, lane: int, held: _Held) -> None:
         self._held.setdefault(model, {})[lane] = held
@@ -83,7 +83,7 @@ class MemoryPass:
     @torch.no_grad()
     def _read_again(self, model: nn.Module, lane: int, end: int, *, say: bool) -> Memory:
         """The memory of the text before ``end``, as today's weights make it of as much text as can be remembered."""
-        blocks, reach = self._blocks, model.stack.reach
+        blocks, reach = self._blocks, model.stack.max_age
         if reach is None:
             # As far as any row of an epoch goes.
             reach = max(end, blocks.longest_of_corpus)
@@ -95,8 +95,7 @@ class MemoryPass:
         # The update that this is for draws the random numbers that it would have drawn.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for tokens in blocks.inputs_before(lane, end, count).split(blocks.block, dim=1):
-                _, extra = model.extract_features(tokens.to(device), memory=memory)
-                memory = extra["memory"]
+                memory = model.read(tokens.to(device), memory).memory
         # It holds copies of weights that were made without gradient.
         torch.clear_autocast_cache()
         return memory
@@ -151,7 +150,7 @@ class MemoryHandle:
         if held.start == self._start:
             return held.before
         # Text that was skipped (a batch too large for the device) still makes what is remembered older.
-        return held.after if held.end == self._start else held.after.aged(self._start - held.end)
+        return held.after if held.end == self._start else held.after.advance(self._start - held.end)
 
     def store(self, model: nn.Module, before: Memory | None, after: Memory) -> None:
         """Keeps what ``model`` remembers after this block."""

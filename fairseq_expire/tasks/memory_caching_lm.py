@@ -121,8 +121,8 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with, and
         # with the digest it is never read with another dictionary of the same size.
         with open_dict(cfg):
-            cfg.position_range = model.decoder.stack.position_range
-            cfg[DIGEST] = model.decoder.dictionary_digest
+            cfg.position_range = model.decoder.model.config.position_range
+            cfg[DIGEST] = model.decoder.model.dictionary_digest
         return model
 
     def optimizer_step(self, optimizer, model, update_num):

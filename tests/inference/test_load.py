@@ -95,7 +95,7 @@ OTHERS = {
         "--tie-adaptive-weights",
         "--tie-adaptive-proj",
     ],
-    "compressive_transformer_lm": ["--max-span", "8", "--compression", "conv", *LARGE],
+    "compressive_transformer_lm": ["--max-span", "8", "--compression", "max", *LARGE],
     "expire_span_lm_tiny": ["--max-span", "99", "--span-init", "20"],
 }
 
@@ -138,7 +138,7 @@ def damaged_checkpoints(path, folder):
     state = torch.load(path, weights_only=True)
     options = state["cfg"]["model"]
     weights = {name: value for name, value in state["model"].items() if not name.endswith("fc1.bias")}
-    older = {**state["model"], "decoder.dictionary_digest": torch.zeros(4, dtype=torch.int64)}
+    older = {name.replace("decoder.model.", "decoder."): value for name, value in state["model"].items()}
     other = {**state["cfg"], "model": {**options, "dictionary_digest": 64 * "0"}}
     unknown = {**state["cfg"], "model": {**options, "_name": "no_such_lm"}}
     theirs = {**state["cfg"], "model": {**options, "_name": "transformer_lm"}}
@@ -193,7 +193,7 @@ def change_model(folder, **changed):
     [
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "no config.json in"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json: not JSON"),
-        (lambda f: change_config(f, format=1), ValueError, "its format is not 2, the one this version reads; export"),
+        (lambda f: change_config(f, format=1), ValueError, "its format is not 3, the one this version reads; export"),
         (
             lambda f: change_config(f, dictionary_digest=64 * "0"),
             ValueError,
@@ -202,7 +202,7 @@ def change_model(folder, **changed):
         (lambda f: change_model(f, depth=1), ValueError, "the field depth .* not known"),
         (lambda f: change_model(f, num_layers=1), ValueError, "not the weights of .*layers.1.* expected none"),
         (lambda f: change_model(f, num_heads=5), ValueError, "config.json: .*5 heads and width 32"),
-        (lambda f: change_model(f, symbols=5), ValueError, "symbols, and the model has 5"),
+        (lambda f: change_model(f, vocab_size=5), ValueError, "symbols, and the model has 5"),
         (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, "no model.safetensors in"),
         (
             lambda f: (f / "model.safetensors").write_bytes(b"\0" * 99),

@@ -64,7 +64,7 @@ COMPRESSIVE = {
     f"--compressed-size {HUGE}": r"max_span \+ compressed_size x rate .*at most 16777216, .*, got 4000000000048",
     "--compression-rate 0": "rate is how many states .*: expected at least 2, got 0",
     "--compression-rate 100": "expected at least the 100 that are compressed into one, got 48",
-    "--compression min": r"argument --compression: invalid choice: 'min' \(choose from 'mean', 'max', 'conv'\)",
+    "--compression min": r"argument --compression: invalid choice: 'min' \(choose from 'mean', 'max'\)",
 }
 SCORING = {
     "--batch-size -1": ROWS.format("--batch-size .*", -1),

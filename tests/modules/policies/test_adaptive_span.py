@@ -7,7 +7,7 @@ L, R, K = 10, 4, 3
 
 
 def policy(ratio=(0.0, 0.5, 1.0), **changes):
-    made = AdaptiveSpan(**{**dict(num_heads=K, max_span=L, ramp=R), **changes})
+    made = AdaptiveSpan(**{"num_heads": K, "max_span": L, "ramp": R, **changes})
     made.ratio.data = torch.tensor(ratio)
     return made
 
@@ -16,7 +16,9 @@ def mask(made, block=1):
     """[K, T, S] of a block after a memory of 2 L."""
     age = torch.arange(2 * L, -block, -1).unsqueeze(0)
     spans = made.spans(torch.zeros(1, 2 * L + block, 5))
-    sight = made.visibility(spans, LayerMemory(torch.zeros(1, 2 * L + block, 5), age), block=block)
+    sight = made.visibility(
+        spans, LayerMemory.from_tensors(age=age, inputs=torch.zeros(1, 2 * L + block, 5)), block=block
+    )
     return sight.bias(0, block).exp2().squeeze(0), sight, age
 
 
@@ -35,7 +37,7 @@ def test_keeps_what_the_longest_head_can_see(ratio, longest):
     made = policy(ratio)
     age = torch.arange(2 * L, 0, -1).unsqueeze(0)
     states = torch.zeros(1, 2 * L, 5)
-    keep = made.retain(made.visibility(made.spans(states), LayerMemory(states, age), block=0))
+    keep = made.retain(made.visibility(made.spans(states), LayerMemory.from_tensors(age=age, inputs=states), block=0))
     assert age[keep].tolist() == list(range(longest, 0, -1))
 
 
@@ -48,7 +50,7 @@ def test_sizes_count_what_any_head_sees():
 def test_penalty_is_the_mean_span_for_every_query():
     made = policy()
     states, age = torch.zeros(2, 6, 5), torch.tensor([[2, 1, 0, -1, -2, -3]] * 2)
-    visibility = made.visibility(made.spans(states), LayerMemory(states, age), block=4)
+    visibility = made.visibility(made.spans(states), LayerMemory.from_tensors(age=age, inputs=states), block=4)
     padding = torch.tensor([[False] * 4, [False] * 3 + [True]])
     penalty = made.penalty(visibility, padding=padding)
     assert penalty.tolist() == [4 * 5.0, 3 * 5.0]
@@ -85,4 +87,4 @@ def test_span_limit_only_when_scoring():
 )
 def test_bad_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
-        AdaptiveSpan(**{**dict(num_heads=K, max_span=L, ramp=R), **settings})
+        AdaptiveSpan(**{"num_heads": K, "max_span": L, "ramp": R, **settings})

@@ -12,7 +12,7 @@ D = 6
 
 
 def policy(**changes):
-    settings = dict(embed_dim=D, max_span=40, ramp=7, span_init=10.0)
+    settings = {"embed_dim": D, "max_span": 40, "ramp": 7, "span_init": 10.0}
     module = ExpireSpan(**{**settings, **changes}).double()
     torch.manual_seed(0)
     torch.nn.init.normal_(module.predictor.weight)
@@ -41,8 +41,8 @@ def test_spans_follow_the_equation():
 
 
 def visibility_of(module, states, age, block, shortening=None):
-    spans = module.shortened(module.spans(states), shortening)
-    return module.visibility(spans, LayerMemory(states, age), block=block)
+    spans = module.shorten(module.spans(states), shortening)
+    return module.visibility(spans, LayerMemory.from_tensors(age=age, inputs=states), block=block)
 
 
 def penalty_of(module, states, age, block, shortening=None, padding=None):
@@ -53,7 +53,7 @@ def penalty_of(module, states, age, block, shortening=None, padding=None):
 def test_mask_sizes_and_penalty_equal_the_loops(shortening):
     module = policy()
     states, age, distance = candidates()
-    charged = module.shortened(module.spans(states), shortening)
+    charged = module.shorten(module.spans(states), shortening)
     if shortening is not None:
         torch.testing.assert_close(charged, module.spans(states).clamp(max=shortening * 40))
     mask, penalty = naive.expire_span_view(charged.squeeze(-1), distance, ramp=7)

@@ -7,7 +7,7 @@ from fairseq_expire.modules import FixedSpan, LayerMemory
 def test_sees_the_last_steps_and_keeps_no_more():
     policy = FixedSpan(max_span=3)
     states, age = torch.zeros(1, 5, 4), torch.tensor([[5, 4, 3, 2, 1]])
-    visibility = policy.visibility(policy.spans(states), LayerMemory(states, age), block=0)
+    visibility = policy.visibility(policy.spans(states), LayerMemory.from_tensors(age=age, inputs=states), block=0)
     full, gone = 0.0, float("-inf")
     assert visibility.bias(0, 2).tolist() == [[[[gone, gone, full, full, full], [gone, gone, gone, full, full]]]]
     keep = policy.retain(visibility)
