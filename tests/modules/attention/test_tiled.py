@@ -3,6 +3,7 @@
 import pytest
 import torch
 from attention_problems import (
+    EMPTY_AGE,
     LEAVES,
     SIZES,
     Size,
@@ -201,7 +202,7 @@ def test_slots_that_are_not_in_use_do_not_count(monkeypatch, rows_together, rest
     blank = dict(inputs)
     with torch.no_grad():
         for row, count in enumerate(counts):
-            inputs["age"][row, : slots - count] = 1 << 40
+            inputs["age"][row, : slots - count] = EMPTY_AGE
         for name in ("key", "value"):
             blank[name] = inputs[name].clone()
             for row, count in enumerate(counts):
@@ -275,7 +276,7 @@ def test_single_precision_at_real_sizes(counts):
     double["span"] = (double["span"].detach() * 64).round().div(64).requires_grad_()
     if counts is not None:
         for row, count in enumerate(counts):
-            double["age"][row, : 900 - count] = 1 << 40
+            double["age"][row, : 900 - count] = EMPTY_AGE
     single = {name: double[name].detach().float().requires_grad_() for name in LEAVES}
     weights = torch.randn(3, 2, 200, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     exact = by_reference(double)
