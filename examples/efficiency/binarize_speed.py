@@ -24,8 +24,8 @@ from fairseq_cli import preprocess  # noqa: E402
 
 from fairseq_expire.corpora.binarize import Job, binarize  # noqa: E402
 from fairseq_expire.corpora.sources import find_files  # noqa: E402
-from fairseq_expire.tokenizers.registry import make_level  # noqa: E402
-from fairseq_expire.tokenizers.symbols import byte_symbol, char_symbol  # noqa: E402
+from fairseq_expire.tokenizers.bound import make_tokenizer  # noqa: E402
+from fairseq_expire.tokenizers.bytes_and_chars import byte_symbol, char_symbol  # noqa: E402
 
 FILES = ("dict.txt", "train.bin", "train.idx")
 
@@ -53,7 +53,7 @@ def fairseq_seconds(source: Path, dest: Path, workers: int) -> float:
 def our_seconds(source: Path, dest: Path, level: str, workers: int) -> float:
     shutil.rmtree(dest, ignore_errors=True)
     dest.mkdir()
-    job = Job(splits={"train": find_files([str(source)])}, level=make_level(level, {}))
+    job = Job(splits={"train": find_files([str(source)])}, tokenizer=make_tokenizer(level, {}))
     return seconds(lambda: binarize(job, dest, workers=workers))
 
 

@@ -32,7 +32,7 @@ from fairseq_expire.models.overrides import check_overrides, options_of
 from fairseq_expire.models.trained_options import check_trained_options
 from fairseq_expire.streaming.memory_files import new_name, write_memory
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMTask
-from fairseq_expire.tokenizers.dictionary_check import check_dictionary, check_names
+from fairseq_expire.tokenizers.dictionary import check_dictionary, check_names
 
 logger = logging.getLogger(__name__)
 

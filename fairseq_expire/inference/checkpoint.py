@@ -13,7 +13,7 @@ from fairseq_expire.inference.checkpoint_problems import NO_MODEL, problem_of
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 from fairseq_expire.modules import LanguageModel, dictionary_digest
 from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary, check_names
+from fairseq_expire.tokenizers.dictionary import DIGEST, check_dictionary, check_names
 
 PREFIX = "decoder."
 
@@ -40,7 +40,7 @@ def read_checkpoint(
             raise FileNotFoundError(
                 f"{path} was trained on {data}, which is not there: give a data-bin with the same dict.txt"
             )
-    codec = BoundTokenizer.of(data)
+    codec = BoundTokenizer.load(data)
     defaults = MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[cfg.model._name]]()
     if span_limit is not None:
         cfg.model.span_limit = span_limit

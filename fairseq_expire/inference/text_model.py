@@ -14,7 +14,7 @@ from fairseq_expire.inference.stream import Stream
 from fairseq_expire.inference.utf8 import Utf8Mask
 from fairseq_expire.modules import LanguageModel
 from fairseq_expire.tokenizers.bound import BoundTokenizer, Text
-from fairseq_expire.tokenizers.dictionary_check import check_dictionary
+from fairseq_expire.tokenizers.dictionary import check_dictionary
 
 # Tokens that are read at once. Nothing depends on it but speed.
 BLOCK = 512
@@ -105,8 +105,8 @@ class TextModel:
     @functools.cached_property
     def utf8_mask(self) -> Utf8Mask:
         """Raises ValueError unless a symbol is a byte."""
-        if self.codec.level_name != "bytes":
-            raise ValueError(f"utf8 is for models of bytes; the symbols of this one are {self.codec.level_name}")
+        if self.codec.level != "bytes":
+            raise ValueError(f"utf8 is for models of bytes; the symbols of this one are {self.codec.level}")
         return Utf8Mask(self.codec.symbols)
 
     @functools.cached_property

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fairseq_expire.tokenizers.bytes_and_chars import byte_of
 from fairseq_expire.tokenizers.dictionary import SPECIAL_SYMBOLS
-from fairseq_expire.tokenizers.symbols import byte_of
 
 # Between characters, and where no valid text can be.
 BOUNDARY, INVALID = 0, 8

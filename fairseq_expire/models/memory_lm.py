@@ -22,7 +22,7 @@ from fairseq_expire.models.trained_options import SPANS, TRAINED
 from fairseq_expire.models.vocabulary import input_bands, softmax_bands
 from fairseq_expire.modules import LanguageModelConfig, Memory, MemoryPolicy, TokenReader, dictionary_digest
 from fairseq_expire.streaming.memory_pass import MemoryHandle
-from fairseq_expire.tokenizers.dictionary_check import check_names
+from fairseq_expire.tokenizers.dictionary import check_names
 
 
 def _help(text: str) -> Dict[str, str]:

@@ -10,7 +10,7 @@ from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
-from fairseq_expire.tokenizers.dictionary_check import DIGEST
+from fairseq_expire.tokenizers.dictionary import DIGEST
 
 
 def options_of(path: str) -> DictConfig | None:

@@ -1,0 +1,9 @@
+"""From text to symbol ids and back: bytes, characters, words and subwords, with fairseq's dictionaries. Needs no
+fairseq.
+
+- ``chunks``: the parts of files that are tokenized independently.
+- ``tokenizer``: the interface :class:`~fairseq_expire.tokenizers.tokenizer.Tokenizer`.
+- ``bytes_and_chars``, ``words``, ``subwords``: its implementations.
+- ``dictionary``, ``manifest``: dict.txt and manifest.json.
+- ``bound``: a tokenizer with a dictionary, for text in memory.
+"""
