@@ -1,8 +1,8 @@
-"""How fast text becomes data, here and with fairseq-preprocess, on the same text in one run.
+"""Compares the speed of binarizing with that of fairseq-preprocess, on the same text in one run.
 
-Both are called in this process, so that loading Python and fairseq, which takes seconds, counts for neither. Bytes and
-characters need a form with spaces between symbols for fairseq-preprocess; making it is not counted, and rates are in bytes
-of the original text. The two take turns, and the medians are compared.
+Both are called in this process, so that loading Python and fairseq, which takes seconds, counts for neither. For bytes
+and characters fairseq-preprocess needs a text with spaces between symbols. Making it does not count, and rates are in
+bytes of the original text. The two take turns, and the medians are compared.
 """
 
 import argparse
@@ -31,7 +31,7 @@ FILES = ("dict.txt", "train.bin", "train.idx")
 
 
 def spaced(text: bytes, level: str) -> str:
-    """The text with a space between symbols, a line each for every line of the text."""
+    """The text with spaces between symbols, and with the same lines."""
     if level == "words":
         return text.decode("utf-8")
     names = {"bytes": byte_symbol, "chars": char_symbol}[level]
@@ -72,7 +72,7 @@ def compare(text: bytes, level: str, *, workers: int, runs: int, folder: Path) -
     for _ in range(runs):
         shutil.rmtree(folder / "fairseq", ignore_errors=True)
         theirs.append(fairseq_seconds(spaced_source, folder / "fairseq", workers))
-        # Several of ours for each of theirs: they are short, and a short time is a noisy one.
+        # Several of ours for each of theirs, since short times are noisy.
         ours.extend(our_seconds(source, folder / "ours", level, workers) for _ in range(3))
     identical = level == "words" and all(
         (folder / "fairseq" / name).read_bytes() == (folder / "ours" / name).read_bytes() for name in FILES

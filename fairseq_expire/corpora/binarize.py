@@ -28,8 +28,7 @@ from fairseq_expire.tokenizers.tokenizer import EncodedChunk, Tokenizer, load_di
 
 Result = TypeVar("Result")
 
-# Called with what is being done ("vocabulary", or the name of a split) and the number of bytes of text just read for
-# it.
+# Called with the current step ("vocabulary", or the name of a split) and the number of bytes just read for it.
 OnProgress = Callable[[str, int], None]
 
 # Items whose offsets are computed at once when an index is written.
@@ -49,10 +48,9 @@ class Job:
     Args:
         splits: the slices of files of each split, with a train split unless ``dictionary_file`` is given.
         tokenizer: makes the symbols.
-        append_eos: end every file with ``</s>``. With words every line ends so anyway.
+        append_eos: end every file with ``</s>``. With words every line ends in it anyway.
         threshold: leave out symbols that occur less often in train.
-        dictionary_file: the dict.txt of other data, such as a trained model's, to use as it is. None to make one of
-            train.
+        dictionary_file: the dict.txt of other data, to use as it is; None to make one of the train split.
         item_per_file: make an item of each file.
         chunk_bytes: about how much text to encode at once.
         source: how the text was chosen, for the manifest.
@@ -75,8 +73,8 @@ class Job:
     def __post_init__(self):
         if self.dictionary_file is None and "train" not in self.splits:
             raise ValueError(
-                f"splits are {', '.join(self.splits) or 'none'}, expected train among them: the dictionary is made of "
-                f"it"
+                f"splits are {', '.join(self.splits) or 'none'}, expected train among them: "
+                "the dictionary is made of it"
             )
 
     def chunks(self, split: str) -> list[Chunk]:

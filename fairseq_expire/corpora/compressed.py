@@ -213,14 +213,14 @@ def unpack(splits: Mapping[str, Sequence[FileSlice]], folder: Path) -> dict[str,
                 # An error of reading has a name already. That of a full disk has none.
                 raise OSError(error.errno, error.strerror, error.filename or str(target)) from None
             unpacked[path] = target
-    found = {}
-    for name, wholes in splits.items():
-        found[name] = [
-            replace(whole, path=unpacked[whole.path], stop=unpacked[whole.path].stat().st_size, source=whole.path)
-            if whole.path in unpacked
-            else whole
-            for whole in wholes
-        ]
+
+    def content(whole: FileSlice) -> FileSlice:
+        if whole.path not in unpacked:
+            return whole
+        target = unpacked[whole.path]
+        return replace(whole, path=target, stop=target.stat().st_size, source=whole.path)
+
+    found = {name: map(content, wholes) for name, wholes in splits.items()}
     return {name: [whole for whole in wholes if whole.num_bytes] for name, wholes in found.items()}
 
 

@@ -1,5 +1,4 @@
-"""From text to symbol ids and back: bytes, characters, words and subwords, with fairseq's dictionaries. Needs no
-fairseq.
+"""Tokenizers: text to symbol ids and back, as bytes, characters, words or subwords. They need no fairseq.
 
 - ``chunks``: the parts of files that are tokenized independently.
 - ``tokenizer``: the interface :class:`~fairseq_expire.tokenizers.tokenizer.Tokenizer`.

@@ -87,9 +87,9 @@ def code_point_of(symbol: str) -> int:
 
 
 class CodePointTokenizer(Tokenizer):
-    """The base of bytes and characters: each symbol stands for one code point, of a byte its value.
+    """The base of bytes and characters. Each symbol stands for one code point; the code point of a byte is its value.
 
-    Class attributes:
+    Attributes:
         num_code_points: all code points are below this.
         placeholder: the code point that text of unknown symbols becomes.
     """

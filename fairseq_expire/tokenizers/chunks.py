@@ -37,6 +37,7 @@ class FileSlice:
 
     @property
     def num_bytes(self) -> int:
+        """The number of bytes."""
         return self.stop - self.start
 
 
@@ -45,13 +46,13 @@ class Chunk(FileSlice):
     """A part of a slice that is tokenized independently of the others.
 
     Args:
-        ends_slice: True if the slice ends at ``stop``.
+        ends_slice: True if the slice ends at ``stop``. For the others see :class:`FileSlice`.
     """
 
     ends_slice: bool = field(kw_only=True)
 
     def read(self) -> bytes:
-        """Its bytes.
+        """Reads its bytes.
 
         Raises:
             ValueError: the file has become shorter since it was found.
@@ -66,7 +67,7 @@ class Chunk(FileSlice):
         return content
 
     def decode(self, content: bytes) -> str:
-        """The text of its bytes. Nothing is translated or skipped: a byte order mark is a character.
+        """Decodes its bytes. Nothing is translated or skipped: a byte order mark is a character.
 
         Raises:
             ValueError: not UTF-8; names the file and the offset in it of the first bad byte.
@@ -80,7 +81,7 @@ class Chunk(FileSlice):
             ) from None
 
 
-# Returns the offset to cut an open file at, given where the chunk starts, where it should stop and where it must stop.
+# Finds where to cut an open file, given the offsets where the chunk starts, should stop and must stop.
 Boundary = Callable[[BinaryIO, int, int, int], int]
 
 

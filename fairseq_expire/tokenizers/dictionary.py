@@ -56,15 +56,19 @@ class PlainDictionary:
         return self.indices.get(symbol, self.unk())
 
     def bos(self) -> int:
+        """The id of ``<s>``."""
         return 0
 
     def pad(self) -> int:
+        """The id of ``<pad>``."""
         return 1
 
     def eos(self) -> int:
+        """The id of ``</s>``."""
         return 2
 
     def unk(self) -> int:
+        """The id of ``<unk>``."""
         return 3
 
     @classmethod

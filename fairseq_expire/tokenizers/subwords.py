@@ -30,16 +30,17 @@ from fairseq_expire.tokenizers.tokenizer import (
 MODEL_FILE = "spm.model"
 # SentencePiece's sign for a space. A U+2581 of the text itself becomes byte pieces.
 SPACE_MARK = "\u2581"
-# The name of the piece of a byte.
+# The SentencePiece name of a byte's piece.
 BYTE_PIECE = "<0x{:02X}>".format
 # The text of a piece that the dictionary lacks.
 PLACEHOLDER = "\ufffd".encode()
-# A text that most models change which do not keep every text as it is.
+# A text to test a model with. Most models that do not keep all text change this one.
 PROBE = "  a  \uff21\ufb01\u0130 e\u0301\u00e9\u200b\u00a0\ufeff\t\r\n\n b\0 "
 # Enough for vocabularies of tens of thousands. Learning takes about 20 bytes of memory for each of these.
 SAMPLE_BYTES = 8 << 20
-# The least that is sampled of a chunk that is longer, so that not every file of a large corpus is opened.
+# The least to sample of a longer chunk, so that not every file of a large corpus is opened.
 MIN_SAMPLE_BYTES = 1 << 16
+# The longest line to learn from.
 LINE_CHARS = 1 << 14
 # With another number of threads SentencePiece sums in another order, and learns another model.
 LEARNING_THREADS = 4
@@ -83,7 +84,7 @@ class Subwords(Tokenizer):
         model = BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=self._lines(sample(chunks)),
+                sentence_iterator=self._lines(self.sample(chunks)),
                 model_writer=model,
                 vocab_size=self.vocab_size,
                 model_type="unigram",
@@ -146,7 +147,21 @@ class Subwords(Tokenizer):
             raise ValueError(f"{path}: {error}") from None
 
     def sample(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
-        return sample(chunks)
+        """Selects all chunks if they hold at most ``SAMPLE_BYTES``.
+
+        Otherwise it selects about as much of their beginnings, spread evenly over the text.
+        """
+        total = sum(chunk.num_bytes for chunk in chunks)
+        if total <= SAMPLE_BYTES:
+            return chunks
+        sampled, seen, taken = [], 0, 0
+        for chunk in chunks:
+            seen += chunk.num_bytes
+            due = SAMPLE_BYTES * seen // total - taken
+            if due >= min(MIN_SAMPLE_BYTES, chunk.num_bytes):
+                sampled.append(next(split_into_chunks([chunk], chunk_bytes=due, boundary=at_line)))
+                taken += sampled[-1].num_bytes
+        return sampled
 
     def count(self, chunk: Chunk) -> Mapping[str, int]:
         frequencies = np.bincount(self._encode(self._read(chunk)))
@@ -160,12 +175,11 @@ class Subwords(Tokenizer):
         absent = [name for name in self._names[1:] if name not in dictionary.indices]
         symbols = [symbol for symbol in own_symbols(dictionary) if not is_filler(symbol)]
         others = set(symbols).difference(self._names)
-        # fairseq-preprocess leaves out pieces that do not occur. The dictionary of another model shares only some
-        # pieces.
+        # fairseq-preprocess leaves out pieces that do not occur. The dictionary of another model has many others.
         if absent and 10 * len(others) > len(symbols):
             raise ValueError(
-                f"it lacks {len(absent)} pieces of {MODEL_FILE}, such as {absent[0]!r}, and has {len(others)} other "
-                f"symbols"
+                f"it lacks {len(absent)} pieces of {MODEL_FILE}, such as {absent[0]!r}, "
+                f"and has {len(others)} other symbols"
             )
 
     def make_encoder(self, dictionary: SymbolTable, *, dtype: type, append_eos: bool, item_per_file: bool) -> Encoder:
@@ -235,46 +249,30 @@ class Subwords(Tokenizer):
     def _text_of(self, pieces: np.ndarray) -> np.ndarray:
         """The text of pieces, uint8 [length], without a loop over them."""
         lengths = self._lengths[pieces]
-        befores = np.cumsum(lengths, dtype=np.int32) - lengths
-        # For each byte, its offset in the concatenated texts.
-        places = np.repeat(self._starts[pieces] - befores, lengths)
-        places += np.arange(len(places), dtype=np.int32)
-        return self._joined[places]
+        starts = np.cumsum(lengths, dtype=np.int32) - lengths
+        # For each byte of the text, its offset in the concatenated texts of all pieces.
+        offsets = np.repeat(self._starts[pieces] - starts, lengths)
+        offsets += np.arange(len(offsets), dtype=np.int32)
+        return self._joined[offsets]
 
     def _content(self, piece: int) -> bytes:
+        """The text of a piece."""
         text = self._processor.id_to_piece(piece)
         return (
             bytes([int(text[3:-1], 16)]) if self._processor.is_byte(piece) else text.replace(SPACE_MARK, " ").encode()
         )
 
     def _read(self, chunk: Chunk) -> str:
+        """The text of a chunk after the option is applied."""
         text = chunk.decode(chunk.read())
         return normalise_line_ends(text) if self.line_ends == "normalise" else text
 
     def _lines(self, chunks: Sequence[Chunk]) -> Iterator[str]:
+        """Yields lines to learn from, cut at space marks, too."""
         for chunk in chunks:
             for line in re.split(f"[\n{SPACE_MARK}]", self._read(chunk)):
                 # SentencePiece skips lines that are longer.
                 yield from (line[start : start + LINE_CHARS] for start in range(0, len(line), LINE_CHARS))
-
-
-def sample(chunks: Sequence[Chunk]) -> Sequence[Chunk]:
-    """Samples text evenly.
-
-    Returns:
-        All chunks if they hold at most ``SAMPLE_BYTES``; otherwise beginnings of chunks that hold about as much.
-    """
-    total = sum(chunk.num_bytes for chunk in chunks)
-    if total <= SAMPLE_BYTES:
-        return chunks
-    sampled, seen, taken = [], 0, 0
-    for chunk in chunks:
-        seen += chunk.num_bytes
-        due = SAMPLE_BYTES * seen // total - taken
-        if due >= min(MIN_SAMPLE_BYTES, chunk.num_bytes):
-            sampled.append(next(split_into_chunks([chunk], chunk_bytes=due, boundary=at_line)))
-            taken += sampled[-1].num_bytes
-    return sampled
 
 
 def _distinct_names(pieces: Sequence[str]) -> list[str]:

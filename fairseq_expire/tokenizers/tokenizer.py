@@ -26,7 +26,7 @@ class EncodedChunk:
         item_ends: for each item that ends in the chunk, the number of ids before its end, int64 [items]. Ids after the
             last of them belong to an item that continues in the next chunk.
         num_unknown: how many ids stand for symbols that the dictionary lacks.
-        text: the decoded text of the ids, but made from the original text. Comparing the two verifies the data.
+        text: the text that the ids decode to, made without decoding them. Verification compares the two.
     """
 
     ids: np.ndarray
@@ -35,7 +35,7 @@ class EncodedChunk:
     text: bytes
 
 
-# Returns the text of ids [length], given also the ends of the items among them, as in `EncodedChunk`.
+# Decodes ids [length], given also the ends of items among them, int64 [items], as in `EncodedChunk`.
 Decoder = Callable[[np.ndarray, np.ndarray], bytes]
 Encoder = Callable[[Chunk], EncodedChunk]
 
@@ -43,7 +43,7 @@ Encoder = Callable[[Chunk], EncodedChunk]
 class Tokenizer(ABC):
     """A way to make symbols of text. Subclasses are dataclasses whose fields are the options that the manifest records.
 
-    Class attributes:
+    Attributes:
         name: its name, as ``--level`` and the manifest have it.
         padding_factor: fairseq fills a dictionary up to a multiple of this.
         uses_processes: True if chunks are tokenized in processes. Threads are cheaper where Python code takes little of
@@ -71,7 +71,7 @@ class Tokenizer(ABC):
         """Reads from ``folder`` what was learned. Must be called before any method below."""
 
     def sample(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
-        """The chunks whose symbols are counted for the dictionary."""
+        """Selects the chunks whose symbols are counted for the dictionary."""
         return chunks
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Tokenizer(ABC):
         """
 
     def make_joiner(self) -> Callable[[bytes], bytes]:
-        """Makes the function that the decoded texts of consecutive chunks go through before they are concatenated."""
+        """Makes the function to apply to decoded texts, in order, before they are concatenated."""
         return bytes
 
 
@@ -150,8 +150,7 @@ def own_symbols(dictionary: SymbolTable) -> dict[str, int]:
 def is_filler(symbol: str) -> bool:
     """Returns True for a symbol that the dictionary of any tokenizer may have.
 
-    fairseq fills dictionaries up with such symbols (``--padding-factor``); or it has the form of a special symbol, or
-    is empty.
+    Such a symbol fills a dictionary up (fairseq's ``--padding-factor``), has the form of a special symbol, or is empty.
     """
     return re.fullmatch(r"madeupword\d{4,}|<.+>|\[.+\]|", symbol) is not None
 

@@ -180,7 +180,7 @@ def test_the_sample_is_as_large_as_allowed(tmp_path, monkeypatch, file_bytes, fi
         path = tmp_path / f"{number:03}"
         path.write_text("a line\n" * (file_bytes // 7))
         slices.append(FileSlice(path, 0, path.stat().st_size))
-    sample = subwords.sample(list(split_into_chunks(slices, chunk_bytes=500, boundary=at_line)))
+    sample = Subwords().sample(list(split_into_chunks(slices, chunk_bytes=500, boundary=at_line)))
     assert 3600 <= sum(chunk.num_bytes for chunk in sample) <= 4000
     assert sample[-1].path.name == f"{files - 1:03}" or (files == 200 and sample[-1].path.name > "190")
 
@@ -201,8 +201,8 @@ def test_the_sample_is_bounded_and_spread_over_the_text(tmp_path, monkeypatch):
         (tmp_path / f"{number:02}").write_text(f"line {number}\n" * 100)
     job = Job(splits={"train": find_files([tmp_path])}, tokenizer=Subwords(), chunk_bytes=500)
     chunks = job.chunks("train")
-    sample = subwords.sample(chunks)
+    sample = job.tokenizer.sample(chunks)
     assert 2000 < sum(chunk.num_bytes for chunk in sample) <= 4000
     assert len({chunk.path for chunk in sample}) > 15 and sample[0].path.name < "05" and sample[-1].path.name > "45"
     assert all(chunk.read().startswith(b"line") and chunk.read().endswith(b"\n") for chunk in sample)
-    assert subwords.sample(chunks[:5]) == chunks[:5]
+    assert job.tokenizer.sample(chunks[:5]) == chunks[:5]
