@@ -108,5 +108,5 @@ class PromptingTask(FairseqTask):
         bpe = super().build_bpe(args)
         # Words are symbols as they are.
         if bpe is None and self.level not in (None, "words"):
-            bpe = SymbolsOfText(BoundTokenizer.of(utils.split_paths(self.cfg.data)[0]))
+            bpe = SymbolsOfText(BoundTokenizer.load(utils.split_paths(self.cfg.data)[0]))
         return bpe

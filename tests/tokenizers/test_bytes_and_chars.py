@@ -3,13 +3,13 @@ from fairseq.data import Dictionary
 from fairseq.data.encoders.bytes import Bytes
 from fairseq.data.encoders.characters import Characters
 
-from fairseq_expire.tokenizers.symbols import byte_of, byte_symbol, char_symbol, code_of
+from fairseq_expire.tokenizers.bytes_and_chars import byte_of, byte_symbol, char_symbol, code_point_of
 
 SURROGATES = range(0xD800, 0xE000)
 
 
 def reloaded(symbols, folder):
-    """What a dictionary with these symbols holds after being saved and loaded."""
+    """The symbols of a dictionary that is saved and loaded."""
     dictionary = Dictionary()
     for symbol in symbols:
         dictionary.add_symbol(symbol)
@@ -32,9 +32,9 @@ def test_bytes_are_named_as_fairseq_names_them():
 def test_every_character_has_a_name_of_its_own(tmp_path):
     codes = [code for code in range(0x110000) if code not in SURROGATES]
     names = [char_symbol(code) for code in codes]
-    assert [code_of(name) for name in names] == codes
+    assert [code_point_of(name) for name in names] == codes
     assert not any(symbol != symbol.strip() or len(symbol.split()) != 1 for symbol in names)
-    # Those of the first plane are all that dict.txt could take for white space or a line break.
+    # The first plane holds all characters that may be taken for white space or a line break.
     assert reloaded(names[:0x10000], tmp_path) == names[:0x10000]
 
 
@@ -64,4 +64,4 @@ def test_names_of_no_byte(name):
 @pytest.mark.parametrize("name", ["", "ab", "<unk>", "U+", "U+a", "U+00000A", "U+xyz", "U+-001", "000A"])
 def test_names_of_no_character(name):
     with pytest.raises(ValueError, match="expected a name of a character"):
-        code_of(name)
+        code_point_of(name)
