@@ -48,7 +48,7 @@ def read_checkpoint(
         cfg.model.get(DIGEST), codec.symbols, model=f"the checkpoint {path}", dictionary=str(data / "dict.txt")
     )
     check_names(state["model"], model=f"the checkpoint {path}")
-    description = kind.describe(merge_with_parent(defaults, cfg.model, remove_missing=True), codec.dictionary)
+    description = kind.model_config(merge_with_parent(defaults, cfg.model, remove_missing=True), codec.dictionary)
     weights = {name.removeprefix(PREFIX): value for name, value in state["model"].items()}
     with torch.random.fork_rng(devices=[]):
         model = LanguageModel(description, dictionary_digest(codec.symbols))
