@@ -45,8 +45,7 @@ def absence() -> str:
         return f"fairseq, which is not installed; type: pip install ve-fairseq=={VERSION}"
     return (
         f"fairseq, of which there are builds for {BUILDS}, and this is {implementation} {major}.{minor} on "
-        f"{platform.system()} {platform.machine()}; fairseq_expire.modules and fairseq_expire.load of an export work "
-        "here, too"
+        f"{platform.system()} {platform.machine()}; fairseq_expire.modules and fairseq_expire.load work here, too"
     )
 
 

@@ -28,8 +28,7 @@ class ExpireSpanLossConfig(FairseqDataclass):
 
 @register_criterion("expire_span_loss", dataclass=ExpireSpanLossConfig)
 class ExpireSpanLoss(FairseqCriterion):
-    """Cross-entropy summed over tokens, plus alpha times the policy's penalty (and what a learned compression learns
-    from).
+    """Cross-entropy summed over tokens, plus alpha times the policy's penalty.
 
     The paper's objective for a block is mean cross-entropy + alpha * sum of e_i / (R * T), averaged over rows. fairseq
     divides the sum of losses by the number of tokens, so here both stand without their 1 / T.
@@ -56,19 +55,12 @@ class ExpireSpanLoss(FairseqCriterion):
         nll = self.cross_entropy(model, features, sample["target"])
         penalties = [report.penalty.sum() for report in extra["reports"] if report.penalty is not None]
         penalty = self.expire_loss_weight * sum(penalties) if penalties else nll.new_zeros(())
-        # What a compression learns from: nothing else does, so it needs no weight.
-        reconstructions = [
-            report.reconstruction.sum() for report in extra["reports"] if report.reconstruction is not None
-        ]
-        reconstruction = sum(reconstructions) if reconstructions else nll.new_zeros(())
-        loss = nll + penalty + reconstruction
+        loss = nll + penalty
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         logging_output = {
-            "loss": (nll + penalty).detach(),
+            "loss": loss.detach(),
             "nll_loss": nll.detach(),
             "expire_loss": penalty.detach(),
-            "reconstruction_loss": reconstruction.detach(),
-            "reconstructs": bool(reconstructions),
             "ntokens": sample["ntokens"],
             "nsentences": sample["target"].size(0),
             "sample_size": sample_size,
@@ -131,8 +123,6 @@ class ExpireSpanLoss(FairseqCriterion):
         metrics.log_scalar("loss", total("loss") / sample_size / bit, sample_size, round=3)
         metrics.log_scalar("nll_loss", total("nll_loss") / ntokens / bit, ntokens, round=3)
         metrics.log_scalar("expire_loss", total("expire_loss") / ntokens / bit, ntokens, round=5)
-        if any(log["reconstructs"] for log in logging_outputs):
-            metrics.log_scalar("reconstruction_loss", total("reconstruction_loss") / ntokens, ntokens, round=5)
         metrics.log_derived("ppl", lambda logged: utils.get_perplexity(logged["nll_loss"].avg))
         if logging_outputs[0]["log_bpc"]:
             metrics.log_derived("bpc", lambda logged: meters.safe_round(logged["nll_loss"].avg, 3))

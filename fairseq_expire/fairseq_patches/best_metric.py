@@ -9,7 +9,7 @@ from fairseq.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 # Metrics that every criterion wants to be small.
-LOSSES = ("loss", "nll_loss", "ppl", "bpc", "expire_loss", "reconstruction_loss")
+LOSSES = ("loss", "nll_loss", "ppl", "bpc", "expire_loss")
 
 
 def check_best_metric(trainer: Trainer) -> None:

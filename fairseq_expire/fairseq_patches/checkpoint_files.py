@@ -41,7 +41,6 @@ def last_complete(filename: str, *, suffix: str) -> str:
     Args:
         filename: the checkpoint that fairseq asks for.
         suffix: of fairseq's checkpoint names.
-
     Raises:
         ValueError: the checkpoint is cut short and there is nothing to load instead.
     """

@@ -10,6 +10,7 @@ from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
+from fairseq_expire.modules.config import MODEL_CONFIG
 from fairseq_expire.tokenizers.dictionary_check import DIGEST
 
 
@@ -33,7 +34,6 @@ def check_overrides(paths: Iterable[str], overrides: Mapping[str, Any]) -> None:
     Args:
         paths: of the checkpoints.
         overrides: values by name, or by group and name.
-
     Raises:
         ValueError: an override is no option; the sentence lists the options.
     """
@@ -46,7 +46,8 @@ def check_overrides(paths: Iterable[str], overrides: Mapping[str, Any]) -> None:
         kind = None if cfg is None else ARCH_MODEL_REGISTRY.get(cfg.model._name)
         if kind is None:
             return
-        options |= {name for group in ("model", "task") for name in cfg[group] if not name.startswith("_")} - {DIGEST}
+        options |= {name for group in ("model", "task") for name in cfg[group] if not name.startswith("_")}
+        options -= {DIGEST, MODEL_CONFIG}
         changed = cfg.copy()
         # With the options of groups that an override replaces, such as those of another --bpe.
         overwrite_args_by_name(

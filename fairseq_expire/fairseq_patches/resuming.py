@@ -133,7 +133,7 @@ def _ready_to_train(fairseq_load):
         if not isinstance(trainer.task, PatchedTask):
             return extra_state, batches
         check_best_metric(trainer)
-        if batches.nothing_left:
+        if batches.has_no_update:
             logger.info("no update is left of epoch %d: going on with the next one", batches.epoch)
             metrics.reset_meters("train")
             batches = trainer.get_train_iterator(batches.epoch + 1, load_dataset=True, **arguments)

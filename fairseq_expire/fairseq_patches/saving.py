@@ -46,7 +46,6 @@ def _save_memory(folder: Path, trainer: Trainer, epoch_itr) -> str | None:
     Returns:
         The name that the files of all processes share. None if there is nothing to save, as at the end of an epoch:
         the next one starts with an empty memory.
-
     Raises:
         OSError, RuntimeError: a process could not write its file.
     """

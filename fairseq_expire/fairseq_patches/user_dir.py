@@ -65,7 +65,6 @@ def become(name: str, folder: str) -> None:
     Args:
         name: the name under which ``folder`` is being imported.
         folder: a folder of this package that has another name.
-
     Raises:
         ImportError: Python finds another copy of the package under its own name.
     """

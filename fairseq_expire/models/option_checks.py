@@ -32,7 +32,7 @@ def check_size(config: LanguageModelConfig) -> None:
         "--position-range (by default --tokens-per-sample or as far as a state is remembered, see --help)": (
             config.position_range * config.embed_dim // max(1, config.num_heads)
         ),
-        "--decoder-embed-dim or the dictionary": 0 if config.adaptive_input else config.symbols * config.embed_dim,
+        "--decoder-embed-dim or the dictionary": 0 if config.adaptive_input else config.vocab_size * config.embed_dim,
     }
     needed, available = 4 * sum(floats.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > available:
@@ -48,7 +48,6 @@ def input_clusters(cfg: "MemoryLMConfig", symbols: int) -> Clusters | None:
     Args:
         cfg: the options.
         symbols: size of the dictionary.
-
     Raises:
         ValueError: the cutoffs or the factor do not fit the dictionary or the model.
     """
@@ -69,7 +68,6 @@ def softmax_clusters(cfg: "MemoryLMConfig", symbols: int) -> Clusters | None:
     Args:
         cfg: the options.
         symbols: size of the dictionary.
-
     Raises:
         ValueError: the cutoffs or the factor do not fit the dictionary or the model, or options exclude each other.
     """
@@ -103,7 +101,7 @@ def softmax_clusters(cfg: "MemoryLMConfig", symbols: int) -> Clusters | None:
 
 def _clusters(option: str, given: str | None, factor: float, *, symbols: int, embed_dim: int) -> Clusters:
     try:
-        clusters = Clusters(cutoff=tuple(options.eval_str_list(given, type=int) or ()), factor=factor)
+        clusters = Clusters(cutoffs=tuple(options.eval_str_list(given, type=int) or ()), factor=factor)
         last = len(clusters.ends(symbols)) - 1
     except (ValueError, SyntaxError):
         raise ValueError(

@@ -289,7 +289,6 @@ class MemoryGenerator(SequenceGenerator):
                 whole text that ends in ``</s>``, this ``</s>`` is left out and the text is continued.
             constraints: None; see :data:`REFUSED`.
             bos_token: the token in front of ``prefix_tokens`` if not ``</s>``.
-
         Raises:
             ValueError: a prompt leaves no token to generate, or ends in a character that cannot be completed.
         """

@@ -1,5 +1,6 @@
 """The task of language modelling over contiguous streams, with a memory that outlives the batch."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from fairseq_expire.fairseq_patches.processes import check_processes_are_joined
 from fairseq_expire.fairseq_patches.stopping import load_patience_state, patience_state
 from fairseq_expire.fairseq_patches.text_streams import use_utf8
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
-from fairseq_expire.modules import let_waiting_threads_sleep
+from fairseq_expire.modules import LanguageModelConfig, let_waiting_threads_sleep
+from fairseq_expire.modules.config import MODEL_CONFIG
+from fairseq_expire.streaming.batch_iterator import MemoryBatchIterator
+from fairseq_expire.streaming.blocks import BlockDataset, StreamDataset
 from fairseq_expire.streaming.memory_files import read_memory
-from fairseq_expire.streaming.memory_pass import MemoryBatchIterator
 from fairseq_expire.streaming.prompts import PromptDataset, StreamItems
-from fairseq_expire.streaming.score import TalliedBatches, Tally, score_lines
-from fairseq_expire.streaming.stream import BlockDataset, StreamDataset, TokenStream, find_parts
+from fairseq_expire.streaming.score import ScoreSum, ScoringBatches, score_lines
+from fairseq_expire.streaming.token_stream import TokenStream, find_parts
 from fairseq_expire.tasks.data_folder import check_split, read_dictionary
 from fairseq_expire.tasks.options import MemoryCachingLMConfig, add_save_memory
 from fairseq_expire.tasks.prompting import PromptingTask
@@ -118,10 +121,12 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
                 f"one of --arch {', '.join(known)} (or a checkpoint of one)"
             )
         # A checkpoint stores these options. With the range, the model does not depend on the block it is read with;
-        # with the digest, it is not read with another dictionary of the same size.
+        # with the digest, it is not read with another dictionary of the same size; with the configuration, it is read
+        # without fairseq.
         with open_dict(cfg):
-            cfg.position_range = model.decoder.stack.position_range
-            cfg[DIGEST] = model.decoder.dictionary_digest
+            cfg.position_range = model.decoder.model.config.position_range
+            cfg[DIGEST] = model.decoder.model.dictionary_digest
+            cfg[MODEL_CONFIG] = _as_json(model.decoder.model.config)
         return model
 
     def optimizer_step(self, optimizer, model, update_num):
@@ -152,7 +157,7 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
             if "data_selector" in kwargs:
                 raise ValueError(f"fairseq-train {NO_ITEMS}")
             items = StreamItems(stream)
-            self.datasets[split] = self.prompts(items, items.sizes, ended=True)
+            self.datasets[split] = self.prompts(items, items.sizes, strip_eos=True)
             return
         # Only fairseq's trainer passes a data selector. It tells training from validating or scoring the same split,
         # for which --update-freq means nothing.
@@ -259,7 +264,7 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
         """
         load_patience_state(state.get("patience"))
         batches, name = self._training, state.get("memory")
-        if name is None or not batches.iterations_in_epoch or batches.difference:
+        if name is None or not batches.iterations_in_epoch or batches.layout_difference:
             return
         blocks = batches.dataset
         try:
@@ -267,7 +272,7 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
                 read_memory(Path(state["folder"]), name, process=blocks.shard_id, processes=blocks.num_shards)
             )
         except ValueError as error:
-            batches.memories.lost = str(error)
+            batches.memory_pass.reread_reason = str(error)
 
     def eval_lm_dataloader(
         self,
@@ -311,12 +316,12 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
             skip_remainder_batch=False,
         ).next_epoch_itr(shuffle=False)
 
-        def report(tally: Tally) -> None:
-            if self.manifest and not tally.averaged:
-                for line in score_lines(self.manifest, dataset.split, tokens=tally.tokens, bits=tally.bits):
+        def report(score: ScoreSum) -> None:
+            if self.manifest and not score.averaged:
+                for line in score_lines(self.manifest, dataset.split, tokens=score.tokens, bits=score.bits):
                     logger.info("%s: %s", dataset.split, line)
 
-        return TalliedBatches(batches, Tally(self.dictionary.pad()), report)
+        return ScoringBatches(batches, ScoreSum(self.dictionary.pad()), report)
 
     def _blocks(self, dataset, rows, block, micro_batches, shard_id, num_shards) -> BlockDataset:
         return BlockDataset(
@@ -341,3 +346,11 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
     @property
     def target_dictionary(self) -> Dictionary:
         return self.dictionary
+
+
+def _as_json(config: LanguageModelConfig) -> str | None:
+    """Returns None if the memory policy is an architecture's own, which only its code can make."""
+    try:
+        return json.dumps(config.to_json())
+    except ValueError:
+        return None

@@ -69,7 +69,7 @@ class PromptingTask(FairseqTask):
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None) -> PromptDataset:
         """Returns lines of text as prompts, without padding and the ``</s>`` that fairseq puts at their ends."""
         lines = [self._prompt(line[: int(length)]) for line, length in zip(src_tokens, src_lengths)]
-        return self.prompts(lines, [len(line) for line in lines], ended=False)
+        return self.prompts(lines, [len(line) for line in lines], strip_eos=False)
 
     def _prompt(self, line: Tensor) -> Tensor:
         # Only padding of a row that a program padded is at the end: fairseq puts </s> behind a line of text.
@@ -83,10 +83,10 @@ class PromptingTask(FairseqTask):
         """
         return tokens.masked_fill(tokens == self.dictionary.pad(), self.dictionary.unk())
 
-    def prompts(self, items: Items, sizes, *, ended: bool) -> PromptDataset:
+    def prompts(self, items: Items, sizes, *, strip_eos: bool) -> PromptDataset:
         """Returns items of these sizes as prompts; see :class:`PromptDataset`."""
         dictionary, block = self.dictionary, self.cfg.tokens_per_sample
-        return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), ended=ended, block=block)
+        return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), strip_eos=strip_eos, block=block)
 
     @torch.no_grad()
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):

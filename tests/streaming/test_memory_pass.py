@@ -1,21 +1,22 @@
-"""The handle of a batch: the memory depends on the place in the text, not on how often a batch was run."""
+"""Handles of batches: the memory depends on the place in the text, not on how often a batch is run."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from fairseq_expire.modules import LayerMemory, Memory
-from fairseq_expire.streaming.memory_pass import MemoryBatchIterator
-from fairseq_expire.streaming.stream import BlockDataset
+from fairseq_expire.streaming.batch_iterator import MemoryBatchIterator
+from fairseq_expire.streaming.blocks import BlockDataset
 
-# TOKENS are those of one group of rows.
+# TOKENS are those of one micro-batch.
 ROWS, BLOCK, TOKENS = 2, 3, 24
 
 
 class Counting:
-    """Stands for a token stream: token n is n + 4, or n + ``first``."""
+    """A stand-in for a token stream whose token n is n + ``first``."""
 
     pad = 1
     prefixes = ["counting"]
@@ -51,7 +52,7 @@ def iterator(
 
 
 def memory_of(number):
-    """A memory to be told apart from others: its age is its number."""
+    """Returns a memory that is recognised by its age, the number."""
     return Memory((LayerMemory(torch.zeros(ROWS, 1, 1), torch.full((ROWS, 1), number)),))
 
 
@@ -68,7 +69,7 @@ def store(handle, model, number):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_each_block_reads_what_the_one_before_remembered(num_workers):
+def test_each_block_reads_the_memory_after_the_one_before(num_workers):
     model = nn.Linear(1, 1)
     seen = []
     for number, handle in enumerate(handles(iterator(num_workers=num_workers).next_epoch_itr())):
@@ -77,7 +78,7 @@ def test_each_block_reads_what_the_one_before_remembered(num_workers):
     assert seen == [None, 0, 1, 2]
 
 
-def test_a_block_run_twice_starts_both_times_from_the_same_memory():
+def test_a_block_that_is_run_twice_starts_from_the_same_memory():
     model = nn.Linear(1, 1)
     first, second, third, _ = handles(iterator().next_epoch_itr())
     store(first, model, 10)
@@ -90,7 +91,7 @@ def test_a_block_run_twice_starts_both_times_from_the_same_memory():
     assert number_of(third.load(model)) == 21
 
 
-def test_a_block_that_was_skipped_makes_the_memory_older():
+def test_the_memory_ages_by_a_skipped_block():
     model = nn.Linear(1, 1)
     first, _, _, fourth = handles(iterator().next_epoch_itr())
     store(first, model, 10)
@@ -107,14 +108,14 @@ def test_micro_batches_models_and_passes_each_have_a_memory_of_their_own():
     assert number_of(later.load(one)) == 1
     assert number_of(later.load(two)) == 3
     again = handles(batches.next_epoch_itr())
-    # A new pass starts cold, and if its first block is left out, so does the next, but behind the text of that.
+    # A new pass starts without memory. If its first block is skipped, the second starts with an empty, older one.
     assert again[0].load(one) is None
     (nothing,) = again[2].load(one).layers
     assert nothing.held == (0, 0) and nothing.read == BLOCK
 
 
 def resumed(state=None, **settings):
-    """The batches left after the first two of each micro-batch, and the iterator that they come from."""
+    """Returns the batches after the first two of each micro-batch, and their iterator."""
     batches = iterator(**settings)
     done = 2 * settings.get("micro_batches", 1)
     batches.load_state_dict({"epoch": 1, "iterations_in_epoch": done, "shuffle": False, "version": 2})
@@ -124,7 +125,7 @@ def resumed(state=None, **settings):
 
 
 def saved(micro_batches=1):
-    """The state after two batches of each micro-batch, whose memories are 10, 11...; torch.save has had it."""
+    """Returns the state after two batches of each micro-batch, saved and loaded; the memories are 10, 11 and so on."""
     model = nn.Linear(1, 1)
     batches = iterator(micro_batches=micro_batches)
     read = batches.next_epoch_itr()
@@ -136,8 +137,8 @@ def saved(micro_batches=1):
 
 
 @pytest.mark.parametrize("num_workers, buffer_size", [(0, 0), (0, 10), (1, 10), (4, 10)])
-def test_goes_on_in_the_middle_with_what_was_saved(num_workers, buffer_size):
-    """Though workers have read further by then."""
+def test_continues_with_saved_memories(num_workers, buffer_size):
+    """Workers have read further by then."""
     model = nn.Linear(1, 1)
     batches = iterator(micro_batches=2, num_workers=num_workers, buffer_size=buffer_size)
     read = batches.next_epoch_itr()
@@ -151,26 +152,22 @@ def test_goes_on_in_the_middle_with_what_was_saved(num_workers, buffer_size):
         assert torch.equal(batch["target"], other["target"])
 
 
-def test_what_was_saved_is_a_memory_like_any_other():
+def test_a_saved_memory_is_used_like_any_other():
     model = nn.Linear(1, 1)
     rest, batches = resumed(saved(micro_batches=2), micro_batches=2)
-    first, other, later, _ = handles(rest)
+    first, _, later, other = handles(rest)
     assert number_of(first.load(model)) == 12
-    # Only one of the micro-batches was read on before this is saved: text is skipped where a batch is too large.
+    # The other micro-batch is skipped, as a batch that is too large, before this is saved.
     store(first, model, 20)
     assert number_of(first.load(model)) == 12 and number_of(later.load(model)) == 20
-    micro_batches = batches.memory_state()["micro_batches"]
-    assert {
-        micro_batch: (held["end"], held["memory"]["0.age"][0, 0].item()) for micro_batch, held in micro_batches.items()
-    } == {
-        0: (9, 20),
-        1: (6, 13),
-    }
-    # In the last block, the other micro-batch's memory is as old as what was skipped.
-    assert number_of(handles(rest)[3].load(model)) == 13 + BLOCK
+    memories = batches.memory_state()["memories"]
+    numbers = {key: (saved["end"], saved["memory"]["0.age"][0, 0].item()) for key, saved in memories.items()}
+    assert numbers == {0: (9, 20), 1: (6, 13)}
+    # In the last block, the memory of the other micro-batch has aged by the skipped text.
+    assert number_of(other.load(model)) == 13 + BLOCK
 
 
-def test_what_was_saved_takes_the_type_of_the_weights():
+def test_a_saved_memory_takes_the_type_of_the_weights():
     model = nn.Linear(1, 1).double()
     rest, _ = resumed(saved())
     assert handles(rest)[0].load(model).layers[0].states.dtype == torch.float64
@@ -180,7 +177,7 @@ def test_what_was_saved_takes_the_type_of_the_weights():
     "change, difference",
     [
         ({"rows": 3}, "rows 2 where this run has 3"),
-        ({"micro_batches": 2}, "groups of rows 1 where this run has 2"),
+        ({"micro_batches": 2}, "micro-batches 1 where this run has 2"),
         ({"num_shards": 2, "shard_id": 1}, "process 0 where this run has 1, processes 1 where this run has 2"),
         ({"block": 2}, "tokens in a block 3 where this run has 2"),
         ({"tokens": 23}, "tokens in the split 24 where this run has 23"),
@@ -188,12 +185,12 @@ def test_what_was_saved_takes_the_type_of_the_weights():
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_memory_of_another_layout(change, difference):
+def test_a_memory_of_another_layout(change, difference):
     with pytest.raises(ValueError, match=f"of another layout: {difference}"):
         resumed(saved(), **change)
 
 
-def test_memory_of_another_place():
+def test_a_memory_of_another_place():
     state = saved()
     batches = iterator()
     batches.load_state_dict({"epoch": 1, "iterations_in_epoch": 3, "shuffle": False, "version": 2})
@@ -202,7 +199,7 @@ def test_memory_of_another_place():
 
 
 class Reader(nn.Module):
-    """Stands for a decoder: remembers the tokens themselves, one step apart."""
+    """Stands for a language model: remembers the tokens themselves, one step apart."""
 
     def __init__(self, reach):
         super().__init__()
@@ -211,29 +208,29 @@ class Reader(nn.Module):
         self.stack.reach = reach
         self.stack.empty_memory = lambda batch, read: Memory.empty(
             batch=batch, num_layers=1, embed_dim=1, like=self.stack.position
-        ).aged(read)
+        ).advance(read)
 
-    def extract_features(self, tokens, memory):
+    def read(self, tokens, memory):
         assert not torch.is_grad_enabled()
         torch.rand(1)
-        layer = memory.layers[0].extended(tokens.unsqueeze(-1).float(), None, tokens == 1).aged(tokens.size(1))
-        return None, {"memory": Memory((layer,))}
+        layer = memory.layers[0].extended(tokens.unsqueeze(-1).float(), None, tokens == 1).advance(tokens.size(1))
+        return SimpleNamespace(memory=Memory((layer,)))
 
 
 @pytest.mark.parametrize("reach, tokens", [(1, 3), (3, 3), (4, 6), (100, 6), (None, 6)])
-def test_a_memory_that_is_lost_is_read_again(caplog, reach, tokens):
+def test_a_lost_memory_is_made_by_reading_again(caplog, reach, tokens):
     rest, _ = resumed(rows=2)
     model = Reader(reach)
     numbers = torch.random.get_rng_state()
     (layer,) = handles(rest)[0].load(model).layers
-    # The second row begins with token 12, which is 16; what stands before it is its first input.
+    # The second row begins with token 12, which is 16; its first input is the token before.
     assert layer.states.squeeze(-1).tolist() == [[2, *range(4, 9)][-tokens:], list(range(15, 21))[-tokens:]]
     assert layer.age[0].tolist() == list(range(tokens, 0, -1)) and layer.read == 6
     assert f"reading the last {tokens} tokens of each row: none was saved with the checkpoint" in caplog.text
-    # Random numbers are not used up by it, and it happens once.
+    # It draws no random numbers, and happens once.
     assert torch.equal(torch.random.get_rng_state(), numbers)
     assert handles(rest)[0].load(model).layers[0] is layer
 
 
-def test_the_batch_that_fairseq_keeps_as_a_dummy_has_no_handle():
+def test_fairseqs_dummy_batch_has_no_handle():
     assert "memory" not in iterator().first_batch["net_input"]
