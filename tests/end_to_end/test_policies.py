@@ -1,4 +1,4 @@
-"""The other ways to remember, through fairseq's commands: trained, scored, logged as Expire-Span is."""
+"""The other memory policies with fairseq's commands: trained, scored and logged as Expire-Span is."""
 
 import math
 
@@ -19,13 +19,13 @@ ARCHS = {
 
 @pytest.fixture(scope="module", params=ARCHS)
 def run(request, data_bin, tmp_path_factory):
-    """(architecture, checkpoint, output of training)."""
+    """Architecture, checkpoint and output of a training run."""
     arch, folder = request.param.partition("-")[0], tmp_path_factory.mktemp(request.param)
     output = commands.train(data_bin, folder, *ARCHS[request.param], arch=arch, updates=40)
     return request.param, folder / "checkpoint_last.pt", output
 
 
-def test_scored_as_by_a_reader_that_keeps_everything(run, data_bin):
+def test_scores_equal_those_of_a_reader_that_keeps_everything(run, data_bin):
     _, checkpoint, _ = run
     expected, tokens = reader_loss(data_bin, checkpoint, 1)
     assert tokens == 3001
@@ -44,12 +44,12 @@ def test_learns_and_logs_under_the_same_names(run, trained):
 
 def test_a_price_shortens_adaptive_spans_and_no_step_takes_them_out_of_range(data_bin, tmp_path):
     options = ["--disable-validation", "--lr", "0.05"]
-    dear = commands.train(
+    output = commands.train(
         data_bin, tmp_path, "--expire-loss-weight", "1", *options, arch="adaptive_span_lm", updates=30
     )
-    steps = commands.logged(dear, "train_inner")
+    steps = commands.logged(output, "train_inner")
     assert steps[0]["span_mean"] == pytest.approx(21, abs=0.1)
-    # Only the youngest state, and what lies on the ramp.
+    # Only the youngest state is left, and what is on the ramp.
     assert steps[-1]["span_mean"] == 1
     state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["model"]
     ratios = [value for name, value in state.items() if name.endswith("policy.ratio")]
@@ -84,8 +84,8 @@ class LoudStatesLanguageModel(MemoryLanguageModel):
 """
 
 
-def test_a_policy_of_ones_own_takes_one_file_and_one_registration(data_bin, tmp_path):
-    """As CONTRIBUTING.md says: trained, its memory logged, and scored as by a reader that keeps everything."""
+def test_a_new_policy_takes_one_file_and_one_registration(data_bin, tmp_path):
+    """The example of CONTRIBUTING.md: trained, its memory logged, scored as by a reader that keeps everything."""
     folder = tmp_path / "loud_states"
     folder.mkdir()
     (folder / "__init__.py").write_text("import fairseq_expire\nfrom . import loud_states_lm\n")
