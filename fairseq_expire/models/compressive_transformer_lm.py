@@ -7,8 +7,8 @@ from typing import Callable
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 
+from fairseq_expire.fairseq_patches.trained_options import SPANS, TRAINED
 from fairseq_expire.models.memory_lm import MemoryLanguageModel, MemoryLMConfig
-from fairseq_expire.models.trained_options import SPANS, TRAINED
 from fairseq_expire.modules import Compressive
 from fairseq_expire.modules.policies.compressive import POOLINGS
 

@@ -14,12 +14,11 @@ from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel
 from omegaconf import II
 from torch import Tensor
 
+from fairseq_expire.fairseq_patches.overrides import check_overrides
+from fairseq_expire.fairseq_patches.trained_options import SPANS, TRAINED
 from fairseq_expire.models.every_gradient import with_every_gradient
 from fairseq_expire.models.hub import MemoryHubInterface
-from fairseq_expire.models.overrides import check_overrides
-from fairseq_expire.models.size import check_size
-from fairseq_expire.models.trained_options import SPANS, TRAINED
-from fairseq_expire.models.vocabulary import input_bands, softmax_bands
+from fairseq_expire.models.option_checks import check_size, input_clusters, softmax_clusters
 from fairseq_expire.modules import AdaptiveSoftmax, LanguageModel, LanguageModelConfig, Memory, MemoryPolicy
 from fairseq_expire.streaming.memory_pass import MemoryHandle
 from fairseq_expire.tokenizers.dictionary_check import check_names, dictionary_digest
@@ -90,6 +89,8 @@ class MemoryLMConfig(FairseqDataclass):
     )
     # Not for users: training stores here which dictionary a model is trained with.
     dictionary_digest: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
+    # And here how to build the model without fairseq, as JSON; None if only the code of its policy can.
+    model_config: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
     tokens_per_sample: int = II("task.tokens_per_sample")
 
 
@@ -247,10 +248,10 @@ class MemoryLanguageModel(FairseqLanguageModel):
     """A registered architecture is this with a policy: see ``make_policy``."""
 
     def get_normalized_probs(self, net_output, log_probs: bool, sample: Optional[Dict] = None) -> Tensor:
-        """[B, T, V], as fairseq's; the batches of a scoring run carry a tally, which gets those of the targets."""
+        """[B, T, V], as fairseq's; the batches of a scoring run carry a sum, to which those of the targets are added."""
         probs = super().get_normalized_probs(net_output, log_probs, sample)
-        if sample is not None and "tally" in sample:
-            sample["tally"].add(probs, sample["target"], log_probs=log_probs)
+        if sample is not None and "score_sum" in sample:
+            sample["score_sum"].add(probs, sample["target"], log_probs=log_probs)
         return probs
 
     def max_decoder_positions(self) -> int:
@@ -327,8 +328,8 @@ class MemoryLanguageModel(FairseqLanguageModel):
             dropout_out=cfg.decoder_dropout_out,
             scale_embedding=not cfg.no_scale_embedding,
             share_embedding=cfg.share_decoder_input_output_embed,
-            adaptive_input=input_bands(cfg, len(dictionary)),
-            adaptive_softmax=softmax_bands(cfg, len(dictionary)),
+            adaptive_input=input_clusters(cfg, len(dictionary)),
+            adaptive_softmax=softmax_clusters(cfg, len(dictionary)),
             adaptive_softmax_dropout=cfg.adaptive_softmax_dropout,
             tie_adaptive_weights=cfg.tie_adaptive_weights,
             tie_adaptive_proj=cfg.tie_adaptive_proj,

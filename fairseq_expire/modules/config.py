@@ -12,6 +12,8 @@ from fairseq_expire.modules.policies.compressive import Compressive
 from fairseq_expire.modules.policies.expire_span import ExpireSpan
 from fairseq_expire.modules.policies.fixed_span import FixedSpan
 
+# The option of a checkpoint's model in which training stores the configuration, as JSON.
+MODEL_CONFIG = "model_config"
 POLICIES: Mapping[str, type[MemoryPolicy]] = {
     "expire_span": ExpireSpan,
     "fixed_span": FixedSpan,

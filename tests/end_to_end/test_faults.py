@@ -72,7 +72,7 @@ def fail_once(monkeypatch, owner, name, call):
 def test_a_nan_names_the_layer_and_ends_training(
     data_bin, tmp_path, monkeypatch, caplog, arch, options, criterion, parameter, value, named
 ):
-    seen = training.memories_read(monkeypatch)
+    seen = training.record_memories(monkeypatch)
     run = training.start(processes.options(data_bin, *options, arch=arch, criterion=[criterion]), tmp_path)
     run.step(), run.step()
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_a_nan_names_the_layer_and_ends_training(
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_a_batch_too_large_for_memory_is_left_out_and_the_memory_stays_in_step(data_bin, tmp_path, monkeypatch, where):
-    seen = training.memories_read(monkeypatch)
+    seen = training.record_memories(monkeypatch)
     run = training.start(processes.options(data_bin), tmp_path)
     owner, name = {"forward": (LanguageModel, "read"), "backward": (FairseqOptimizer, "backward")}[where]
     fail_once(monkeypatch, owner, name, 3)
@@ -105,7 +105,7 @@ def test_a_batch_too_large_for_memory_is_left_out_and_the_memory_stays_in_step(d
     youngest = [memory.layers[0].age.min().item() for memory in seen[1:]]
     assert youngest == [1, 1, 1 + BLOCK if where == "forward" else 1, 1]
     if where == "forward":
-        assert training.same(seen[3], seen[2].advance(BLOCK))
+        assert training.identical(seen[3], seen[2].advance(BLOCK))
 
 
 def test_a_block_that_does_not_fit_is_validated_again(data_bin, tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_a_block_that_does_not_fit_is_validated_again(data_bin, tmp_path, monkey
 
     expected = validated()
     fail_once(monkeypatch, FairseqLanguageModel, "forward", 4)
-    seen = training.memories_read(monkeypatch)
+    seen = training.record_memories(monkeypatch)
     assert validated() == expected
     # One of training, two of validation, and a third one that is read twice.
     assert seen[3] is seen[4] is not None

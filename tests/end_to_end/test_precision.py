@@ -85,7 +85,7 @@ def test_trains_as_in_full_precision(data_bin, tmp_path, amp_on_a_cpu, spans, ar
 @pytest.mark.parametrize("precision", ["fp16", "memory-efficient-fp16"])
 def test_an_overflow_skips_the_update_but_not_the_text(data_bin, tmp_path, monkeypatch, overflow_on_a_cpu, precision):
     """The weights stay; the text goes on, and the memory with it."""
-    seen = training.memories_read(monkeypatch)
+    seen = training.record_memories(monkeypatch)
     run = training.start(options(data_bin, *PRECISIONS[precision]), tmp_path)
     run.step(), run.step()
     scaler = run.trainer.optimizer.scaler
@@ -100,7 +100,7 @@ def test_an_overflow_skips_the_update_but_not_the_text(data_bin, tmp_path, monke
 
 
 def test_amp_runs_a_batch_that_overflowed_again_from_the_same_memory(data_bin, tmp_path, monkeypatch, amp_on_a_cpu):
-    seen = training.memories_read(monkeypatch)
+    seen = training.record_memories(monkeypatch)
     run = training.start(options(data_bin, *PRECISIONS["amp"]), tmp_path)
     run.step(), run.step()
     run.trainer.optimizer.scaler._scale.fill_(2.0**30)
@@ -127,7 +127,7 @@ def test_a_forward_pass_that_overflows_leaves_nothing_in_the_memory(
     data_bin, tmp_path, monkeypatch, overflow_on_a_cpu, arch, given
 ):
     """Or all blocks after it would overflow as well, and training would end."""
-    seen = training.memories_read(monkeypatch)
+    seen = training.record_memories(monkeypatch)
     run = training.start(options(data_bin, *FP16, "--decoder-normalize-before", *given, arch=arch), tmp_path)
     run.step(), run.step()
     hook = run.stack.layers[0].register_forward_hook(infinite_state)
@@ -143,7 +143,7 @@ def test_a_forward_pass_that_overflows_leaves_nothing_in_the_memory(
 
 def test_scores_in_half_precision(data_bin, checkpoint, monkeypatch, caplog):
     """A part of the test split, which takes long enough on a CPU."""
-    seen, losses = training.memories_read(monkeypatch), []
+    seen, losses = training.record_memories(monkeypatch), []
     for given in ([], ["--fp16"]):
         arguments = [
             "fairseq-eval-lm", data_bin, "--path", checkpoint, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm",

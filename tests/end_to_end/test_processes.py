@@ -11,7 +11,7 @@ import torch
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from fairseq_cli import eval_lm, train
 
-from fairseq_expire.tasks.processes import check_processes_are_joined
+from fairseq_expire.fairseq_patches.processes import check_processes_are_joined
 
 BANDS = "20,50,85"
 INPUT = ["--adaptive-input", "--adaptive-input-cutoff", BANDS, "--adaptive-input-factor", "2"]

@@ -9,8 +9,8 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
 from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
-from fairseq_expire.models.overrides import check_overrides
-from fairseq_expire.models.trained_options import TRAINED, check_trained_options, differences
+from fairseq_expire.fairseq_patches.overrides import check_overrides
+from fairseq_expire.fairseq_patches.trained_options import TRAINED, check_trained_options, differences
 
 ARCHS = ["expire_span_lm", "adaptive_span_lm", "compressive_transformer_lm", "transformer_xl_lm"]
 SMALL = [
@@ -24,6 +24,8 @@ FREE = {
     "span_shortening",
     # Compared by a check of its own.
     "dictionary_digest",
+    # Written from the others.
+    "model_config",
 }  # fmt: skip
 
 
