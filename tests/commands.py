@@ -1,4 +1,8 @@
-"""Runs the real commands, each in a process of its own, as a user would."""
+"""The real commands, each in a process of its own, as a user runs them.
+
+Python scripts run in processes forked from one that has loaded torch and fairseq already (fork_server.py), which saves
+most of their time. ``fresh=True`` starts a new interpreter instead, where an import is tested, or memory is measured.
+"""
 
 import json
 import os
@@ -6,6 +10,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+import fork_server
 
 ROOT = Path(__file__).parents[1]
 USER_DIR = ROOT / "fairseq_expire"
@@ -21,11 +27,50 @@ SPANS = {
 }
 
 
-def run(*command, code=0, cwd=None):
-    """Runs a command; fails the test with its output unless it ends with ``code``. Returns what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, cwd=cwd)
-    output = done.stdout + done.stderr
+def environment(**changed):
+    """The environment of a command: without GPUs, and with this checkout in front of what is installed."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **changed}
+
+
+def start(*command, fresh=False, env=None, **options):
+    """Starts a command.
+
+    Args:
+        fresh: in a new interpreter, not a forked one.
+        env: by default, that of :func:`environment`.
+        options: ``cwd``, ``stdin``, ``stdout``, ``stderr`` and ``start_new_session`` of :class:`subprocess.Popen`,
+            but no pipes.
+    Returns:
+        a :class:`subprocess.Popen`, or what has its interface.
+    """
+    command, env = [str(part) for part in command], env or environment()
+    if fresh or not fork_server.can_run(command):
+        return subprocess.Popen(command, env=env, **options)
+    return fork_server.start(command, env=env, **options)
+
+
+def result(*command, fresh=False, env=None, cwd=None, given=b""):
+    """Runs a command to its end.
+
+    Args:
+        given: bytes of its standard input.
+    Returns:
+        a :class:`subprocess.CompletedProcess` with its output as bytes.
+    """
+    command, env = [str(part) for part in command], env or environment()
+    if fresh or not fork_server.can_run(command):
+        return subprocess.run(command, input=given, capture_output=True, env=env, cwd=cwd)
+    return fork_server.run(command, given=given, env=env, cwd=cwd)
+
+
+def run(*command, code=0, cwd=None, fresh=False):
+    """Runs a command. Fails the test with its output unless it ends with ``code``.
+
+    Returns:
+        what it printed.
+    """
+    done = result(*command, cwd=cwd, fresh=fresh)
+    output = (done.stdout + done.stderr).decode()
     assert done.returncode == code, f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{output[-4000:]}"
     return output
 

@@ -5,12 +5,11 @@ processes run: ``python processes.py RANK RUNS.json``.
 """
 
 import json
-import os
 import socket
 import sys
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from subprocess import STDOUT, Popen
+from subprocess import STDOUT
 
 import commands
 
@@ -56,16 +55,17 @@ def train(folder, runs, *, count):
                   "--distributed-init-method", f"tcp://127.0.0.1:{free_port()}"]  # fmt: skip
     runs = {name: ["--save-dir", str(folder / name), *joined, *given] for name, given in runs.items()}
     (folder / "runs.json").write_text(json.dumps(runs))
-    environment = {**os.environ, "PYTHONPATH": str(commands.ROOT), "CUDA_VISIBLE_DEVICES": ""}
     logs = [folder / f"{rank}.log" for rank in range(count)]
     with ExitStack() as stack:
         started = [
-            Popen(
-                [sys.executable, __file__, str(rank), folder / "runs.json"],
+            commands.start(
+                sys.executable,
+                __file__,
+                rank,
+                folder / "runs.json",
                 stdout=stack.enter_context(log.open("w")),
                 stderr=STDOUT,
-                env=environment,
-            )  # fmt: skip
+            )
             for rank, log in enumerate(logs)
         ]
         for process in started:
@@ -90,9 +90,9 @@ def _out_of_memory(where):
     """The third time, what is called in training raises what a GPU without memory does."""
     from fairseq.optim import FairseqOptimizer
 
-    from fairseq_expire.models.memory_lm import MemoryLMDecoder
+    from fairseq_expire.modules import LanguageModel
 
-    owner, name = {"forward": (MemoryLMDecoder, "read"), "backward": (FairseqOptimizer, "backward")}[where]
+    owner, name = {"forward": (LanguageModel, "read"), "backward": (FairseqOptimizer, "backward")}[where]
     done, calls = getattr(owner, name), iter(range(1000))
 
     def call(*arguments):

@@ -1,4 +1,4 @@
-"""``--arch compressive_transformer_lm``: the same model in which old states are compressed, several into one."""
+"""``--arch compressive_transformer_lm``: the same model with a compressive memory (Compressive Transformer)."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -7,8 +7,8 @@ from typing import Callable
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 
+from fairseq_expire.fairseq_patches.trained_options import SPANS, TRAINED
 from fairseq_expire.models.memory_lm import MemoryLanguageModel, MemoryLMConfig
-from fairseq_expire.models.trained_options import SPANS, TRAINED
 from fairseq_expire.modules import Compressive
 from fairseq_expire.modules.policies.compressive import POOLINGS
 
@@ -22,23 +22,18 @@ class CompressiveTransformerLMConfig(MemoryLMConfig):
         default=4, metadata={"help": "how many states a compressed memory stands for (c)", TRAINED: True}
     )
     compression: ChoiceEnum(POOLINGS) = field(
-        default="mean",
-        metadata={
-            "help": "how: mean or max pooling, or a learned strided convolution (needs expire_span_loss)",
-            TRAINED: True,
-        },
+        default="mean", metadata={"help": "how states are compressed: their mean or maximum", TRAINED: True}
     )
 
 
 @register_model("compressive_transformer_lm", dataclass=CompressiveTransformerLMConfig)
 class CompressiveTransformerLanguageModel(MemoryLanguageModel):
-    """Remembers the last ``--max-span`` states, then ``--compressed-size`` compressed ones (Compressive Transformer)."""
+    """Remembers the last ``--max-span`` states, then ``--compressed-size`` compressed ones."""
 
     @classmethod
     def make_policy(cls, cfg: CompressiveTransformerLMConfig) -> Callable[[], Compressive]:
         return partial(
             Compressive,
-            embed_dim=cfg.decoder_embed_dim,
             max_span=cfg.max_span,
             compressed_size=cfg.compressed_size,
             rate=cfg.compression_rate,

@@ -3,7 +3,6 @@
 import inspect
 import os
 import re
-import subprocess
 import textwrap
 
 import commands
@@ -54,10 +53,8 @@ def go_on(model, *given, lines=LINES, environment={}, command="fairseq-interacti
     ]  # fmt: skip
     names = {"LC_ALL", "LANG", *ASCII}
     clean = {name: value for name, value in os.environ.items() if name not in names}
-    done = subprocess.run(
-        list(map(str, whole)), input=b"".join(line + b"\n" for line in lines), capture_output=True,
-        env={**clean, "PYTHONPATH": str(commands.ROOT), "CUDA_VISIBLE_DEVICES": "", **environment},
-    )  # fmt: skip
+    env = {**clean, "PYTHONPATH": str(commands.ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
+    done = commands.result(*whole, given=b"".join(line + b"\n" for line in lines), env=env)
     assert done.returncode == code, (done.stdout + done.stderr).decode("utf-8", "replace")[-4000:]
     assert b"Logging error" not in done.stderr
     return done.stdout + done.stderr

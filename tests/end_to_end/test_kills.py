@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import time
 
 import commands
@@ -54,12 +53,7 @@ class Run:
             rank = ["--distributed-rank", process] if distributed else []
             command = [*self.command, "--save-dir", self.save_dir, "--num-workers", workers, *distributed, *rank]
             with open(log, "ab") as output:
-                started.append(
-                    subprocess.Popen(
-                        [str(part) for part in command], stdout=output, stderr=output, start_new_session=True,
-                        env={**os.environ, "PYTHONPATH": str(commands.ROOT), "CUDA_VISIBLE_DEVICES": ""},
-                    )
-                )  # fmt: skip
+                started.append(commands.start(*command, stdout=output, stderr=output, start_new_session=True))
         return started
 
     def finish(self):
