@@ -41,7 +41,10 @@ Encoder = Callable[[Chunk], EncodedChunk]
 
 
 class Tokenizer(ABC):
-    """A way to make symbols of text. Subclasses are dataclasses whose fields are the options that the manifest records.
+    """A way to make symbols of text.
+
+    A subclass is a dataclass, whose fields are the options that the manifest records. To add one, list it in
+    ``TOKENIZERS`` of :mod:`fairseq_expire.tokenizers.bound`.
 
     Attributes:
         name: its name, as ``--level`` and the manifest have it.

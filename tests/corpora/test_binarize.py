@@ -1,3 +1,5 @@
+"""Binarizing: every text comes back, words are those of fairseq-preprocess, and the manifest describes the data."""
+
 import hashlib
 import io
 import re

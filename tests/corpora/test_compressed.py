@@ -1,3 +1,5 @@
+"""Compressed files: their content is read in full or refused, and archives and binary files are recognised."""
+
 import bz2
 import gzip
 import io
@@ -55,7 +57,7 @@ def test_streams_that_follow_one_another(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_damage_is_never_taken_for_the_end(tmp_path, kind):
+def test_damage_is_never_mistaken_for_the_end(tmp_path, kind):
     whole = COMPRESS[kind](TEXT)
     random.seed(0)
     cut = [whole[:length] for length in sorted(random.sample(range(12, len(whole)), 25))] + [whole[:-1]]
@@ -135,13 +137,13 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_text_is_not_taken_for_an_archive(tmp_path, text):
+def test_text_is_not_mistaken_for_an_archive(tmp_path, text):
     path = written(tmp_path / "x", text)
     assert compression(path) is None and check_readable(path, text=False)
 
 
 @pytest.mark.parametrize("around", [bytes, *COMPRESS.values()])
-def test_binary_files_are_no_text(tmp_path, around):
+def test_binary_files_are_refused_as_text(tmp_path, around):
     start = "\u20ac" * 30_000
     for content, words in {
         b"a\0b": "x: binary, or not UTF-8: it has a zero at byte 1; convert it, leave it out, or take bytes .*"

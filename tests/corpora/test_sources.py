@@ -1,3 +1,5 @@
+"""Finding files, and cutting their concatenation into splits."""
+
 import os
 from fractions import Fraction
 

@@ -1,3 +1,5 @@
+"""Parallel work: results come in order, and nothing is left running."""
+
 import os
 import signal
 import time

@@ -1,4 +1,4 @@
-"""The tokenizer against the data that the binarizer writes, and against itself for text that comes in parts."""
+"""Text in memory gets the ids that binarizing writes, at once or in parts, and comes back from them."""
 
 import inspect
 import sys

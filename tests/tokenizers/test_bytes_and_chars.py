@@ -1,3 +1,5 @@
+"""The names of bytes and characters: one each, as fairseq has them, and they can be read back."""
+
 import pytest
 from fairseq.data import Dictionary
 from fairseq.data.encoders.bytes import Bytes

@@ -1,3 +1,5 @@
+"""Chunks of text: they join to the text, and are cut only where the tokenizer allows it."""
+
 import io
 from itertools import pairwise
 

@@ -1,3 +1,5 @@
+"""manifest.json: what is written is read, and damage is reported."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""Subwords: every text comes back with a model of ours or of others, which is learned from a bounded sample."""
+
 import inspect
 import textwrap
 
