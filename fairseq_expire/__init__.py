@@ -1,16 +1,34 @@
-"""Expire-Span language models for fairseq. Importing this registers them; without fairseq, ``fairseq_expire.modules`` still works,
-and :func:`fairseq_expire.inference.load`, here ``fairseq_expire.load``, reads models that were exported."""
+"""Expire-Span language models for fairseq.
 
-from typing import Any
+Importing this package does not import fairseq and registers nothing: ``fairseq_expire.modules``, ``fairseq_expire.inference``
+and :func:`load` work without it. The task, the criterion and the architectures are registered when fairseq loads the package
+as a user directory (``--user-dir fairseq_expire``), or by :func:`register`.
+"""
 
-from fairseq_expire import fairseq_version
-from fairseq_expire.fairseq_patches import user_dir
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairseq_expire.inference import load
 
 __version__ = "0.1.0"
+__all__ = ["load", "register"]
+
+
+def register() -> None:
+    """Registers the task, the criterion and the architectures with fairseq, and installs ``fairseq_patches``.
+
+    fairseq's commands do this through ``--user-dir``, and importing ``fairseq_expire.tasks``, ``models`` or ``criterions``
+    does it, too. A second call does nothing.
+
+    Raises:
+        ImportError: fairseq is missing, or it is not the supported version.
+    """
+    importlib.import_module("fairseq_expire.tasks")
 
 
 def __getattr__(name: str) -> Any:
-    # Only when it is asked for: training has no need of it.
+    # Imported on demand: training does not need it.
     if name == "load":
         from fairseq_expire.inference import load
 
@@ -18,13 +36,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+# By the name of this folder: a renamed folder may be the only copy, and then there is no package "fairseq_expire" to import from.
+user_dir = importlib.import_module(f"{__name__}.fairseq_patches.user_dir")
 if __name__ != user_dir.NAME:
     user_dir.become(__name__, __path__[0])
-elif fairseq_version.folder() is not None:
-    from fairseq_expire.fairseq_patches import stray_lines
-
-    stray_lines.silence()
-    fairseq_version.check()
-    __path__ = user_dir.Folders(__path__)
-
-    from fairseq_expire import criterions, models, tasks  # noqa: F401  (registers what they hold)
+else:
+    __path__ = user_dir.SearchPath(__path__)
+    if user_dir.is_loading():
+        register()

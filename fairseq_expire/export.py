@@ -1,39 +1,40 @@
-"""``python -m fairseq_expire.export CKPT DIR``: a checkpoint as a folder that ``fairseq_expire.load`` reads without fairseq."""
+"""``python -m fairseq_expire.export CKPT DIR``: exports the model of a checkpoint to a folder.
+
+The folder holds the weights, the configuration and the dictionary: all that ``fairseq_expire.load`` needs.
+"""
 
 import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from fairseq_expire import __version__, fairseq_version
+from fairseq_expire import __version__
+from fairseq_expire.inference.checkpoint import read_checkpoint
 from fairseq_expire.inference.folder import write_folder
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, without the usage, which would bury it."""
+        """Prints one line, without the usage, which would hide it."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def export(checkpoint: Path, dest: Path, *, data: Path | None = None, force: bool = False) -> None:
-    """Write the model of a checkpoint of fairseq-train to a folder, which appears when it is complete.
+    """Writes the model of a checkpoint to a folder, which appears when it is complete.
 
     Args:
-        checkpoint: its file.
+        checkpoint: a checkpoint of fairseq-train.
         dest: the folder to make.
-        data: the data-bin that it was trained on, if that is not where it was then.
+        data: a data-bin with the dictionary of its training data; None for the training data itself.
         force: replace an export that is at ``dest``.
     Raises:
-        FileNotFoundError: the checkpoint or the data is not there.
-        ValueError: the checkpoint is damaged or holds code; there is something at ``dest``; the model cannot be described.
+        FileNotFoundError: if the checkpoint or the data does not exist.
+        ValueError: if the checkpoint is damaged or holds code; if something else is at ``dest``; if only the code of
+            its memory policy can make the model.
     """
     if not checkpoint.is_file():
         raise FileNotFoundError(f"{checkpoint}: not there; expected a checkpoint of fairseq-train")
-    if fairseq_version.folder() is None:
-        raise ValueError(f"{checkpoint}: reading a checkpoint needs {fairseq_version.absence()}")
-    from fairseq_expire.inference.checkpoint import read_checkpoint
-
-    model, _, folder = read_checkpoint(checkpoint, data)
-    write_folder(dest, model, folder, version=__version__, force=force)
+    content = read_checkpoint(checkpoint, data)
+    write_folder(dest, content.model, content.data, version=__version__, force=force)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,14 +42,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of fairseq-train")
     parser.add_argument("dest", metavar="DIR", help="folder to make; it appears only when it is complete")
     parser.add_argument(
-        "--data", metavar="DATA-BIN", help="data with the model's dictionary (default: what it was trained on)"
+        "--data", metavar="DATA-BIN", help="data with the model's dictionary (default: the training data)"
     )
     parser.add_argument("--force", action="store_true", help="replace the export that is in DIR")
     args = parser.parse_args(arguments)
     try:
         export(Path(args.checkpoint), Path(args.dest), data=args.data and Path(args.data), force=args.force)
     except OSError as error:
-        # An error of ours is a sentence; one of the system's has the file apart.
+        # Errors of this package are a sentence already; those of the system name the file in an attribute.
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))

@@ -1,4 +1,4 @@
-"""Builds models as the command line does, in this process."""
+"""Models built in this process as the command line builds them."""
 
 import commands
 from fairseq import options
@@ -8,6 +8,8 @@ from fairseq.models import build_model
 
 
 class Task:
+    """The part of a task that a model is built with."""
+
     level = None
 
     def __init__(self, symbols):
@@ -17,7 +19,11 @@ class Task:
 
 
 def build(*given, arch="expire_span_lm", symbols=100, with_cfg=False):
-    """A model as the command line builds it; with its options if asked."""
+    """Builds a model from options of the command line.
+
+    Returns:
+        the model; with ``with_cfg`` a pair of it and its options.
+    """
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(
         parser, ["data", "--user-dir", str(commands.USER_DIR), "--task", "memory_caching_lm", "--arch", arch, *given]

@@ -1,17 +1,17 @@
-"""How the fuzzers draw: the same few examples in every normal run, many new ones in the long mode (pytest --long)."""
+"""Fuzzing: the same few examples in every normal run, many new ones in the long mode (``pytest --long``)."""
 
 from hypothesis import HealthCheck, Phase, given, settings
 
-# How many times as many the long mode tries.
+# Factor by which the long mode tries more examples.
 MANY = 20
 
 
 def fuzz(check, *, examples, long, **strategies):
-    """Calls ``check`` with values drawn from ``strategies``; says with which it fails, made as small as possible."""
+    """Calls ``check`` with values drawn from ``strategies``; a failure names the smallest values that were found."""
     tried = settings(
         max_examples=examples * (MANY if long else 1),
         derandomize=not long,
-        # Nothing of an earlier run counts, and nothing is written.
+        # Earlier runs have no influence, and nothing is written.
         database=None,
         deadline=None,
         print_blob=True,

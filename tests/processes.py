@@ -90,9 +90,9 @@ def _out_of_memory(where):
     """The third time, what is called in training raises what a GPU without memory does."""
     from fairseq.optim import FairseqOptimizer
 
-    from fairseq_expire.models.memory_lm import MemoryLMDecoder
+    from fairseq_expire.modules import LanguageModel
 
-    owner, name = {"forward": (MemoryLMDecoder, "read"), "backward": (FairseqOptimizer, "backward")}[where]
+    owner, name = {"forward": (LanguageModel, "read"), "backward": (FairseqOptimizer, "backward")}[where]
     done, calls = getattr(owner, name), iter(range(1000))
 
     def call(*arguments):

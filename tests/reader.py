@@ -123,10 +123,7 @@ def compressed(*, max_span, size, rate, pooling, limit=None):
         length, width = hidden.shape
         groups = -(-length // rate)
         filled = np.concatenate([hidden, np.zeros((groups * rate - length, width))]).reshape(groups, rate, width)
-        if pooling == "conv":
-            made = np.einsum("gcd,edc->ge", filled, weights["policy.conv.weight"]) + weights["policy.conv.bias"]
-        else:
-            made = filled.mean(axis=1) if pooling == "mean" else filled.max(axis=1)
+        made = filled.mean(axis=1) if pooling == "mean" else filled.max(axis=1)
         seen, place = np.zeros((length, groups)), np.zeros((length, groups), dtype=int)
         for t in range(length):
             gone = max(0, t - max_span)

@@ -63,7 +63,7 @@ def reader_logprobs(path, previous, limit=None, mask_of=None):
         previous: [N], the row that is read; `</s>` comes first.
     """
     state = torch.load(path, weights_only=True)
-    weights = {k[len("decoder.") :]: v.double().numpy() for k, v in state["model"].items()}
+    weights = {k[len("decoder.model.") :]: v.double().numpy() for k, v in state["model"].items()}
     stack = {k[len("stack.") :]: v for k, v in weights.items() if k.startswith("stack.")}
     settings = state["cfg"]["model"]
     settings = settings if isinstance(settings, dict) else vars(settings)

@@ -1,4 +1,4 @@
-"""Checkpoints of small models with random weights, as fairseq's commands and ours read them, made in this process."""
+"""Checkpoints of small models with random weights, and data for them, made in this process."""
 
 import commands
 import scripts
@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 
 def prepare(folder, level, text, *given):
-    """A data-bin with the text as each of its splits."""
+    """Makes a data-bin whose splits all hold the text."""
     (folder / "text").write_bytes(text if isinstance(text, bytes) else text.encode())
     splits = [part for split in ("train", "valid", "test") for part in (f"--{split}", str(folder / "text"))]
     scripts.load("text").main(["--level", level, "--dest", str(folder / "bin"), *splits, *given])
@@ -17,27 +17,19 @@ def prepare(folder, level, text, *given):
 
 
 def write_checkpoint(path, data, *given, arch="expire_span_lm", seed=0):
-    """What is needed of a checkpoint to read its model."""
+    """Writes the part of a checkpoint that its readers need: options and weights."""
     spans = commands.SPANS.get(arch, ["--max-span", "64"])
     arguments = [
-        data,
-        "--user-dir",
-        commands.USER_DIR,
-        "--task",
-        "memory_caching_lm",
-        "--arch",
-        arch,
-        *commands.MODEL,
-        *spans,
-        *given,
-    ]
-    arguments += ["--criterion", "expire_span_loss"]
+        data, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--arch", arch, *commands.MODEL, *spans,
+        "--criterion", "expire_span_loss", *given,
+    ]  # fmt: skip
     parser = options.get_training_parser()
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, [str(part) for part in arguments]))
     torch.manual_seed(seed)
     model = tasks.setup_task(cfg.task).build_model(cfg.model)
-    # So that predictions differ.
-    model.decoder.output_projection.weight.data.mul_(4)
+    # Larger weights make predictions differ; an adaptive softmax has no such layer.
+    if model.decoder.model.output_projection is not None:
+        model.decoder.model.output_projection.weight.data.mul_(4)
     torch.save(
         {"args": None, "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), "model": model.state_dict()},
         path,

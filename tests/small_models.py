@@ -12,10 +12,10 @@ from fairseq_expire.modules import (
     FixedSpan,
     LanguageModel,
     LanguageModelConfig,
-    dictionary_digest,
 )
 from fairseq_expire.tokenizers.bound import BoundTokenizer
 from fairseq_expire.tokenizers.dictionary import PlainDictionary
+from fairseq_expire.tokenizers.dictionary_check import dictionary_digest
 from fairseq_expire.tokenizers.registry import make_level
 from fairseq_expire.tokenizers.symbols import byte_symbol
 
@@ -24,7 +24,7 @@ POLICIES = {
     "expire_span": partial(ExpireSpan, embed_dim=WIDTH, max_span=40, ramp=4, span_init=9),
     "fixed_span": partial(FixedSpan, max_span=11),
     "adaptive_span": partial(AdaptiveSpan, num_heads=2, max_span=20, ramp=4, span_init=7),
-    "compressive": partial(Compressive, embed_dim=WIDTH, max_span=8, compressed_size=3, rate=3),
+    "compressive": partial(Compressive, max_span=8, compressed_size=3, rate=3),
 }
 BYTES = [byte_symbol(byte) for byte in range(256)]
 
@@ -34,8 +34,8 @@ def text_model(policy="expire_span", level="bytes", symbols=BYTES, seed=0):
     dictionary = PlainDictionary(symbols)
     codec = BoundTokenizer(dictionary, make_level(level, {}))
     torch.manual_seed(seed)
-    description = LanguageModelConfig(
-        symbols=len(dictionary),
+    config = LanguageModelConfig(
+        vocab_size=len(dictionary),
         pad=dictionary.pad(),
         embed_dim=WIDTH,
         num_heads=2,
@@ -44,7 +44,7 @@ def text_model(policy="expire_span", level="bytes", symbols=BYTES, seed=0):
         position_range=6,
         policy=POLICIES[policy],
     )
-    model = LanguageModel(description, dictionary_digest(codec.symbols))
+    model = LanguageModel(config, dictionary_digest(codec.symbols))
     torch.nn.init.normal_(model.output_projection.weight, std=1.0)
     for layer in model.stack.layers:
         if policy == "expire_span":

@@ -1,4 +1,4 @@
-"""The command: where it writes, what it replaces and what it leaves alone."""
+"""The export command: the folder it makes, the one it replaces, and the ones it leaves alone."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from fairseq_expire.inference import folder as folder_module
 
 
 def refused(capsys, *arguments):
-    """The one line that the command ends with."""
+    """Returns the one line that the command fails with."""
     with pytest.raises(SystemExit) as stopped:
         export.main([str(argument) for argument in arguments])
     assert stopped.value.code == 2
@@ -23,12 +23,12 @@ def refused(capsys, *arguments):
     return line
 
 
-def test_as_a_command(checkpoint, tmp_path):
+def test_the_command(checkpoint, tmp_path):
     commands.run(sys.executable, "-m", "fairseq_expire.export", checkpoint, tmp_path / "out")
     assert fairseq_expire.load(tmp_path / "out").score("text").bits > 0
 
 
-def test_what_is_there_stays_unless_it_is_an_export_and_force_is_given(checkpoint, data_bin, tmp_path, capsys):
+def test_only_an_export_is_replaced_and_only_with_force(checkpoint, data_bin, tmp_path, capsys):
     dest = tmp_path / "out"
     export.main([str(checkpoint), str(dest)])
     before = os.stat(dest / "config.json").st_ino
@@ -45,8 +45,8 @@ def test_what_is_there_stays_unless_it_is_an_export_and_force_is_given(checkpoin
     assert (other / "precious").exists()
 
 
-def test_nothing_is_half_written(checkpoint, tmp_path, monkeypatch):
-    """A run that is stopped leaves no folder of that name, and the next one makes it whole."""
+def test_an_interrupted_export_leaves_no_folder(checkpoint, tmp_path, monkeypatch):
+    """The next run makes it whole."""
 
     def killed(*arguments, **options):
         raise KeyboardInterrupt
@@ -56,7 +56,7 @@ def test_nothing_is_half_written(checkpoint, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             export.export(checkpoint, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
-    with pytest.raises(FileNotFoundError, match="no config.json"):
+    with pytest.raises(FileNotFoundError, match=r"no config.json"):
         fairseq_expire.load(tmp_path / "out.partial")
     export.export(checkpoint, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -71,7 +71,7 @@ def test_an_unfinished_data_bin_is_left_alone(checkpoint, tmp_path, capsys):
     assert len(list((tmp_path / "out.partial").iterdir())) == 2
 
 
-def test_one_line_says_what_is_wrong(checkpoint, tmp_path, capsys):
+def test_errors_are_one_line(checkpoint, tmp_path, capsys):
     assert "none.pt: not there" in refused(capsys, tmp_path / "none.pt", tmp_path / "out")
     assert "no dict.txt in" in refused(capsys, checkpoint, tmp_path / "out", "--data", tmp_path)
     (tmp_path / "file").write_text("")

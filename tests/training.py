@@ -1,4 +1,4 @@
-"""fairseq's trainer, as ``fairseq-train`` makes it, to be stepped by hand in this process."""
+"""fairseq's trainer, built as ``fairseq-train`` builds it, for tests that make single updates in this process."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,32 +10,31 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
-from fairseq_expire.models.memory_lm import MemoryLMDecoder
-from fairseq_expire.modules import Memory
+from fairseq_expire.modules import LanguageModel, Memory
 
 
 @dataclass
 class Run:
-    """A training run that stands before its next batch."""
+    """A training run, stopped before its next batch."""
 
     trainer: Trainer
     batches: Iterator[dict[str, Any]]
 
     @property
     def stack(self):
-        return self.trainer.get_model().decoder.stack
+        return self.trainer.get_model().decoder.model.stack
 
     def step(self, *batches) -> dict[str, float] | None:
-        """One update from these batches, or from the next one; None if it was left out."""
+        """Makes one update from these batches, or from the next one. Returns None if the trainer left it out."""
         return self.trainer.train_step(list(batches) or [next(self.batches)])
 
 
 def start(arguments: list[str], save_dir) -> Run:
-    """``arguments`` are those of ``fairseq-train``, as from ``processes.options``."""
+    """Starts a run with the arguments of ``fairseq-train``, as ``processes.options`` gives them."""
     parser = options.get_training_parser()
     given = [*arguments, "--save-dir", str(save_dir)]
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, given))
-    # To the parser of fairseq-train, but not to that of fairseq-hydra-train, --bf16 means a TPU.
+    # With --bf16, the parser of fairseq-train (not that of fairseq-hydra-train) sets this.
     cfg.common.tpu = False
     metrics.reset()
     utils.set_torch_seed(cfg.common.seed)
@@ -48,19 +47,19 @@ def start(arguments: list[str], save_dir) -> Run:
     return Run(trainer, batches.next_epoch_itr(shuffle=False))
 
 
-def memories_read(monkeypatch) -> list[Memory | None]:
-    """A list to which every reading of a block adds the memory that it starts from."""
-    seen, read = [], MemoryLMDecoder.read
+def record_memories(monkeypatch) -> list[Memory | None]:
+    """Returns a list to which each block that is read adds the memory that it starts from."""
+    seen, read = [], LanguageModel.read
 
     def recorded(self, tokens, memory=None):
         seen.append(memory)
         return read(self, tokens, memory)
 
-    monkeypatch.setattr(MemoryLMDecoder, "read", recorded)
+    monkeypatch.setattr(LanguageModel, "read", recorded)
     return seen
 
 
-def same(one: Memory, other: Memory) -> bool:
-    """Bit for bit."""
+def identical(one: Memory, other: Memory) -> bool:
+    """Compares two memories bit for bit."""
     one, other = one.state_dict(), other.state_dict()
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -28,7 +28,10 @@ import torch
 from fairseq import checkpoint_utils, tasks, utils
 from peak import peak_of
 
-import fairseq_expire  # noqa: F401  (registers what checkpoints name)
+import fairseq_expire
+
+# The task and the architectures that checkpoints name.
+fairseq_expire.register()
 
 PEER = Path(fairseq.__file__).parent / "examples" / "adaptive_span"
 BLOCK, ROWS = 64, 16

@@ -13,9 +13,10 @@ from peak import resident
 
 import fairseq_expire
 from fairseq_expire.inference import TextModel
-from fairseq_expire.modules import ExpireSpan, LanguageModel, LanguageModelConfig, dictionary_digest
+from fairseq_expire.modules import ExpireSpan, LanguageModel, LanguageModelConfig
 from fairseq_expire.tokenizers.bound import BoundTokenizer
 from fairseq_expire.tokenizers.dictionary import PlainDictionary
+from fairseq_expire.tokenizers.dictionary_check import dictionary_digest
 from fairseq_expire.tokenizers.registry import make_level
 from fairseq_expire.tokenizers.symbols import byte_symbol
 
@@ -26,8 +27,8 @@ def untrained(width: int) -> TextModel:
     """A model of bytes with random weights, whose spans are spread around 256 steps."""
     codec = BoundTokenizer(PlainDictionary([byte_symbol(byte) for byte in range(256)]), make_level("bytes", {}))
     torch.manual_seed(0)
-    description = LanguageModelConfig(
-        symbols=len(codec.symbols),
+    config = LanguageModelConfig(
+        vocab_size=len(codec.symbols),
         pad=codec.pad,
         embed_dim=width,
         num_heads=4,
@@ -36,7 +37,7 @@ def untrained(width: int) -> TextModel:
         position_range=128,
         policy=partial(ExpireSpan, embed_dim=width, max_span=65536, ramp=64, span_init=256),
     )
-    model = LanguageModel(description, dictionary_digest(codec.symbols))
+    model = LanguageModel(config, dictionary_digest(codec.symbols))
     for layer in model.stack.layers:
         torch.nn.init.normal_(layer.policy.predictor.weight, std=0.5 * width**-0.5)
     return TextModel(model, codec)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compressive Transformer on enwik8: the model of expire_span.sh with the last 768 states as its memory, and 1,152
-# compressed ones of three older states each.
+# compressed ones, each the mean of four older states.
 #     bash examples/enwik8/compressive_transformer.sh DATA_BIN SAVE_DIR [OPTIONS OF fairseq-train]
 set -euo pipefail
 
@@ -16,7 +16,7 @@ fairseq-train "$data" --user-dir fairseq_expire \
     --task memory_caching_lm --tokens-per-sample 512 --batch-size 64 --update-freq $((8 / gpus)) --batch-size-valid 16 \
     --arch compressive_transformer_lm --decoder-layers 12 --decoder-embed-dim 512 --decoder-ffn-embed-dim 2048 \
     --decoder-attention-heads 8 --dropout 0 --attention-dropout 0.3 --activation-dropout 0.3 \
-    --max-span 768 --compressed-size 1152 --compression-rate 3 --compression conv \
+    --max-span 768 --compressed-size 1152 --compression-rate 4 \
     --criterion expire_span_loss \
     --optimizer adam --lr 0.0007 --lr-scheduler fixed --warmup-updates 8000 --clip-norm 0.3 \
     --max-update 100000 \

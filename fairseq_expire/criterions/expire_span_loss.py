@@ -14,6 +14,7 @@ from fairseq.logging import meters, metrics
 from omegaconf import II
 from torch import Tensor
 
+from fairseq_expire.fairseq_patches.meters import MaxMeter
 from fairseq_expire.modules import LayerReport
 
 
@@ -25,37 +26,9 @@ class ExpireSpanLossConfig(FairseqDataclass):
     sentence_avg: bool = II("optimization.sentence_avg")
 
 
-class MaxMeter(meters.Meter):
-    """The largest of the values logged."""
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self):
-        self.max = None
-
-    def update(self, value):
-        value = utils.item(value)
-        self.max = value if self.max is None else max(self.max, value)
-
-    def state_dict(self):
-        return {"max": self.max}
-
-    def load_state_dict(self, state_dict):
-        self.max = state_dict["max"]
-
-    @property
-    def smoothed_value(self) -> float:
-        return meters.safe_round(self.max, 1) if self.max is not None else 0.0
-
-
-# A checkpoint stores meters by class name, and fairseq looks the names up in its own module.
-meters.MaxMeter = MaxMeter
-
-
 @register_criterion("expire_span_loss", dataclass=ExpireSpanLossConfig)
 class ExpireSpanLoss(FairseqCriterion):
-    """Cross-entropy summed over tokens, plus alpha times the policy's penalty (and what a learned compression learns from).
+    """Cross-entropy summed over tokens, plus alpha times the policy's penalty.
 
     The paper's objective for a block is mean cross-entropy + alpha * sum of e_i / (R * T), averaged over rows. fairseq
     divides the sum of losses by the number of tokens, so here both stand without their 1 / T.
@@ -81,19 +54,12 @@ class ExpireSpanLoss(FairseqCriterion):
         nll = self.cross_entropy(model, features, sample["target"])
         penalties = [report.penalty.sum() for report in extra["reports"] if report.penalty is not None]
         penalty = self.expire_loss_weight * sum(penalties) if penalties else nll.new_zeros(())
-        # What a compression learns from: nothing else does, so it needs no weight.
-        reconstructions = [
-            report.reconstruction.sum() for report in extra["reports"] if report.reconstruction is not None
-        ]
-        reconstruction = sum(reconstructions) if reconstructions else nll.new_zeros(())
-        loss = nll + penalty + reconstruction
+        loss = nll + penalty
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         logging_output = {
-            "loss": (nll + penalty).detach(),
+            "loss": loss.detach(),
             "nll_loss": nll.detach(),
             "expire_loss": penalty.detach(),
-            "reconstruction_loss": reconstruction.detach(),
-            "reconstructs": bool(reconstructions),
             "ntokens": sample["ntokens"],
             "nsentences": sample["target"].size(0),
             "sample_size": sample_size,
@@ -103,8 +69,8 @@ class ExpireSpanLoss(FairseqCriterion):
             **self.memory_statistics(extra["reports"], sample["target"] != self.padding_idx),
         }
         # Of a batch made by hand there is one.
-        lane, lanes = sample.get("lane", 0), sample.get("lanes", 1)
-        logging_output["span_max"] = scatter_to_rank(logging_output["span_max"], lane, lanes)
+        micro_batch, micro_batches = sample.get("micro_batch", 0), sample.get("micro_batches", 1)
+        logging_output["span_max"] = scatter_to_rank(logging_output["span_max"], micro_batch, micro_batches)
         return loss, sample_size, logging_output
 
     def cross_entropy(self, model, features: Tensor, target: Tensor) -> Tensor:
@@ -150,8 +116,6 @@ class ExpireSpanLoss(FairseqCriterion):
         metrics.log_scalar("loss", total("loss") / sample_size / bit, sample_size, round=3)
         metrics.log_scalar("nll_loss", total("nll_loss") / ntokens / bit, ntokens, round=3)
         metrics.log_scalar("expire_loss", total("expire_loss") / ntokens / bit, ntokens, round=5)
-        if any(log["reconstructs"] for log in logging_outputs):
-            metrics.log_scalar("reconstruction_loss", total("reconstruction_loss") / ntokens, ntokens, round=5)
         metrics.log_derived("ppl", lambda logged: utils.get_perplexity(logged["nll_loss"].avg))
         if logging_outputs[0]["log_bpc"]:
             metrics.log_derived("bpc", lambda logged: meters.safe_round(logged["nll_loss"].avg, 3))
@@ -171,16 +135,16 @@ class ExpireSpanLoss(FairseqCriterion):
         return True
 
 
-def scatter_to_rank(value: Tensor, lane: int, lanes: int) -> Tensor:
-    """A scalar in a vector with a place for each lane of each process, zeros elsewhere: a sum of such vectors holds them all.
+def scatter_to_rank(value: Tensor, micro_batch: int, micro_batches: int) -> Tensor:
+    """A scalar in a vector with a place for each micro-batch of each process, zeros elsewhere: a sum of such vectors holds them all.
 
     Args:
         value: a scalar, not negative.
-        lane, lanes: which batch of an update of this process it belongs to, of how many.
+        micro_batch, micro_batches: which micro-batch of an update of this process it belongs to, of how many.
     """
     processes = distributed_utils.get_data_parallel_world_size()
     # Without several processes fairseq has no ranks.
     rank = distributed_utils.get_data_parallel_rank() if processes > 1 else 0
-    places = value.new_zeros(processes * lanes)
-    places[rank * lanes + lane] = value
+    places = value.new_zeros(processes * micro_batches)
+    places[rank * micro_batches + micro_batch] = value
     return places

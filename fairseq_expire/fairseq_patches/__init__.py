@@ -1,0 +1,69 @@
+"""Everything that changes fairseq, or works around it.
+
+A subclass that overrides what fairseq means to be overridden is no patch and lives in ``tasks``, ``models`` or ``criterions``.
+
+================  ==================================  ================================================================
+module            fairseq's code                      what is different, why, and the test that fails without it
+================  ==================================  ================================================================
+user_dir          utils.import_user_module            Registers this package whatever path or name of its folder is
+                                                      given; fairseq takes the last part of the path for its name.
+                                                      test_the_same_package_registers_once
+stray_lines       warnings and logs                   Leaves out lines that only a change of fairseq could avoid.
+                                                      test_training_prints_no_stray_lines
+hydra             fairseq_cli.hydra_train             Ends a run that cannot begin with the sentence of the error;
+                                                      Hydra prints more below it.
+                                                      test_hydra_ends_with_the_sentence
+run_options       dataclass.initialize.add_defaults   Refuses asynchronous checkpoints, whose memory would be another,
+                                                      and keeps --position-range from run to run.
+                                                      test_writing_asynchronously_is_refused
+processes         distributed.utils                   Refuses processes that fairseq would let train a model each.
+                                                      test_processes_that_would_train_models_of_their_own
+patched_task      tasks.FairseqTask.train_step        Lets the other processes go on when one runs out of memory;
+                                                      they would wait forever.
+                                                      test_one_that_runs_out_of_memory_does_not_stop_the_others
+bounds            optim.fp16_optimizer                Clamps the float32 copies of parameters, too.
+                                                      test_copies_are_held_to_the_bounds_and_stay_exact
+meters            logging.meters                      Adds a meter for maxima, which fairseq restores by its name.
+                                                      test_fairseq_restores_the_maximum_from_a_checkpoint
+saving            checkpoint_utils.save_checkpoint    Saves the memory of every process and makes copies atomic;
+                  PathManager.copy                    a kill would leave half a checkpoint, or one without memory.
+                                                      test_killed_while_a_checkpoint_is_copied
+checkpoint_files  checkpoint_utils.save_checkpoint    Finds complete checkpoints, and memory files that none needs.
+                                                      test_the_complete_one_with_the_most_updates
+resuming          trainer.Trainer.load_checkpoint     Refuses a checkpoint of another model or dictionary, takes the
+                  checkpoint_utils.load_checkpoint    last complete one, and begins a moving average.
+                                                      test_a_last_checkpoint_that_was_cut_short_is_not_loaded
+trained_options   trainer.Trainer.load_checkpoint     Compares the options of a run with those in the checkpoint.
+                                                      test_every_option_is_either_part_of_the_model_or_free
+stopping          fairseq_cli.train                   Remembers that a run was over; fairseq would train on.
+                                                      test_a_run_that_is_over_stays_so
+best_metric       fairseq_cli.train                   Looks for --best-checkpoint-metric before training; fairseq
+                                                      does so after the first validation.
+                                                      test_a_metric_that_is_not_logged_is_refused
+loading_models    checkpoint_utils                    Tells what is wrong with a file, reads weights without history,
+                                                      splits --path a.pt:b.pt for fairseq-eval-lm.
+                                                      test_probabilities_are_averaged
+overrides         checkpoint_utils                    Refuses unknown names in --model-overrides, which fairseq drops.
+                                                      test_overrides_that_there_are_not
+fusion            fairseq_cli.generate --lm-path      Refuses a language model with another dictionary.
+                                                      test_the_dictionary_has_to_be_the_same
+text_streams      fairseq_cli.interactive             Reads and prints UTF-8 in every locale, and bytes that are not.
+                                                      test_a_byte_model_reads_lines_as_they_are
+================  ==================================  ================================================================
+
+Functions of fairseq are replaced by :func:`install` alone. What the other modules do is called from there, or from a task of this
+package. For tasks that are no :class:`~fairseq_expire.fairseq_patches.patched_task.PatchedTask`, fairseq behaves as before, but for
+three things that act on all: clearer errors of files that are no checkpoints, checkpoints without history, stray lines.
+"""
+
+import functools
+
+
+@functools.cache
+def install() -> None:
+    """Installs the patches, once; called when the package registers with fairseq."""
+    # Imported here, because this package is imported with fairseq_expire itself, which does without fairseq.
+    from fairseq_expire.fairseq_patches import loading_models, meters, resuming, run_options, saving
+
+    for module in (meters, run_options, saving, resuming, loading_models):
+        module.install()

@@ -1,4 +1,4 @@
-"""A check of the metric that the best checkpoint is chosen by: fairseq looks for it only when the first validation is over."""
+"""An early check of ``--best-checkpoint-metric``, which fairseq looks for only after the first validation."""
 
 import logging
 
@@ -8,14 +8,15 @@ from fairseq.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-# Of all criterions that log one of these, the less the better.
-LOSSES = ("loss", "nll_loss", "ppl", "bpc", "expire_loss", "reconstruction_loss")
+# Metrics that every criterion wants to be small.
+LOSSES = ("loss", "nll_loss", "ppl", "bpc", "expire_loss")
 
 
 def check_best_metric(trainer: Trainer) -> None:
-    """Raises ValueError if no validation will log what checkpoints are compared by, or there will be none to compare.
+    """Changes nothing of the run. All processes have to call it together.
 
-    All processes have to call it together; it changes nothing of the run.
+    Raises:
+        ValueError: no validation will log the metric, or there are no validations to compare.
     """
     cfg, dataset = trainer.cfg.checkpoint, trainer.cfg.dataset
     metric = cfg.best_checkpoint_metric
@@ -42,14 +43,14 @@ def check_best_metric(trainer: Trainer) -> None:
 
 @torch.no_grad()
 def logged_names(trainer: Trainer, subset: str) -> list[str]:
-    """What a validation on a split logs: found with its first batch, as fairseq's trainer validates on one."""
+    """Returns the names that a validation on a split logs, from validating on its first batch as fairseq's trainer does."""
     dummy = trainer._dummy_batch
     batch = trainer.get_valid_iterator(subset).first_batch
     trainer.reset_dummy_batch(dummy)
     trainer.model.eval()
     trainer.criterion.eval()
     devices = [trainer.device] if trainer.device.type == "cuda" else []
-    # Nothing is added to what is logged of the run.
+    # The run's own random numbers and log stay as they are.
     with torch.random.fork_rng(devices), metrics.aggregate(new_root=True) as logged:
         sample, is_dummy = trainer._prepare_sample(batch)
         _, sample_size, log = trainer.criterion(trainer.model, sample)

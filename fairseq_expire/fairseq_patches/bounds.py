@@ -1,4 +1,4 @@
-"""Keeping parameters in their range under fairseq's optimizers, of which some hold copies of them in float32."""
+"""Bounds of parameters under fairseq's optimizers, which may optimise float32 copies in place of the parameters."""
 
 from collections.abc import Iterator
 
@@ -10,26 +10,9 @@ from torch import Tensor, nn
 from fairseq_expire.modules import MemoryPolicy, keep_bounds
 
 
-def _copies(optimizer: FairseqOptimizer) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """The parameters of ``--fp16`` or ``--bf16``, each with the float32 copy (a view of it) that is what is really optimised."""
-    if not isinstance(optimizer, FP16Optimizer):
-        return
-    copies = optimizer.fp32_params
-    if not isinstance(copies, dict):
-        yield from zip(optimizer.fp16_params, copies)
-        return
-    # One flat copy a device, of its parameters in their order.
-    ends = dict.fromkeys(copies, 0)
-    for parameter in optimizer.fp16_params:
-        device = parameter.device.index
-        start = ends[device]
-        ends[device] = start + parameter.numel()
-        yield parameter, copies[device].data[start : ends[device]]
-
-
 @torch.no_grad()
 def keep_bounds_of(optimizer: FairseqOptimizer, model: nn.Module) -> None:
-    """:func:`keep_bounds`, for the model and for what the optimizer has of it."""
+    """Clamps the parameters with bounds of a model, and the optimizer's copies of them."""
     keep_bounds(model)
     bounds = {
         id(parameter): (least, most)
@@ -41,3 +24,20 @@ def keep_bounds_of(optimizer: FairseqOptimizer, model: nn.Module) -> None:
         for parameter, copy in _copies(optimizer):
             if id(parameter) in bounds:
                 copy.clamp_(*bounds[id(parameter)])
+
+
+def _copies(optimizer: FairseqOptimizer) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Yields each parameter of ``--fp16`` or ``--bf16`` with (a view of) the float32 copy that is optimised in its place."""
+    if not isinstance(optimizer, FP16Optimizer):
+        return
+    copies = optimizer.fp32_params
+    if not isinstance(copies, dict):
+        yield from zip(optimizer.fp16_params, copies)
+        return
+    # One flat copy per device, of its parameters in order.
+    ends = dict.fromkeys(copies, 0)
+    for parameter in optimizer.fp16_params:
+        device = parameter.device.index
+        start = ends[device]
+        ends[device] = start + parameter.numel()
+        yield parameter, copies[device].data[start : ends[device]]

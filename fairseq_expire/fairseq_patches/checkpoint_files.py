@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,30 +16,43 @@ from fairseq_expire.tokenizers.dictionary_check import DIGEST
 logger = logging.getLogger(__name__)
 
 
-class _Summary(NamedTuple):
-    """How many updates a checkpoint has, and the name of the memory files that belong to it, if there are any."""
+class _Progress(NamedTuple):
+    """The number of updates of a checkpoint, and the name of its memory files, None if it has none."""
 
     updates: int
     memory: str | None
 
 
+class ModelSummary(NamedTuple):
+    """The digest of the dictionary that a checkpoint's model was trained with, None if it has none; the names of the weights; and
+    whether there is a moving average of them."""
+
+    digest: str | None
+    weights: list[str]
+    has_average: bool
+
+
 def last_complete(filename: str, *, suffix: str) -> str:
-    """The checkpoint to load where ``filename`` is asked for: that one, if it is complete or not there. Else, for the last
-    checkpoint of a folder, the one with the most updates of those that are complete.
+    """Returns the checkpoint to load in place of ``filename``.
+
+    That is ``filename`` itself if it is complete or missing. If the last checkpoint of a folder is cut short, it is the complete one
+    with the most updates.
 
     Args:
+        filename: the checkpoint that fairseq asks for.
         suffix: of fairseq's checkpoint names.
+
     Raises:
-        ValueError: if the checkpoint is cut short and there is nothing to load instead.
+        ValueError: the checkpoint is cut short and there is nothing to load instead.
     """
     path = Path(filename)
     if not path.is_file() or _is_complete(path):
         return filename
     problem = f"{path} is cut short ({path.stat().st_size} bytes are left)"
     found = [
-        (summary.updates, other.stat().st_mtime_ns, other)
+        (progress.updates, other.stat().st_mtime_ns, other)
         for other in path.parent.glob(f"checkpoint*{suffix}.pt")
-        if (summary := _summary_of(other)) is not None
+        if (progress := _progress_of(other)) is not None
     ]
     if not found:
         raise ValueError(f"{problem} and no complete checkpoint lies beside it: delete it to start anew")
@@ -49,34 +63,29 @@ def last_complete(filename: str, *, suffix: str) -> str:
     return str(other)
 
 
-class Glance(NamedTuple):
-    """The digest of the dictionary that a checkpoint was trained with, None if it holds none; the names of its weights; whether it
-    holds a moving average of them."""
-
-    digest: str | None
-    names: list[str]
-    has_average: bool
-
-
-def glance(path: str) -> Glance | None:
-    """None if there is no such checkpoint or it cannot be read: reading all of it says why."""
+def read_model_summary(path: str) -> ModelSummary | None:
+    """Reads the summary of a checkpoint. Returns None if the file is missing or unreadable: loading all of it tells why."""
     try:
-        # Mapped, so that only what is looked at is read.
+        # Memory-mapped, so that the weights are not read.
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        return Glance(state["cfg"]["model"].get(DIGEST), list(state["model"]), "ema" in state.get("extra_state", {}))
-    # Whatever torch raises, or looking at what another program stored.
+        return ModelSummary(
+            state["cfg"]["model"].get(DIGEST), list(state["model"]), "ema" in state.get("extra_state", {})
+        )
+    # Any exception: torch's, or one of looking into what another program stored.
     except Exception:
         return None
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes the memory files that no checkpoint in the folder needs, and what a kill left half written. Nothing may be
-    being written."""
+    """Deletes the memory files that no checkpoint in the folder needs, and files that a kill left unfinished.
+
+    No process may be writing there.
+    """
     checkpoints = list(_checkpoints(folder))
     if not all(os.access(path, os.R_OK) for path in checkpoints):
-        # Nobody can tell which files these need.
+        # It is unknown which files the unreadable ones need.
         return
-    needed = {summary.memory for path in checkpoints if (summary := _summary_of(path)) is not None}
+    needed = {progress.memory for path in checkpoints if (progress := _progress_of(path)) is not None}
     for path in filter(is_memory_file, folder.iterdir()):
         if path.name.endswith(UNFINISHED) or set_of(path) not in needed:
             path.unlink(missing_ok=True)
@@ -84,33 +93,33 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _checkpoints(folder: Path):
+def _checkpoints(folder: Path) -> Iterator[Path]:
     return (path for path in folder.glob("*.pt") if not is_memory_file(path))
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether a file of torch.save has its end; what does not begin as one is left to torch to judge."""
+    """Returns whether a file of torch.save has its end. A file of another format counts as complete: torch tells what it is."""
     with open(path, "rb") as file:
         start = file.read(4)
     return len(start) == 4 and (start != b"PK\x03\x04" or zipfile.is_zipfile(path))
 
 
-def _summary_of(path: Path) -> _Summary | None:
-    """None if the file is no complete checkpoint of a training run."""
+def _progress_of(path: Path) -> _Progress | None:
+    """Returns None if the file is not a complete checkpoint of a training run."""
     status = os.stat(path)
-    return _read_summary(path, status.st_mtime_ns, status.st_size, status.st_ino)
+    return _read_progress(path, status.st_mtime_ns, status.st_size, status.st_ino)
 
 
-# A checkpoint does not change, but another one may take its name.
+# Cached by the file's version: a checkpoint does not change, but another one may take its name.
 @functools.lru_cache(maxsize=4096)
-def _read_summary(path: Path, *version: int) -> _Summary | None:
+def _read_progress(path: Path, *version: int) -> _Progress | None:
     try:
-        # Mapped, so that only what is looked at is read.
+        # Memory-mapped, so that the weights are not read.
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         updates = state["optimizer_history"][-1]["num_updates"]
-        # A task has its part under the name of its class.
+        # The task's part is under the name of its class.
         parts = [part for part in state["extra_state"].values() if isinstance(part, dict)]
-    # Whatever torch raises, or looking at what another program stored.
+    # Any exception: torch's, or one of looking into what another program stored.
     except Exception:
         return None
-    return _Summary(updates, next((part["memory"] for part in parts if isinstance(part.get("memory"), str)), None))
+    return _Progress(updates, next((part["memory"] for part in parts if isinstance(part.get("memory"), str)), None))

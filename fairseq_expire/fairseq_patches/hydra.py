@@ -1,4 +1,7 @@
-"""What a user of ``fairseq-hydra-train`` sees when a run cannot begin: as with ``fairseq-train``, the sentence in the last line."""
+"""The end of a ``fairseq-hydra-train`` run that cannot begin: the sentence of the error in the last line, as in ``fairseq-train``.
+
+Hydra prints a hint below the error. An option in the sentence also gets its name in a config file.
+"""
 
 import os
 import re
@@ -15,11 +18,10 @@ OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*)")
 
 
 def end_with_the_sentence() -> None:
-    """Makes the sentence of an error the last line under Hydra, too, with the names that its options have in a config file. Does
-    nothing elsewhere."""
+    """Makes the sentence of an error the last line under Hydra. Does nothing outside of Hydra."""
     if not HydraConfig.initialized():
         return
-    # Hydra's own switch: else it leaves out most of the traceback, and writes how to see it below the sentence.
+    # Hydra's own switch for the whole traceback, without the hint below it.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _print
@@ -32,14 +34,14 @@ def _print(kind, error, traceback) -> None:
 
 
 def with_config_names(sentence: str) -> str:
-    """A sentence with what the options in it are called in a config file behind it."""
-    known = _names()
-    named = dict.fromkeys(known[option] for option in OPTION.findall(sentence) if option in known)
+    """Returns a sentence with the config names of its options behind it: ``(in a config file: model.max_span)``."""
+    config_names = _config_names()
+    named = dict.fromkeys(config_names[option] for option in OPTION.findall(sentence) if option in config_names)
     return f"{sentence} (in a config file: {', '.join(named)})" if named else sentence
 
 
-def _names() -> dict[str, str]:
-    """``{"max-span": "model.max_span", ...}``."""
+def _config_names() -> dict[str, str]:
+    """Returns ``{"max-span": "model.max_span", ...}``."""
     groups = [(field.name, field.type) for field in fields(FairseqConfig) if is_dataclass(field.type)]
     for group, registry in (
         ("task", TASK_DATACLASS_REGISTRY),
@@ -52,7 +54,7 @@ def _names() -> dict[str, str]:
     names: dict[str, str] = {}
     for group, kind in groups:
         for field in fields(kind):
-            # What a group takes over from another one, "${other.name}", is given there.
+            # A value that a group takes from another group, "${other.name}", is given there.
             if not str(field.default).endswith(f".{field.name}}}"):
                 names.setdefault(field.name.replace("_", "-"), f"{group}.{field.name}")
     return names

@@ -1,5 +1,7 @@
-"""When a run ends, which fairseq forgets when it is started again: without this, a run that was over would train on for one
-more update (``--max-update``), or until it had been patient once more (``--patience``)."""
+"""The end of a run, which fairseq forgets when the run is started again.
+
+fairseq would train for one more update after ``--max-update``, or until ``--patience`` has run out once more.
+"""
 
 import logging
 import math
@@ -11,7 +13,8 @@ logger = logging.getLogger(__name__)
 
 
 def patience_state() -> dict[str, float] | None:
-    """The best validation so far and how many were no better since, as fairseq-train counts them; None if it does not."""
+    """Returns the best validation so far and the number of validations since then, as fairseq-train counts them; None before the
+    first."""
     counter = _counter()
     if not hasattr(counter, "best"):
         return None
@@ -19,22 +22,24 @@ def patience_state() -> dict[str, float] | None:
 
 
 def load_patience_state(state: dict[str, float] | None) -> None:
-    """Goes on counting from there."""
+    """Continues counting from a state that :func:`patience_state` returned."""
     if state is not None and _counter() is not None:
         vars(_counter()).update(state)
 
 
 def _counter():
-    # Looked up, since importing the command sets up logging; it is the main module if it was started with `python -m`.
+    """Returns fairseq's function that counts; None outside of fairseq-train."""
+    # Looked up, because importing the command sets up logging. It is the main module if it was started with `python -m`.
     commands = (sys.modules.get(name) for name in ("fairseq_cli.train", "__main__"))
     return next((command.should_stop_early for command in commands if hasattr(command, "should_stop_early")), None)
 
 
 def stop_if_over(trainer: Trainer, patience: dict[str, float] | None) -> None:
-    """Keeps fairseq from training on where a checkpoint is the last of its run.
+    """Keeps fairseq from training on if the loaded checkpoint is the last of its run.
 
     Args:
-        patience: what the checkpoint has of :func:`patience_state`.
+        trainer: fairseq's trainer with the checkpoint.
+        patience: the :func:`patience_state` in the checkpoint.
     """
     updates, limit = trainer.get_num_updates(), trainer.cfg.optimization.max_update or math.inf
     allowed = trainer.cfg.checkpoint.patience
@@ -45,5 +50,5 @@ def stop_if_over(trainer: Trainer, patience: dict[str, float] | None) -> None:
     else:
         return
     logger.info("the checkpoint is the last of its run: %s", reason)
-    # The one thing that fairseq looks at before it trains.
+    # The only condition that fairseq checks before the first update.
     trainer.cfg.optimization.stop_min_lr = math.inf

@@ -1,65 +1,70 @@
-"""Checkpoints of fairseq-train. Reading one needs fairseq, which knows what its options mean."""
+"""Checkpoints of fairseq-train, read with torch alone: training stores in them how to build the model."""
 
+import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from fairseq import utils
-from fairseq.dataclass.utils import merge_with_parent
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
-from omegaconf import DictConfig, OmegaConf
 
 from fairseq_expire.inference.checkpoint_problems import NO_MODEL, problem_of
-from fairseq_expire.models.memory_lm import MemoryLanguageModel
-from fairseq_expire.modules import LanguageModel, dictionary_digest
+from fairseq_expire.modules import LanguageModel, LanguageModelConfig
+from fairseq_expire.modules.config import MODEL_CONFIG
 from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary, check_names
+from fairseq_expire.tokenizers.dictionary import SymbolTable
+from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary, check_names, dictionary_digest
 
-PREFIX = "decoder."
+# What fairseq puts in front of the names of the model's weights.
+PREFIX = "decoder.model."
 
 
-def read_checkpoint(
-    path: Path, data: Path | None, *, span_limit: int | None = None
-) -> tuple[LanguageModel, BoundTokenizer, Path]:
-    """The model of a checkpoint, its codec, and the data-bin that this came from.
+class CheckpointContent(NamedTuple):
+    """The model of a checkpoint, the tokenizer of its data, and the data-bin that the tokenizer is read from."""
+
+    model: LanguageModel
+    tokenizer: BoundTokenizer
+    data: Path
+
+
+def read_checkpoint(path: Path, data: Path | None, *, span_limit: int | None = None) -> CheckpointContent:
+    """Builds the model of a checkpoint and loads its weights.
 
     Args:
-        path: of the checkpoint.
-        data: a data-bin made with the same dictionary; None for the one the model was trained on.
-        span_limit: instead of the one in its options.
+        path: the checkpoint file.
+        data: a data-bin with the dictionary of the training data; None for the data-bin that the checkpoint names.
+        span_limit: replaces the checkpoint's own span limit.
     Raises:
-        FileNotFoundError: the checkpoint or the data-bin is not there.
-        ValueError: the checkpoint is damaged, holds code, or is of another kind of model.
+        FileNotFoundError: if the data-bin does not exist.
+        ValueError: if the checkpoint is damaged, holds code, is of another kind of model or of an earlier version.
     """
     state = _load(path)
-    cfg = OmegaConf.create(state["cfg"])
-    kind = _kind(path, cfg)
-    if data is None:
-        data = Path(utils.split_paths(cfg.task.data)[0])
-        if not data.is_dir():
-            raise FileNotFoundError(
-                f"{path} was trained on {data}, which is not there: give a data-bin with the same dict.txt"
-            )
-    codec = BoundTokenizer.of(data)
-    defaults = MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[cfg.model._name]]()
-    if span_limit is not None:
-        cfg.model.span_limit = span_limit
+    options = state["cfg"]["model"]
+    _check_kind(path, options)
+    data = data or _training_data(path, state["cfg"]["task"])
+    tokenizer = BoundTokenizer.of(data)
     check_dictionary(
-        cfg.model.get(DIGEST), codec.symbols, model=f"the checkpoint {path}", dictionary=str(data / "dict.txt")
+        options.get(DIGEST), tokenizer.symbols, model=f"the checkpoint {path}", dictionary=str(data / "dict.txt")
     )
     check_names(state["model"], model=f"the checkpoint {path}")
-    description = kind.describe(merge_with_parent(defaults, cfg.model, remove_missing=True), codec.dictionary)
+    config = _model_config(path, options, tokenizer.dictionary, span_limit)
+    if len(tokenizer.symbols) != config.vocab_size:
+        raise ValueError(
+            f"{data / 'dict.txt'}: {len(tokenizer.symbols)} symbols, and the model in {path} has {config.vocab_size}; "
+            "give the data it was trained on"
+        )
     weights = {name.removeprefix(PREFIX): value for name, value in state["model"].items()}
+    # The caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[]):
-        model = LanguageModel(description, dictionary_digest(codec.symbols))
+        model = LanguageModel(config, dictionary_digest(tokenizer.symbols))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights are not those of its options ({' '.join(str(error).split())})") from None
-    return model, codec, data
+    return CheckpointContent(model, tokenizer, data)
 
 
 def _load(path: Path) -> dict[str, Any]:
+    """Reads the file; its ``cfg`` has the options of ``model`` and ``task``."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     # What torch raises depends on where a file breaks off.
@@ -70,20 +75,65 @@ def _load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} {problem}") from error
     if (
         not isinstance(state, dict)
-        or not isinstance(state.get("cfg"), dict)
         or not isinstance(state.get("model"), dict)
+        or not isinstance(cfg := state.get("cfg"), dict)
+        or not all(isinstance(cfg.get(group), dict) for group in ("model", "task"))
     ):
         raise ValueError(f"{path} {NO_MODEL}")
     return state
 
 
-def _kind(path: Path, cfg: DictConfig) -> type[MemoryLanguageModel]:
-    name = cfg.model._name
-    kind = ARCH_MODEL_REGISTRY.get(name)
-    if kind is None:
+def _check_kind(path: Path, options: dict[str, Any]) -> None:
+    """Raises ValueError unless this version trained the model."""
+    if MODEL_CONFIG in options:
+        return
+    if DIGEST in options:
         raise ValueError(
-            f"{path}: nothing here knows the architecture {name}; import the package that registers it first"
+            f"{path} was written by an earlier version of fairseq_expire, which did not store how to build its model: "
+            "use that version, or train it again"
         )
-    if not issubclass(kind, MemoryLanguageModel):
-        raise ValueError(f"{path}: {name} is not a model of fairseq_expire; load it with fairseq")
-    return kind
+    raise ValueError(f"{path}: {options.get('_name')} is not a model of fairseq_expire; load it with fairseq")
+
+
+def _training_data(path: Path, options: dict[str, Any]) -> Path:
+    """Returns the first folder of the training data. Raises FileNotFoundError if it does not exist."""
+    folders = str(options.get("data"))
+    # As fairseq.utils.split_paths, whose paths are those of Linux.
+    data = Path(folders.split("|" if "://" in folders else ":")[0])
+    if not data.is_dir():
+        raise FileNotFoundError(
+            f"{path} was trained on {data}, which is not there: give a data-bin with the same dict.txt"
+        )
+    return data
+
+
+def _model_config(
+    path: Path, options: dict[str, Any], dictionary: SymbolTable, span_limit: int | None
+) -> LanguageModelConfig:
+    """Reads the stored configuration, or asks the architecture for it where none could be stored."""
+    stored = options[MODEL_CONFIG]
+    if stored is None:
+        limited = options if span_limit is None else {**options, "span_limit": span_limit}
+        return _describe(path, limited, dictionary)
+    try:
+        config = LanguageModelConfig.from_json(json.loads(stored))
+        return config if span_limit is None else config.with_policy_options(span_limit=span_limit)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _describe(path: Path, options: dict[str, Any], dictionary: SymbolTable) -> LanguageModelConfig:
+    """Asks an architecture of the user's own, registered with a fairseq that is imported already.
+
+    Raises:
+        ValueError: if no such architecture is registered.
+    """
+    models, name = sys.modules.get("fairseq.models"), options.get("_name")
+    architecture = None if models is None else models.ARCH_MODEL_REGISTRY.get(name)
+    if not hasattr(architecture, "describe"):
+        raise ValueError(
+            f"{path}: nothing here knows the architecture {name}, whose memory policy only the code that defines it "
+            "can make; import the package that registers it first"
+        )
+    # Architectures read options of this type; fairseq has imported its module.
+    return architecture.describe(sys.modules["omegaconf"].OmegaConf.create(options), dictionary)

@@ -1,4 +1,4 @@
-"""What is wrong with a file that could not be read as a checkpoint, in words for its user."""
+"""Files that cannot be read as checkpoints, and the reason in words for the user."""
 
 import os
 import pickle
@@ -7,17 +7,19 @@ import zipfile
 
 import torch
 
-# How torch names an object that would need code, "module.name".
+# The text in which torch names an object that would need code, "module.name".
 FOREIGN = re.compile(r"GLOBAL (\S+)")
 NO_MODEL = "holds no model with its options: expected a checkpoint that fairseq-train wrote"
 
 
 def problem_of(path: str, error: Exception) -> str | None:
-    """What follows on the file's name in a sentence; None if the file is a checkpoint, and the error is of something else.
+    """Explains why a file cannot be read as a checkpoint.
 
     Args:
-        path: of the file.
-        error: what reading it as a checkpoint raised.
+        path: the file.
+        error: the exception that reading it raised.
+    Returns:
+        the rest of a sentence that begins with the path; None if the file is a sound checkpoint, and so not the cause.
     """
     if os.path.isdir(path):
         return "is a folder: give a checkpoint in it, such as checkpoint_best.pt"
@@ -28,16 +30,16 @@ def problem_of(path: str, error: Exception) -> str | None:
     foreign = FOREIGN.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if foreign:
         return (
-            f"holds more than tensors and plain values ({foreign.group(1)}), which could run any code when it is loaded: "
-            "it is refused; take a checkpoint that fairseq-train wrote"
+            f"holds more than tensors and plain values ({foreign.group(1)}), which could run any code when it is "
+            "loaded: it is refused; take a checkpoint that fairseq-train wrote"
         )
     size = os.path.getsize(path)
     if not zipfile.is_zipfile(path):
         return f"is no checkpoint, or is cut short ({size:,} bytes): restore it, or take another one"
     try:
-        # Mapped, so that only what is looked at is read.
+        # Mapped files are read only where they are used.
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    # Whatever torch makes of damage.
+    # Damage makes torch raise exceptions of many types.
     except Exception:
         return f"is damaged ({size:,} bytes): restore it, or take another one"
     if not isinstance(state, dict) or "model" not in state or not ("cfg" in state or "args" in state):

@@ -1,4 +1,4 @@
-"""An exported model: a folder with its weights, what it is made of, and the dictionary of its text."""
+"""Exported models: folders with weights, the configuration, and the dictionary of the data."""
 
 import json
 from pathlib import Path
@@ -16,49 +16,49 @@ from fairseq_expire.tokenizers.bound import BoundTokenizer
 from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary
 from fairseq_expire.tokenizers.subwords import MODEL_FILE
 
-FORMAT = 2
+FORMAT = 3
 CONFIG, WEIGHTS, DICTIONARY = "config.json", "model.safetensors", "dict.txt"
-# Those of the data-bin that a text needs; not all data has all of them.
+# Files of a data-bin that tokenizers are read from; not all data has all of them.
 TEXT_FILES = (DICTIONARY, manifest.FILE_NAME, MODEL_FILE)
 
 
 def write_folder(dest: str | Path, model: LanguageModel, data: Path, *, version: str, force: bool) -> None:
-    """Write a model to a folder, which appears when it is complete.
+    """Writes a model to a folder, which appears when it is complete.
 
     Args:
         dest: the folder to make.
-        model: its weights and description.
-        data: the data-bin whose dictionary the model has.
-        version: of this package, for the record.
-        force: replace an export that is there.
+        model: the model to write.
+        data: a data-bin with the dictionary of the model.
+        version: the version of this package, for information.
+        force: replace an export that is at ``dest``.
     Raises:
-        ValueError: if there is something else at ``dest``; if the model has a policy that cannot be written down.
+        ValueError: if something else is at ``dest``; if only the code of its memory policy can make the model.
     """
-    # It locks the folder as POSIX has it. Other systems, which have no fairseq either, only read.
+    # Imported here because it locks folders with POSIX means; on other systems exports are only read.
     from fairseq_expire.folders import new_folder
 
-    description = model.description.to_json()
+    model_config = model.config.to_json()
     with new_folder(dest, force=force, mark=CONFIG) as folder:
         _empty(folder)
         for name in TEXT_FILES:
             if (data / name).is_file():
                 write_atomically(folder / name, (data / name).read_bytes())
-        codec = BoundTokenizer.of(folder)
+        tokenizer = BoundTokenizer.of(folder)
         weights = {name: value.cpu().contiguous() for name, value in _distinct(model.state_dict()).items()}
         write_atomically(folder / WEIGHTS, safetensors.torch.save(weights))
         config = {
             "format": FORMAT,
             "version": version,
-            "level": codec.level_name,
+            "level": tokenizer.level_name,
             DIGEST: model.dictionary_digest,
-            "model": description,
+            "model": model_config,
             "weights_sha256": file_sha256(folder / WEIGHTS),
         }
         write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def _empty(folder: Path) -> None:
-    """Removes what an unfinished export left. Raises ValueError if there is anything else."""
+    """Removes the files of an unfinished export. Raises ValueError if there are others."""
     paths = list(folder.iterdir())
     for path in paths:
         if path.name.removesuffix(".unfinished") not in (CONFIG, WEIGHTS, *TEXT_FILES):
@@ -70,38 +70,43 @@ def _empty(folder: Path) -> None:
 
 
 def read_folder(folder: Path, *, span_limit: int | None = None) -> tuple[LanguageModel, BoundTokenizer]:
-    """The model in a folder that :func:`write_folder` wrote.
+    """Reads a folder that :func:`write_folder` wrote.
 
+    Args:
+        folder: the folder.
+        span_limit: replaces the span limit that the model was exported with.
+    Returns:
+        the model, and the tokenizer of its data.
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, or of another export.
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged, or of another export.
     """
     config = _read_config(folder / CONFIG)
     for name in (WEIGHTS, DICTIONARY):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}, which {CONFIG} belongs to: export the model again")
-    codec = BoundTokenizer.of(folder)
+    tokenizer = BoundTokenizer.of(folder)
     try:
-        description = LanguageModelConfig.from_json(config["model"])
+        model_config = LanguageModelConfig.from_json(config["model"])
         if span_limit is not None:
-            description = description.with_policy_options(span_limit=span_limit)
+            model_config = model_config.with_policy_options(span_limit=span_limit)
         with torch.random.fork_rng(devices=[]):
-            model = LanguageModel(description, config[DIGEST])
+            model = LanguageModel(model_config, config[DIGEST])
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
-    if codec.level_name != config["level"]:
+    if tokenizer.level_name != config["level"]:
         raise ValueError(
             f"{folder}: the model reads {config['level']}, but its {manifest.FILE_NAME} (or the lack of it) says "
-            f"{codec.level_name}; restore the file, or export the model again"
+            f"{tokenizer.level_name}; restore the file, or export the model again"
         )
-    if len(codec.symbols) != description.symbols:
+    if len(tokenizer.symbols) != model_config.vocab_size:
         raise ValueError(
-            f"{folder / DICTIONARY}: {len(codec.symbols)} symbols, and the model has {description.symbols}; "
+            f"{folder / DICTIONARY}: {len(tokenizer.symbols)} symbols, and the model has {model_config.vocab_size}; "
             "restore the file, or export the model again"
         )
-    check_dictionary(config[DIGEST], codec.symbols, model=f"the model in {folder}", dictionary="the dict.txt there")
+    check_dictionary(config[DIGEST], tokenizer.symbols, model=f"the model in {folder}", dictionary="the dict.txt there")
     _load_weights(model, folder / WEIGHTS, config["weights_sha256"])
-    return model, codec
+    return model, tokenizer
 
 
 def _load_weights(model: LanguageModel, path: Path, sha256: str) -> None:
@@ -118,7 +123,7 @@ def _load_weights(model: LanguageModel, path: Path, sha256: str) -> None:
             f"{path}: not the weights of the model in {CONFIG}: {name} has shape {found.get(name, 'none')}, expected "
             f"{expected.get(name, 'none')}; export the model again"
         )
-    # Weights that belong to two modules come once.
+    # Weights that two modules share are stored once, so the other name is missing.
     model.load_state_dict(weights, strict=False)
 
 
@@ -127,7 +132,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"no {CONFIG} in {path.parent}: expected a folder made by python -m fairseq_expire.export, or the file of a checkpoint"
+            f"no {CONFIG} in {path.parent}: expected a folder made by python -m fairseq_expire.export, or the file of "
+            "a checkpoint"
         ) from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); restore the file, or export the model again") from None
@@ -144,6 +150,6 @@ def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _distinct(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor once, under the first of its names."""
+    """Returns each tensor once, under the first of its names."""
     first: dict[int, str] = {}
     return {name: value for name, value in state.items() if first.setdefault(value.data_ptr(), name) == name}

@@ -1,10 +1,10 @@
-"""From a path to a model that is ready."""
+"""``fairseq_expire.load``: a trained model from its path."""
 
 from pathlib import Path
 
 import torch
 
-from fairseq_expire import fairseq_version
+from fairseq_expire.inference.checkpoint import read_checkpoint
 from fairseq_expire.inference.folder import read_folder
 from fairseq_expire.inference.text_model import TextModel
 from fairseq_expire.modules import let_waiting_threads_sleep
@@ -18,19 +18,22 @@ def load(
     dtype: torch.dtype | None = None,
     span_limit: int | None = None,
 ) -> TextModel:
-    """A trained model, ready to read and write text.
+    """Loads a trained model that scores and generates text.
+
+    Needs no fairseq. A checkpoint of an architecture of your own, whose memory policy is not one of this package, is
+    the exception: import the code that registers it first.
 
     Args:
-        path: a folder that ``python -m fairseq_expire.export`` made, for which fairseq is not needed; or a checkpoint of
-            ``fairseq-train``.
-        data: with a checkpoint: the data-bin whose dictionary it was trained with, if that is not where it was then.
-        device: where the model runs.
-        dtype: of the weights; None for float32.
-        span_limit: remember nothing for longer than this many steps, as ``--model-overrides`` has it.
+        path: a checkpoint of ``fairseq-train``, or a folder that ``python -m fairseq_expire.export`` made.
+        data: with a checkpoint, a data-bin with the dictionary of its training data; None for the training data itself.
+        device: the device that the model runs on.
+        dtype: the type of the weights; None for float32.
+        span_limit: cuts every span to this many steps, as ``--model-overrides "{'span_limit': ...}"`` does.
+    Returns:
+        the model in ``eval`` mode, with the tokenizer of its data.
     Raises:
-        FileNotFoundError: there is nothing at ``path``, or a file that belongs to it is missing.
-        ValueError: a file is damaged, holds code, or belongs to another model; an argument is out of its range.
-        ImportError: for a checkpoint, if there is no fairseq.
+        FileNotFoundError: if ``path`` or a file that belongs to it does not exist.
+        ValueError: if a file is damaged, holds code, or belongs to another model; if an argument is out of its range.
     """
     let_waiting_threads_sleep()
     path = Path(path)
@@ -41,13 +44,7 @@ def load(
     if path.is_dir():
         if data is not None:
             raise ValueError(f"{path} is an exported model, which has its own dictionary: leave data out")
-        model, codec = read_folder(path, span_limit=span_limit)
+        model, tokenizer = read_folder(path, span_limit=span_limit)
     else:
-        if fairseq_version.folder() is None:
-            raise ImportError(
-                f"{path}: a checkpoint, unlike an export (python -m fairseq_expire.export), needs {fairseq_version.absence()}"
-            )
-        from fairseq_expire.inference.checkpoint import read_checkpoint
-
-        model, codec, _ = read_checkpoint(path, None if data is None else Path(data), span_limit=span_limit)
-    return TextModel(model.to(device=device, dtype=dtype), codec)
+        model, tokenizer, _ = read_checkpoint(path, None if data is None else Path(data), span_limit=span_limit)
+    return TextModel(model.to(device=device, dtype=dtype), tokenizer)

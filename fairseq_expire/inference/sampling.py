@@ -1,4 +1,4 @@
-"""Picking the next token."""
+"""Sampling of the next token."""
 
 import math
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 class Sampler:
-    """Picks a token from the log-probabilities of all.
+    """Samples a token from log-probabilities.
 
     Args:
-        greedy: the most likely one, always.
-        temperature: log-probabilities are divided by it: below 1 likely tokens are picked more often.
-        top_k: only the k most likely tokens are picked from.
-        top_p: only the fewest most likely tokens that have this share of the probability.
-        seed: of the random numbers; None for PyTorch's own.
+        greedy: always take the most likely token.
+        temperature: divides the log-probabilities; below 1 likely tokens are sampled more often.
+        top_k: sample from the k most likely tokens only.
+        top_p: sample from the smallest set of most likely tokens with at least this share of the probability.
+        seed: seed of the random numbers; None for PyTorch's global generator.
     Raises:
-        ValueError: if a value is outside its range, or comes with ``greedy``.
+        ValueError: if a value is out of its range, or is given together with ``greedy``.
     """
 
     def __init__(
@@ -30,7 +30,8 @@ class Sampler:
     ):
         if not 0 < temperature < math.inf:
             raise ValueError(
-                f"temperature divides log-probabilities: expected a finite number more than 0, got {temperature}; see greedy"
+                f"temperature divides log-probabilities: expected a finite number more than 0, got {temperature}; see "
+                "greedy"
             )
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is a number of tokens: expected at least 1, got {top_k}")
@@ -42,11 +43,11 @@ class Sampler:
         self.temperature = temperature
         self.top_k = top_k
         self.top_p = top_p
-        # On the CPU, so that a seed means the same whatever the model runs on.
+        # On the CPU, a seed gives the same numbers whatever device the model runs on.
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def __call__(self, log_probs: Tensor) -> int:
-        """[V] -> the index of one that is not minus infinity."""
+        """[V] -> the index of a token; never one whose log-probability is minus infinity."""
         if self.greedy:
             return int(log_probs.argmax())
         scores, tokens = (log_probs.cpu().double() / self.temperature).sort(descending=True, stable=True)

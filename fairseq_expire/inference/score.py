@@ -1,4 +1,4 @@
-"""What a text costs under a model."""
+"""The score of a text: its cost in bits, as a whole and token by token."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +9,13 @@ from fairseq_expire.tokenizers.bound import BoundTokenizer
 
 
 class ScoredToken(NamedTuple):
-    """A token: its symbol in the dictionary, the text that is complete with it, and what it costs in bits."""
+    """A token of a scored text.
+
+    Args:
+        symbol: its name in the dictionary.
+        text: the text that is complete with this token; empty while a character lacks bytes.
+        bits: its cost.
+    """
 
     symbol: str
     text: str
@@ -18,34 +24,38 @@ class ScoredToken(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """The negative logarithms, to base 2, of the probabilities that a model gives the tokens of a text.
+    """Costs of the tokens of a text: negative base-2 logarithms of the probabilities that a model gives them.
 
     Args:
-        codec: that made the tokens.
-        ids: [N], the tokens.
-        token_bits: [N] float64.
+        tokenizer: the tokenizer of the model.
+        ids: [N] int64, the tokens.
+        token_bits: [N] float64, the cost of each token.
     """
 
-    codec: BoundTokenizer
+    tokenizer: BoundTokenizer
     ids: np.ndarray
     token_bits: np.ndarray
 
     @property
     def bits(self) -> float:
-        """Of all tokens together."""
+        """Total cost of the text."""
         return float(self.token_bits.sum())
 
     @property
     def bits_per_token(self) -> float:
-        """Their mean."""
+        """Mean cost of a token."""
         return self.bits / len(self.ids)
 
     @property
     def tokens(self) -> list[ScoredToken]:
-        """Each token. Their texts together are the whole, but for unknown symbols; a character of several bytes comes with the last of them."""
-        decoder = self.codec.stream_decoder()
+        """The tokens with their texts and costs.
+
+        The texts joined are the text that was scored, except for unknown symbols. A character of several bytes is the
+        text of its last byte.
+        """
+        decoder = self.tokenizer.stream_decoder()
         return [
-            ScoredToken(self.codec.symbols[index], decoder.feed(index), bits)
+            ScoredToken(self.tokenizer.symbols[index], decoder.feed(index), bits)
             for index, bits in zip(self.ids.tolist(), self.token_bits.tolist())
         ]
 

@@ -1,10 +1,10 @@
-"""A text that is read as it arrives, and goes on as a model would write it."""
+"""A text that is read as it arrives, and continued by the model at any point."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import safetensors.torch
 import torch
@@ -20,81 +20,102 @@ from fairseq_expire.tokenizers.bound import DECODING_ERRORS, BoundTokenizer, Str
 if TYPE_CHECKING:
     from fairseq_expire.inference.text_model import TextModel
 
-# Tokens that text which goes on has to know of: no character has more bytes.
+# Last tokens that the decoding of the next ones depends on: no character has more bytes.
 RECENT = 4
+
+
+class Candidate(NamedTuple):
+    """A symbol that may come next, and the natural logarithm of its probability."""
+
+    symbol: str
+    log_prob: float
 
 
 @dataclass(frozen=True, eq=False)
 class Distribution:
-    """What may come next.
+    """Probabilities of the next token.
 
     Args:
-        codec: whose symbols these are.
-        log_probs: [V], the natural logarithms of the probabilities, on the CPU.
+        tokenizer: the tokenizer of the model.
+        log_probs: [V], natural logarithms of the probabilities, on the CPU.
     """
 
-    codec: BoundTokenizer
+    tokenizer: BoundTokenizer
     log_probs: Tensor
 
     def __getitem__(self, symbol: str) -> float:
-        """The log-probability of a symbol by its name in the dictionary. Raises KeyError if it is not there."""
-        return self.log_probs[self.codec.dictionary.indices[symbol]].item()
+        """Returns the log-probability of a symbol by its name in the dictionary. Raises KeyError if there is none."""
+        return self.log_probs[self.tokenizer.dictionary.indices[symbol]].item()
 
-    def top(self, number: int) -> list[tuple[str, float]]:
-        """The most likely symbols with their log-probabilities."""
+    def top(self, number: int) -> list[Candidate]:
+        """Returns the most likely symbols, the most likely one first."""
         best = self.log_probs.topk(min(number, len(self.log_probs)))
-        return [(self.codec.symbols[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist())]
+        symbols = self.tokenizer.symbols
+        return [Candidate(symbols[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist())]
 
 
 class Stream:
-    """One text, of any length, and what a model remembers of it. ``TextModel.stream`` begins one.
+    """A text of any length that is read as it arrives, with the memory of it; :meth:`TextModel.stream` starts one.
 
     Args:
-        model: that reads.
-        block: tokens that are read at once.
+        model: the model that reads.
+        block: number of tokens that are read at once.
     """
 
     def __init__(self, model: "TextModel", *, block: int):
         self._model = model
         self._block = block
-        self._encoder = model.codec.stream_encoder()
+        self._encoder = model.tokenizer.stream_encoder()
         self._memory: Memory | None = None
+        # [1, 1, D] of the last token.
         self._features = torch.empty(0)
         self._recent: list[int] = []
-        # Of the text, without the </s> in front.
-        self.tokens_read = 0
-        self._read([model.codec.eos])
-        self._recent, self.tokens_read = [], 0
+        self._tokens_read = 0
+        self._read([model.tokenizer.eos])
+        # The </s> in front is not part of the text.
+        self._recent, self._tokens_read = [], 0
+
+    @property
+    def tokens_read(self) -> int:
+        """Number of tokens of the text that the model has read."""
+        return self._tokens_read
 
     def feed(self, text: Text) -> int:
-        """Reads more of the text, cut anywhere; says how many tokens that was.
+        """Reads more of the text, which may be cut anywhere.
 
-        What has only begun (a character, a word, a line end) waits for the rest in :attr:`held`. Raises ValueError if the text
-        has bytes that are not UTF-8 and a symbol is not a byte; nothing of it is read then.
+        A character, word or line end that may not be complete waits in :attr:`pending` for the rest of it.
+
+        Args:
+            text: str or bytes.
+        Returns:
+            the number of tokens that were read.
+        Raises:
+            ValueError: if the text has bytes that are not UTF-8 and the model is not one of bytes; nothing is read
+                then.
         """
         return self._read(self._encoder.feed(text))
 
     def flush(self) -> int:
-        """Reads what is held, as if the text ended there; says how many tokens that was."""
+        """Reads the pending text as if the text ended there. Returns the number of tokens that were read."""
         return self._read(self._encoder.flush())
 
     @property
-    def held(self) -> bytes:
-        """Text that was fed and is not read yet."""
+    def pending(self) -> bytes:
+        """Text that was fed and waits for more, in UTF-8."""
         return self._encoder.held
 
     def next_distribution(self) -> Distribution:
-        """What may follow all that was read."""
-        return Distribution(self._model.codec, self._next_log_probs().cpu())
+        """Predicts the token after all that was read."""
+        return Distribution(self._model.tokenizer, self._next_log_probs().cpu())
 
     @property
     def memory_bytes(self) -> int:
-        """Size of all that is remembered."""
+        """Size of the memory in bytes."""
         return self._memory.nbytes
 
     @property
     def memory_sizes(self) -> tuple[int, ...]:
-        """How many states each layer remembers."""
+        """Number of states that each layer remembers."""
         return tuple(int(layer.occupied.sum()) for layer in self._memory.layers)
 
     def generate(
@@ -110,24 +131,29 @@ class Stream:
         stop_at_eos: bool = False,
         errors: str = "replace",
     ) -> Iterator[str]:
-        """How the text may go on, a piece at a time; what is written is read as the rest of the text.
+        """Continues the text; the continuation is read as part of it.
 
-        Text that is held is read first. Padding and ``<s>``, which no text has, are never written.
+        Pending text is read first. Padding and ``<s>``, which no text has, are never generated.
 
         Args:
-            max_tokens: how many tokens to write at most; None for no end.
-            greedy, temperature, top_k, top_p, seed: see :class:`Sampler`.
-            utf8: of a model of bytes: write valid UTF-8, complete at the end.
-            stop_at_eos: end where the model writes ``</s>``.
-            errors: what becomes of written bytes that are not UTF-8, as in :meth:`bytes.decode`: U+FFFD for each ("replace"), or
-                lone surrogates ("surrogateescape"), of which ``"".join(pieces).encode("utf-8", "surrogateescape")`` makes exactly
-                the bytes that were written. What a prompt has begun of a character comes again with its end in the first, not
-                in the second.
+            max_tokens: number of tokens after which to stop; None for no limit.
+            greedy: always take the most likely token.
+            temperature: divides the log-probabilities; below 1 likely tokens are sampled more often.
+            top_k: sample from the k most likely tokens only.
+            top_p: sample from the smallest set of most likely tokens with at least this share of the probability.
+            seed: seed of the random numbers; None for PyTorch's global generator.
+            utf8: with a model of bytes, generate valid UTF-8 that ends after a whole character.
+            stop_at_eos: stop where the model generates ``</s>``.
+            errors: treatment of generated bytes that are not UTF-8, as in :meth:`bytes.decode`. With "replace" each
+                becomes U+FFFD. With "surrogateescape" it becomes a lone surrogate, and
+                ``"".join(pieces).encode("utf-8", "surrogateescape")`` is exactly the generated bytes. If the text so
+                far ends inside a character, "replace" gives the whole character again, "surrogateescape" only its new
+                bytes.
         Returns:
-            an iterator over pieces of text. A piece comes as soon as its last token is there.
+            an iterator over pieces of text, each available as soon as its last token is generated.
         Raises:
-            ValueError: if a value is outside its range; if ``utf8`` is asked of another model; if the text ends in a character
-                that cannot be completed.
+            ValueError: if a value is out of its range; if ``utf8`` is given and the model is not one of bytes, or the
+                text ends in a character that cannot be completed.
         """
         if max_tokens is not None and max_tokens < 1:
             raise ValueError(f"max_tokens is how many tokens to write: expected at least 1 or none, got {max_tokens}")
@@ -137,29 +163,29 @@ class Stream:
         mask = self._model.utf8_mask if utf8 else None
         self.flush()
         if mask is not None:
-            # Says now what cannot be completed.
+            # Raises now, rather than when the first piece is asked for.
             mask(torch.tensor([self._recent], dtype=torch.int64), max_tokens or RECENT)
-        return self._written(sampler, mask, max_tokens, stop_at_eos, errors)
+        return self._pieces(sampler, mask, max_tokens, stop_at_eos, errors)
 
-    def _written(
+    def _pieces(
         self, sampler: Sampler, mask: Utf8Mask | None, max_tokens: int | None, stop_at_eos: bool, errors: str
     ) -> Iterator[str]:
-        codec = self._model.codec
-        decoder = codec.stream_decoder(errors)
+        tokenizer = self._model.tokenizer
+        decoder = tokenizer.stream_decoder(errors)
+        # The text of a token (a space before a word, the rest of a character) depends on the tokens before it.
         for index in self._recent:
-            # A space before the next word, the rest of a character: that depends on what there is already.
             decoder.feed(index)
         if errors == "surrogateescape":
-            # The beginning of a character is then not written again.
+            # Drops the bytes of a character that the text so far has begun.
             decoder.flush()
-        for left in repeat(RECENT) if max_tokens is None else range(max_tokens, 0, -1):
+        for remaining in repeat(RECENT) if max_tokens is None else range(max_tokens, 0, -1):
             log_probs = self._next_log_probs().cpu()
-            log_probs[[codec.dictionary.bos(), codec.pad]] = -torch.inf
+            log_probs[[tokenizer.dictionary.bos(), tokenizer.pad]] = -torch.inf
             if mask is not None:
-                allowed = mask(torch.tensor([self._recent], dtype=torch.int64), left)[0]
+                allowed = mask(torch.tensor([self._recent], dtype=torch.int64), remaining)[0]
                 log_probs.masked_fill_(~allowed, -torch.inf)
             index = sampler(log_probs)
-            if stop_at_eos and index == codec.eos:
+            if stop_at_eos and index == tokenizer.eos:
                 break
             self._read([index])
             piece = decoder.feed(index)
@@ -170,27 +196,28 @@ class Stream:
             yield rest
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All there is to know of the text so far, as plain tensors."""
+        """Returns the memory and all else that continuing the text needs, as plain tensors."""
         state = {f"memory.{name}": value for name, value in self._memory.state_dict().items()}
         state["features"] = self._features
         state["recent"] = torch.tensor(self._recent, dtype=torch.int64)
-        state["tokens_read"] = torch.tensor(self.tokens_read)
-        state["held"] = torch.tensor(list(self.held), dtype=torch.uint8)
+        state["tokens_read"] = torch.tensor(self._tokens_read)
+        state["pending"] = torch.tensor(list(self.pending), dtype=torch.uint8)
         state["weights"] = self._model.fingerprint
         return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from where :meth:`state_dict` was called.
+        """Continues from a state of :meth:`state_dict`.
 
         Raises:
-            ValueError: if the state is of another model, or not one; this stream then is as it was.
+            ValueError: if the state is of another model, or is none; this stream stays as it was then.
         """
-        expected = {"features", "recent", "tokens_read", "held", "weights"}
+        expected = {"features", "recent", "tokens_read", "pending", "weights"}
         if not expected <= set(state):
             raise ValueError(f"not the state of a stream: expected {', '.join(sorted(expected))}, got {sorted(state)}")
         if not torch.equal(state["weights"].cpu(), self._model.fingerprint):
             raise ValueError(
-                "the state of a stream goes on only with the weights it was made with, and their span_limit; these are others"
+                "the state of a stream goes on only with the weights it was made with, and their span_limit; these are "
+                "others"
             )
         memory = Memory.from_state_dict(
             {name.removeprefix("memory."): value for name, value in state.items() if name not in expected}
@@ -204,19 +231,19 @@ class Stream:
         self._memory = memory.to(device=self._model.device)
         self._features = state["features"].to(self._model.device)
         self._recent = state["recent"].tolist()
-        self.tokens_read = int(state["tokens_read"])
-        self._encoder = StreamEncoder(self._model.codec, bytes(state["held"].tolist()))
+        self._tokens_read = int(state["tokens_read"])
+        self._encoder = StreamEncoder(self._model.tokenizer, bytes(state["pending"].tolist()))
 
     def save(self, path: str | Path) -> None:
-        """Writes the state to a file, whole or not at all."""
+        """Writes the state to a file; a kill leaves the old file or the new one."""
         write_atomically(Path(path), safetensors.torch.save(self.state_dict()))
 
     def restore(self, path: str | Path) -> None:
-        """Goes on from a file that :meth:`save` wrote.
+        """Continues from a file that :meth:`save` wrote.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is damaged, or of another model.
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged, or of another model.
         """
         try:
             state = safetensors.torch.load(Path(path).read_bytes())
@@ -234,7 +261,7 @@ class Stream:
                 self._memory = out.memory
                 self._features = out.hidden[:, -1:].clone()
         self._recent = [*self._recent, *ids][-RECENT:]
-        self.tokens_read += len(ids)
+        self._tokens_read += len(ids)
         return len(ids)
 
     def _next_log_probs(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""A model and what it makes of text."""
+"""A trained model together with the tokenizer of its data."""
 
 import functools
 import hashlib
@@ -16,50 +16,54 @@ from fairseq_expire.modules import LanguageModel
 from fairseq_expire.tokenizers.bound import BoundTokenizer, Text
 from fairseq_expire.tokenizers.dictionary_check import check_dictionary
 
-# Tokens that are read at once. Nothing depends on it but speed.
+# Tokens that are read at once by default; the value changes the speed only.
 BLOCK = 512
 
 
 class TextModel:
-    """A trained model with its dictionary: :func:`fairseq_expire.load` gives one.
+    """A trained model that reads and writes text; :func:`fairseq_expire.load` returns one.
 
     Args:
-        model: the weights; in ``eval`` mode from here on.
-        codec: text to tokens and back, with the dictionary that the model was trained with.
+        model: the model; it is set to ``eval`` mode.
+        tokenizer: converts text to tokens and back, with the dictionary that the model was trained with.
     Raises:
         ValueError: if the dictionary is another one.
     """
 
-    def __init__(self, model: LanguageModel, codec: BoundTokenizer):
-        check_dictionary(model.dictionary_digest, codec.symbols, model="the model", dictionary="this dict.txt")
+    def __init__(self, model: LanguageModel, tokenizer: BoundTokenizer):
+        check_dictionary(model.dictionary_digest, tokenizer.symbols, model="the model", dictionary="this dict.txt")
         self.model = model.eval()
-        self.codec = codec
+        self.tokenizer = tokenizer
 
     @property
     def device(self) -> torch.device:
+        """The device that the model runs on."""
         return next(self.model.parameters()).device
 
     def score(self, text: Text, *, block: int = BLOCK) -> Score:
-        """What a text costs, read from its beginning with ``</s>`` in front, as ``fairseq-eval-lm`` reads a split.
+        r"""Scores a text from its beginning, after a ``</s>``, as ``fairseq-eval-lm`` scores a split.
 
         Args:
-            text: str, bytes, or a str of bytes that Python's ``surrogateescape`` decoded. Words without a line end behind the last one are a line that goes on: no ``</s>`` is scored there.
-            block: tokens read at once.
+            text: str or bytes. A str may hold bytes that Python's ``surrogateescape`` decoded. With a model of words, a
+                last line without "\n" is not scored as ended: it gets no ``</s>``.
+            block: number of tokens that are read at once; it changes speed and memory only.
+        Returns:
+            the cost of each token.
         Raises:
-            ValueError: if there is nothing to score; if the text has bytes that are not UTF-8 and a symbol is not a byte.
+            ValueError: if the text has no token; if it has bytes that are not UTF-8 and the model is not one of bytes.
         """
-        ids = self.codec.encode(text)
+        ids = self.tokenizer.encode(text)
         if not ids:
             raise ValueError("there is no token in this text: nothing to score")
-        inputs, memory, log_probs = [self.codec.eos, *ids[:-1]], None, []
+        inputs, memory, log_probs = [self.tokenizer.eos, *ids[:-1]], None, []
         with torch.no_grad():
             for start in range(0, len(ids), check_block(block)):
                 out = self.model.read(self.tokens(inputs[start : start + block]), memory)
                 memory = out.memory
                 scores = self.model.target_log_probs(out.hidden, self.tokens(ids[start : start + block]))
-                # In this order: MPS has no float64.
+                # To the CPU first: MPS has no float64.
                 log_probs.append(scores[0].cpu().double().numpy())
-        return Score(self.codec, np.array(ids), np.concatenate(log_probs) / -math.log(2))
+        return Score(self.tokenizer, np.array(ids), np.concatenate(log_probs) / -math.log(2))
 
     def generate(
         self,
@@ -76,7 +80,17 @@ class TextModel:
         errors: str = "replace",
         block: int = BLOCK,
     ) -> Iterator[str]:
-        """Text that goes on from a prompt of any length, a piece at a time: see :meth:`Stream.generate`."""
+        """Continues a prompt of any length; ``"".join(model.generate(prompt))`` is the whole continuation.
+
+        Args:
+            prompt: str or bytes; an empty one starts a text.
+            max_tokens, greedy, temperature, top_k, top_p, seed, utf8, stop_at_eos, errors: see :meth:`Stream.generate`.
+            block: number of tokens of the prompt that are read at once; it changes speed and memory only.
+        Returns:
+            an iterator over pieces of text, each available as soon as its last token is generated.
+        Raises:
+            ValueError: see :meth:`Stream.feed` and :meth:`Stream.generate`.
+        """
         stream = self.stream(block=block)
         stream.feed(prompt)
         return stream.generate(
@@ -92,26 +106,33 @@ class TextModel:
         )
 
     def stream(self, state: Mapping[str, Tensor] | None = None, *, block: int = BLOCK) -> Stream:
-        """A text that is read as it arrives, from its beginning or from a state that :meth:`Stream.state_dict` gave."""
+        """Starts a stream: a text that is read as it arrives.
+
+        Args:
+            state: a state to continue from, of :meth:`Stream.state_dict`; None for a new text.
+            block: number of tokens that are read at once; it changes speed and memory only.
+        Raises:
+            ValueError: if the state is of another model, or is none.
+        """
         stream = Stream(self, block=check_block(block))
         if state is not None:
             stream.load_state_dict(state)
         return stream
 
     def tokens(self, ids: list[int]) -> Tensor:
-        """[1, T] int64 on the model's device."""
+        """Returns token ids as a batch of one row, [1, T] int64, on the model's device."""
         return torch.tensor([ids], device=self.device)
 
     @functools.cached_property
     def utf8_mask(self) -> Utf8Mask:
-        """Raises ValueError unless a symbol is a byte."""
-        if self.codec.level_name != "bytes":
-            raise ValueError(f"utf8 is for models of bytes; the symbols of this one are {self.codec.level_name}")
-        return Utf8Mask(self.codec.symbols)
+        """The mask of tokens that keep a text valid UTF-8. Raises ValueError if the model is not one of bytes."""
+        if self.tokenizer.level_name != "bytes":
+            raise ValueError(f"utf8 is for models of bytes; the symbols of this one are {self.tokenizer.level_name}")
+        return Utf8Mask(self.tokenizer.symbols)
 
     @functools.cached_property
     def fingerprint(self) -> Tensor:
-        """[4] int64, the first half of the SHA-256 of all weights, the dictionary, and the limit that spans are cut to."""
+        """[4] int64, the first half of the SHA-256 of all weights, the dictionary, and the span limits."""
         limits = [layer.policy.span_limit for layer in self.model.stack.layers]
         digest = hashlib.sha256(f"{self.model.dictionary_digest} {limits}".encode())
         for name, weight in self.model.state_dict().items():
@@ -121,7 +142,7 @@ class TextModel:
 
 
 def check_block(block: int) -> int:
-    """The number itself. Raises ValueError if nothing can be read so many tokens at a time."""
+    """Returns the number of tokens to read at once. Raises ValueError if it is below 1."""
     if block < 1:
         raise ValueError(f"block is how many tokens are read at once: expected at least 1, got {block}")
     return block

@@ -1,4 +1,4 @@
-"""Which symbols may come next so that what a byte model writes is UTF-8.
+"""Masks of the tokens with which the output of a byte model stays valid UTF-8.
 
 Size legend: N rows, t tokens, V symbols, S states.
 """
@@ -11,11 +11,12 @@ from torch import Tensor
 from fairseq_expire.tokenizers.dictionary import SPECIAL_SYMBOLS
 from fairseq_expire.tokenizers.symbols import byte_of
 
-# Between characters, and where no valid text can be.
+# The states between characters, and after bytes that are not UTF-8.
 BOUNDARY, INVALID = 0, 8
 CONTINUATION = (0x80, 0xBF)
-# Which bytes lead from a state to which (The Unicode Standard, table 3-7): 1, 2 and 5 wait for one to three more bytes of any
-# kind; 3, 4, 6 and 7 are after E0, ED, F0 and F4, which not every byte may follow.
+# Ranges of bytes that lead from each state to another (The Unicode Standard, table 3-7). States 1, 2 and 5 wait for
+# one, two and three continuation bytes. States 3, 4, 6 and 7 follow E0, ED, F0 and F4, after which the next byte has a
+# smaller range.
 TRANSITIONS: dict[int, Sequence[tuple[int, int, int]]] = {
     BOUNDARY: (
         (0x00, 0x7F, BOUNDARY),
@@ -36,18 +37,18 @@ TRANSITIONS: dict[int, Sequence[tuple[int, int, int]]] = {
     6: ((0x90, 0xBF, 2),),
     7: ((0x80, 0x8F, 2),),
 }
-# A character has at most this many bytes before its last one.
+# Most bytes of a character before its last one.
 LOOK_BACK = 3
 
 
 class Utf8Mask:
-    """Masks of the symbols that may come next, from the tokens so far and how many may still come.
+    """Masks of the tokens that may come next, given the tokens so far and a limit on those to come.
 
-    A character is only begun if the dictionary has bytes that complete it and there is room for them. Special symbols come
-    between characters only. What is not valid in the tokens so far counts as ended, as for Python's decoder.
+    A character is begun only if the dictionary has bytes that complete it within the limit. Special symbols come
+    between characters only. Bytes that are not UTF-8 in the tokens so far count as ended, as for Python's decoder.
 
     Args:
-        symbols: of a byte model, in the order of their ids.
+        symbols: names of the symbols of a byte model, in the order of their ids.
     Raises:
         ValueError: if a symbol that is not special is not the name of a byte.
     """
@@ -59,18 +60,15 @@ class Utf8Mask:
         for number, byte in enumerate(byte_values):
             table[:, number] = following[:, byte] if byte is not None else INVALID
         table[BOUNDARY, : len(SPECIAL_SYMBOLS)] = BOUNDARY
-        # [S, V], the state after a symbol.
-        self._following = table
-        # The same where the text goes on after what is not valid: that has ended, and the symbol is the first after it.
+        # [S, V], the state after a symbol; a symbol that cannot follow starts anew from the boundary.
         restarted = torch.where(table[BOUNDARY] == INVALID, BOUNDARY, table[BOUNDARY])
         self._resumed = torch.where(table == INVALID, restarted, table)
-        # [S, V], how many symbols at least it takes, with that one, to be between characters again.
-        needed = _steps_to_boundary(table)
-        self._needed = 1 + needed[table]
-        self._needed_in = needed
+        # [S], fewest symbols that lead to the boundary; and [S, V], the same with a given symbol as the first.
+        self._needed = _steps_to_boundary(table)
+        self._needed_with = 1 + self._needed[table]
 
     def states(self, tokens: Tensor) -> Tensor:
-        """[N, t] int64 -> [N] int64, the state that each row is in; rows may be empty."""
+        """[N, t] int64 -> [N] int64, the state of each row; t may be 0."""
         resumed = self._resumed.to(tokens.device)
         state = torch.full((len(tokens),), BOUNDARY, device=tokens.device)
         for column in tokens[:, -LOOK_BACK:].unbind(dim=1):
@@ -78,30 +76,31 @@ class Utf8Mask:
         return state
 
     def needed(self, tokens: Tensor) -> Tensor:
-        """[N, t] int64 -> [N] int64, how many symbols at least it takes to complete each row's last character."""
-        return self._needed_in.to(tokens.device)[self.states(tokens)]
+        """[N, t] int64 -> [N] int64, the fewest symbols that complete the last character of each row."""
+        return self._needed.to(tokens.device)[self.states(tokens)]
 
-    def __call__(self, tokens: Tensor, left: int) -> Tensor:
-        """What may come next.
+    def __call__(self, tokens: Tensor, remaining: int) -> Tensor:
+        """Computes the mask of the next token.
 
         Args:
-            tokens: [N, t] int64, so far.
-            left: how many tokens may still come, the next one included.
+            tokens: [N, t] int64, the tokens so far.
+            remaining: number of tokens that may still come, the next one included.
         Returns:
-            [N, V] bool.
+            [N, V] bool, True for the symbols that may come next.
         Raises:
-            ValueError: if a row ends in a character that cannot be completed with so many.
+            ValueError: if a row ends in a character that so few tokens cannot complete.
         """
-        allowed = self._needed.to(tokens.device)[self.states(tokens)] <= left
+        allowed = self._needed_with.to(tokens.device)[self.states(tokens)] <= remaining
         if not bool(allowed.any(dim=1).all()):
             raise ValueError(
-                f"the text ends in the middle of a character, which {left} more tokens of this dictionary cannot complete"
+                f"the text ends in the middle of a character, which {remaining} more tokens of this dictionary cannot "
+                "complete"
             )
         return allowed
 
 
 def _byte_table() -> Tensor:
-    """[S, 256], the state after each byte."""
+    """Returns the state after each byte, [S, 256]."""
     table = torch.full((INVALID + 1, 256), INVALID)
     for state, ranges in TRANSITIONS.items():
         for first, last, then in ranges:
@@ -110,7 +109,7 @@ def _byte_table() -> Tensor:
 
 
 def _steps_to_boundary(table: Tensor) -> Tensor:
-    """[S, V] states after symbols -> [S], how many symbols at least lead from each state to the boundary."""
+    """[S, V] states after symbols -> [S], the fewest symbols that lead from each state to the boundary."""
     steps: list[int] = [1 << 30] * (INVALID + 1)
     steps[BOUNDARY] = 0
     for _ in range(LOOK_BACK):

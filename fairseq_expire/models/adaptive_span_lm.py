@@ -6,8 +6,8 @@ from typing import Callable
 
 from fairseq.models import register_model
 
+from fairseq_expire.fairseq_patches.trained_options import SPANS, TRAINED
 from fairseq_expire.models.memory_lm import MemoryLanguageModel, MemoryLMConfig
-from fairseq_expire.models.trained_options import SPANS, TRAINED
 from fairseq_expire.modules import AdaptiveSpan
 
 

@@ -7,8 +7,8 @@ from typing import Callable
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 
+from fairseq_expire.fairseq_patches.trained_options import SPANS, TRAINED
 from fairseq_expire.models.memory_lm import MemoryLanguageModel, MemoryLMConfig
-from fairseq_expire.models.trained_options import SPANS, TRAINED
 from fairseq_expire.modules import Compressive
 from fairseq_expire.modules.policies.compressive import POOLINGS
 
@@ -22,11 +22,7 @@ class CompressiveTransformerLMConfig(MemoryLMConfig):
         default=4, metadata={"help": "how many states a compressed memory stands for (c)", TRAINED: True}
     )
     compression: ChoiceEnum(POOLINGS) = field(
-        default="mean",
-        metadata={
-            "help": "how: mean or max pooling, or a learned strided convolution (needs expire_span_loss)",
-            TRAINED: True,
-        },
+        default="mean", metadata={"help": "how states are compressed: their mean or maximum", TRAINED: True}
     )
 
 
@@ -38,7 +34,6 @@ class CompressiveTransformerLanguageModel(MemoryLanguageModel):
     def make_policy(cls, cfg: CompressiveTransformerLMConfig) -> Callable[[], Compressive]:
         return partial(
             Compressive,
-            embed_dim=cfg.decoder_embed_dim,
             max_span=cfg.max_span,
             compressed_size=cfg.compressed_size,
             rate=cfg.compression_rate,

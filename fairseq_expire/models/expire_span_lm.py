@@ -7,8 +7,8 @@ from typing import Callable, Optional
 from fairseq.models import register_model, register_model_architecture
 from fairseq.utils import safe_getattr
 
+from fairseq_expire.fairseq_patches.trained_options import SPANS, TRAINED
 from fairseq_expire.models.memory_lm import MemoryLanguageModel, MemoryLMConfig
-from fairseq_expire.models.trained_options import SPANS, TRAINED
 from fairseq_expire.modules import ExpireSpan
 
 

@@ -14,15 +14,14 @@ from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel
 from omegaconf import II
 from torch import Tensor
 
+from fairseq_expire.fairseq_patches.overrides import check_overrides
+from fairseq_expire.fairseq_patches.trained_options import SPANS, TRAINED
 from fairseq_expire.models.every_gradient import with_every_gradient
 from fairseq_expire.models.hub import MemoryHubInterface
-from fairseq_expire.models.overrides import check_overrides
-from fairseq_expire.models.size import check_size
-from fairseq_expire.models.trained_options import SPANS, TRAINED
-from fairseq_expire.models.vocabulary import input_bands, softmax_bands
-from fairseq_expire.modules import LanguageModelConfig, Memory, MemoryPolicy, TokenReader, dictionary_digest
+from fairseq_expire.models.option_checks import check_size, input_clusters, softmax_clusters
+from fairseq_expire.modules import AdaptiveSoftmax, LanguageModel, LanguageModelConfig, Memory, MemoryPolicy
 from fairseq_expire.streaming.memory_pass import MemoryHandle
-from fairseq_expire.tokenizers.dictionary_check import check_names
+from fairseq_expire.tokenizers.dictionary_check import check_names, dictionary_digest
 
 
 def _help(text: str) -> Dict[str, str]:
@@ -90,22 +89,38 @@ class MemoryLMConfig(FairseqDataclass):
     )
     # Not for users: training stores here which dictionary a model is trained with.
     dictionary_digest: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
+    # And here how to build the model without fairseq, as JSON; None if only the code of its policy can.
+    model_config: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
     tokens_per_sample: int = II("task.tokens_per_sample")
 
 
-class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
-    """Tokens and a memory in, scores of the next tokens and the new memory out.
+class MemoryLMDecoder(FairseqIncrementalDecoder):
+    """A language model with a memory, as fairseq calls it: tokens and a memory in, scores of the next tokens and a memory out.
 
     Args:
-        dictionary: of the tokens read and predicted.
-        description: what the model is made of.
+        dictionary: the dictionary of the tokens that are read and predicted.
+        config: the configuration of the model.
     Raises:
-        ValueError: if the description's values do not fit each other.
+        ValueError: if the values of ``config`` do not fit each other.
     """
 
-    def __init__(self, dictionary: Dictionary, description: LanguageModelConfig):
+    def __init__(self, dictionary: Dictionary, config: LanguageModelConfig):
         super().__init__(dictionary)
-        self.add_parts(description, dictionary_digest(dictionary.symbols))
+        self.model = LanguageModel(config, dictionary_digest(dictionary.symbols))
+
+    @property
+    def adaptive_softmax(self) -> Optional[AdaptiveSoftmax]:
+        """The adaptive softmax, where fairseq's criterions and scorers look for it; None with a full softmax."""
+        return self.model.adaptive_softmax
+
+    @adaptive_softmax.setter
+    def adaptive_softmax(self, value: None) -> None:
+        # fairseq's constructor sets this attribute to None.
+        pass
+
+    def output_layer(self, features: Tensor) -> Tensor:
+        """Maps features [B, T, D] to scores [B, T, V]; with an adaptive softmax, returns the features themselves."""
+        return self.model.output_layer(features)
 
     def forward(
         self,
@@ -115,17 +130,18 @@ class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
         incremental_state: Optional[Dict] = None,
         encoder_out: None = None,
     ) -> Tuple[Tensor, Dict]:
-        """
+        """Reads a block of tokens.
+
         Args:
             src_tokens: [B, T] int64; padding stands at the end of a row.
             src_lengths: not needed; fairseq's batches have it.
-            memory: the memory to read on from; or the handle of a batch to it, through which the new one is kept.
-            incremental_state: where generation keeps the memory from call to call, with how many of ``src_tokens`` it has
-                read: only those after it are read. See :meth:`start_from`.
-            encoder_out: None; fairseq's generator names it.
+            memory: the memory to read on from; or the handle of a batch to it, through which the new memory is stored.
+            incremental_state: where generation stores the memory from call to call, with the number of ``src_tokens`` that it
+                has read: only the tokens after these are read. See :meth:`start_from`.
+            encoder_out: None; fairseq's generator passes it.
         Returns:
-            [B, N, V] scores (features [B, N, D] with an adaptive softmax) of the N tokens that were read, and a dict with the
-            new ``memory`` and the layers' ``reports``. N is T without an incremental state.
+            scores [B, N, V] (features [B, N, D] with an adaptive softmax) of the N tokens that were read, and a dict with the
+            new ``memory`` and the ``reports`` of the layers. N is T without an incremental state.
         Raises:
             ValueError: if an incremental state has read all of ``src_tokens`` before, or comes with a memory.
         """
@@ -140,64 +156,74 @@ class MemoryLMDecoder(TokenReader, FairseqIncrementalDecoder):
         incremental_state: Optional[Dict] = None,
         encoder_out: None = None,
     ) -> Tuple[Tensor, Dict]:
-        """As :meth:`forward`, before the output layer: [B, N, D]."""
+        """Reads a block as :meth:`forward` does, and returns the features [B, N, D] that the output layer gets."""
         if incremental_state is not None:
             if memory is not None:
                 raise ValueError("an incremental state keeps a memory of its own: start it with start_from")
-            memory, done = self.kept_in(incremental_state)
+            memory, done = self.memory_in(incremental_state)
             if src_tokens.size(1) <= done:
                 raise ValueError(
                     f"nothing to read: {done} tokens of each row have been read, and {src_tokens.size(1)} are given"
                 )
-            out = self.read(src_tokens[:, done:], memory)
+            out = self.model.read(src_tokens[:, done:], memory)
             self.start_from(incremental_state, out.memory, src_tokens.size(1))
         elif isinstance(memory, MemoryHandle):
-            held = memory.load(self)
-            out = self.read(src_tokens, held)
-            memory.store(self, held, out.memory)
+            before = memory.load(self.model)
+            out = self.model.read(src_tokens, before)
+            memory.store(self.model, before, out.memory)
         else:
-            out = self.read(src_tokens, memory)
+            out = self.model.read(src_tokens, memory)
         features = out.hidden
-        if torch.is_grad_enabled():
-            features = with_every_gradient(features, out.reports, self.adaptive_softmax)
-        # fairseq's generator asks for attention, of which there is none to tell.
+        if self.adaptive_softmax is not None and torch.is_grad_enabled():
+            features = with_every_gradient(features, self.adaptive_softmax)
+        # fairseq's generator asks for attention probabilities, which are not available.
         return features, {"memory": out.memory, "reports": out.reports, "attn": None}
 
     def start_from(self, incremental_state: Dict, memory: Memory, done: int) -> None:
-        """Lets the next call with this incremental state read on from a memory.
+        """Makes the next call with this incremental state read on from a memory.
 
         Args:
-            incremental_state: a dict, as fairseq's generator hands to every call.
-            memory: of B rows.
+            incremental_state: a dict, as fairseq's generator passes to every call.
+            memory: a memory of B rows.
             done: how many tokens at the start of the next call's ``src_tokens`` [B, T] the memory has read already; 0 if those
                 begin where the memory ends.
         """
         self.set_incremental_state(incremental_state, "stream", {"memory": memory, "done": done})
 
-    def kept_in(self, incremental_state: Dict) -> Tuple[Optional[Memory], int]:
-        """The memory in an incremental state and how many of the tokens it has read; None and 0 at the start."""
-        kept = self.get_incremental_state(incremental_state, "stream")
-        return (None, 0) if kept is None else (kept["memory"], kept["done"])
+    def memory_in(self, incremental_state: Dict) -> Tuple[Optional[Memory], int]:
+        """Returns the memory in an incremental state and how many tokens it has read; None and 0 at the start."""
+        state = self.get_incremental_state(incremental_state, "stream")
+        return (None, 0) if state is None else (state["memory"], state["done"])
 
     def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
-        """Picks rows, and repeats them, as the beam goes on: ``new_order`` is [B'] int64."""
-        memory, done = self.kept_in(incremental_state)
+        """Picks rows, and repeats them, as a beam search goes on.
+
+        Args:
+            incremental_state: the dict that the generator passes to every call.
+            new_order: [B'] int64, the row that each new row continues.
+        """
+        memory, done = self.memory_in(incremental_state)
         if memory is not None:
             self.start_from(incremental_state, memory.reorder(new_order), done)
 
     def max_positions(self) -> Optional[int]:
-        """None: a stream has no longest length."""
+        """Returns None: a stream may have any length."""
         return None
 
     def upgrade_state_dict_named(self, state_dict, name):
-        """Says what does not fit before torch lists tensor shapes. Raises ValueError."""
+        """Checks that weights fit the model, before torch lists tensor shapes.
+
+        Raises:
+            ValueError: if the weights are of an earlier version, of other options, or of another model.
+        """
         check_names(state_dict, model="the checkpoint")
-        position = state_dict.get(f"{name}.stack.position")
-        if position is not None and position.size(0) != self.stack.position_range:
+        positions = state_dict.get(f"{name}.model.stack.position")
+        position_range = self.model.config.position_range
+        if positions is not None and positions.size(0) != position_range:
             raise ValueError(
-                f"the checkpoint has positions for {position.size(0)} steps, --position-range (or its default, see --help) "
-                f"asks for {self.stack.position_range}: the range is part of the trained model; "
-                f"give --position-range {position.size(0)}"
+                f"the checkpoint has positions for {positions.size(0)} steps, --position-range (or its default, see --help) "
+                f"asks for {position_range}: the range is part of the trained model; "
+                f"give --position-range {positions.size(0)}"
             )
         weights = self.state_dict()
         for weight, own in weights.items():
@@ -221,10 +247,10 @@ class MemoryLanguageModel(FairseqLanguageModel):
     """A registered architecture is this with a policy: see ``make_policy``."""
 
     def get_normalized_probs(self, net_output, log_probs: bool, sample: Optional[Dict] = None) -> Tensor:
-        """[B, T, V], as fairseq's; the batches of a scoring run carry a tally, which gets those of the targets."""
+        """[B, T, V], as fairseq's; the batches of a scoring run carry a sum, to which those of the targets are added."""
         probs = super().get_normalized_probs(net_output, log_probs, sample)
-        if sample is not None and "tally" in sample:
-            sample["tally"].add(probs, sample["target"], log_probs=log_probs)
+        if sample is not None and "score_sum" in sample:
+            sample["score_sum"].add(probs, sample["target"], log_probs=log_probs)
         return probs
 
     def max_decoder_positions(self) -> int:
@@ -285,7 +311,7 @@ class MemoryLanguageModel(FairseqLanguageModel):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is a share: expected 0 <= {name} < 1, got {value}")
         return LanguageModelConfig(
-            symbols=len(dictionary),
+            vocab_size=len(dictionary),
             pad=dictionary.pad(),
             embed_dim=cfg.decoder_embed_dim,
             num_heads=cfg.decoder_attention_heads,
@@ -301,8 +327,8 @@ class MemoryLanguageModel(FairseqLanguageModel):
             dropout_out=cfg.decoder_dropout_out,
             scale_embedding=not cfg.no_scale_embedding,
             share_embedding=cfg.share_decoder_input_output_embed,
-            adaptive_input=input_bands(cfg, len(dictionary)),
-            adaptive_softmax=softmax_bands(cfg, len(dictionary)),
+            adaptive_input=input_clusters(cfg, len(dictionary)),
+            adaptive_softmax=softmax_clusters(cfg, len(dictionary)),
             adaptive_softmax_dropout=cfg.adaptive_softmax_dropout,
             tie_adaptive_weights=cfg.tie_adaptive_weights,
             tie_adaptive_proj=cfg.tie_adaptive_proj,
@@ -317,6 +343,6 @@ class MemoryLanguageModel(FairseqLanguageModel):
                 f"{cls.__name__} reads with the memories of --task memory_caching_lm, which {type(task).__name__} does not "
                 "keep: name that task"
             )
-        description = cls.describe(cfg, task.source_dictionary)
-        check_size(description)
-        return cls(MemoryLMDecoder(task.source_dictionary, description))
+        config = cls.describe(cfg, task.source_dictionary)
+        check_size(config)
+        return cls(MemoryLMDecoder(task.source_dictionary, config))

@@ -1,12 +1,13 @@
-"""Embedding and softmax for large vocabularies: words in bands by frequency, rarer bands narrower.
+"""Embedding and softmax for large vocabularies: clusters of words by frequency, with narrower vectors for rarer words.
 
-Weights have the names that fairseq's modules of the same name give them.
+Weights have the names that fairseq's modules of the same names give them.
 
 Size legend: B rows, T tokens, D width, V words, N vectors.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,161 +16,171 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Clusters:
-    """Words in order of frequency: the first band ends before word ``cutoff[0]``, and each is ``factor`` times narrower
-    than the one before."""
+    """The clusters of a vocabulary whose words are sorted by frequency.
 
-    cutoff: tuple[int, ...]
+    Args:
+        cutoffs: the ranks at which clusters end: the first holds the words below ``cutoffs[0]``. The last cluster ends with the
+            vocabulary and need not be named.
+        factor: how many times narrower the vectors of each cluster are than those of the one before.
+    """
+
+    cutoffs: tuple[int, ...]
     factor: float = 4.0
 
-    def ends(self, symbols: int) -> list[int]:
-        """Where the bands of so many words end.
+    def ends(self, vocab_size: int) -> list[int]:
+        """Returns where each cluster ends in a vocabulary of this size.
 
         Raises:
-            ValueError: if cutoffs do not rise, or go beyond the words.
+            ValueError: if cutoffs do not rise, or go beyond the vocabulary.
         """
-        cutoff = list(self.cutoff)
-        if not cutoff or cutoff != sorted(set(cutoff)) or cutoff[0] < 4 or cutoff[-1] > symbols:
+        cutoffs = list(self.cutoffs)
+        if not cutoffs or cutoffs != sorted(set(cutoffs)) or cutoffs[0] < 4 or cutoffs[-1] > vocab_size:
             raise ValueError(
-                f"cutoffs are rising word ranks from 4 (the special symbols) to {symbols} (all words), got {cutoff}"
+                f"cutoffs are rising word ranks from 4 (the special symbols) to {vocab_size} (all words), got {cutoffs}"
             )
-        return cutoff if cutoff[-1] == symbols else [*cutoff, symbols]
+        return cutoffs if cutoffs[-1] == vocab_size else [*cutoffs, vocab_size]
 
-    def width(self, embed_dim: int, band: int) -> int:
-        return int(embed_dim // self.factor**band)
+    def width(self, embed_dim: int, cluster: int) -> int:
+        """Returns the width of the vectors of a cluster; the first, number 0, has ``embed_dim``."""
+        return int(embed_dim // self.factor**cluster)
 
 
 class AdaptiveInput(nn.Module):
     """Adaptive input embedding (Baevski & Auli 2018): [B, T] int64 -> [B, T, D].
 
     Args:
-        symbols: V.
-        pad: the word whose embedding is zero and stays so, in the first band.
+        vocab_size: V.
+        pad: the word whose embedding is zero and stays so; it is in the first cluster.
         embed_dim: D.
-        bands: the words of each width.
+        clusters: the words of each width.
     Raises:
-        ValueError: see :meth:`Clusters.ends`.
+        ValueError: if the cutoffs do not fit the vocabulary.
     """
 
-    def __init__(self, *, symbols: int, pad: int, embed_dim: int, bands: Clusters):
+    def __init__(self, *, vocab_size: int, pad: int, embed_dim: int, clusters: Clusters):
         super().__init__()
-        self.ends = bands.ends(symbols)
+        self.ranges = list(pairwise([0, *clusters.ends(vocab_size)]))
         self.embeddings = nn.ModuleList()
-        for band, (begin, end) in enumerate(zip([0, *self.ends], self.ends)):
-            width = bands.width(embed_dim, band)
-            embedding = nn.Embedding(end - begin, width, padding_idx=None if band else pad)
+        for cluster, (begin, end) in enumerate(self.ranges):
+            width = clusters.width(embed_dim, cluster)
+            embedding = nn.Embedding(end - begin, width, padding_idx=None if cluster else pad)
             nn.init.normal_(embedding.weight, std=width**-0.5)
+            if cluster == 0:
+                nn.init.zeros_(embedding.weight[pad])
             projection = nn.Linear(width, embed_dim, bias=False)
             nn.init.xavier_uniform_(projection.weight)
             self.embeddings.append(nn.Sequential(embedding, projection))
-        with torch.no_grad():
-            self.embeddings[0][0].weight[pad] = 0
-        # In every checkpoint that was made with fairseq's module.
+        # fairseq's module has this buffer, so checkpoints have it.
         self.register_buffer("_float_tensor", torch.zeros(1))
 
-    def weights_for_band(self, band: int) -> tuple[nn.Parameter, nn.Parameter]:
-        """Embedding [words, width] and projection [D, width]."""
-        embedding, projection = self.embeddings[band]
+    def weights(self, cluster: int) -> tuple[nn.Parameter, nn.Parameter]:
+        """Returns the embedding [words, width] and the projection [D, width] of a cluster."""
+        embedding, projection = self.embeddings[cluster].children()
+        assert isinstance(embedding, nn.Embedding)
+        assert isinstance(projection, nn.Linear)
         return embedding.weight, projection.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        weight = self.embeddings[0][1].weight
+        weight = self.weights(0)[1]
         result = weight.new_zeros(*tokens.shape, weight.size(0))
-        # A band without words in this block still is part of the result, so that its weights have a gradient.
-        for embed, begin, end in zip(self.embeddings, [0, *self.ends], self.ends):
-            mine = (tokens >= begin) & (tokens < end)
-            result[mine] = embed(tokens[mine] - begin).to(result.dtype)
+        # A cluster without words in this block takes part as well, so that its weights get a gradient.
+        for embed, (begin, end) in zip(self.embeddings, self.ranges):
+            inside = (tokens >= begin) & (tokens < end)
+            result[inside] = embed(tokens[inside] - begin).to(result.dtype)
         return result
 
 
 class AdaptiveSoftmax(nn.Module):
-    """Adaptive softmax (Grave et al. 2017): the words of the first band and a class for each other band, then the words in it.
+    """Adaptive softmax (Grave et al. 2017): the words of the first cluster and one class for each other cluster, then its words.
 
     Args:
-        symbols: V.
+        vocab_size: V.
         embed_dim: D.
-        bands: the words of each width.
-        dropout: on the states, and on what the narrower bands make of them.
-        tied: the embedding of the same bands whose words' weights to share; None for weights of its own.
-        tie_projections: share its projections too.
+        clusters: the words of each width.
+        dropout: on the states, and on their projections to narrower clusters.
+        tied: the embedding of the same clusters whose word vectors to share; None for weights of its own.
+        tie_projections: share the projections of ``tied`` too.
     Raises:
-        ValueError: see :meth:`Clusters.ends`.
+        ValueError: if the cutoffs do not fit the vocabulary.
     """
 
     def __init__(
         self,
         *,
-        symbols: int,
+        vocab_size: int,
         embed_dim: int,
-        bands: Clusters,
+        clusters: Clusters,
         dropout: float = 0.0,
         tied: AdaptiveInput | None = None,
         tie_projections: bool = False,
     ):
         super().__init__()
-        self.symbols = symbols
-        self.cutoff = bands.ends(symbols)
+        self.vocab_size = vocab_size
+        ends = clusters.ends(vocab_size)
+        # How many words the head scores, and the ranges of ranks that the tails score.
+        self.head_size, self.tail_ranges = ends[0], list(pairwise(ends))
         self.dropout = nn.Dropout(dropout)
-        classes = len(self.cutoff) - 1
+        classes = len(self.tail_ranges)
         self.head = (
-            _linear(embed_dim, self.cutoff[0] + classes) if tied is None else _TiedHead(tied, embed_dim, classes)
+            _linear(embed_dim, self.head_size + classes) if tied is None else _TiedHead(tied, embed_dim, classes)
         )
         self.tail = nn.ModuleList()
-        for band, (begin, end) in enumerate(zip(self.cutoff, self.cutoff[1:]), start=1):
-            width = bands.width(embed_dim, band)
+        for cluster, (begin, end) in enumerate(self.tail_ranges, start=1):
+            width = clusters.width(embed_dim, cluster)
+            projection: nn.Module
+            words: nn.Module
             if tied is None:
                 projection, words = _linear(embed_dim, width), _linear(width, end - begin)
             else:
-                embedding, projecting = tied.weights_for_band(band)
-                projection = _Tied(projecting, transpose=True) if tie_projections else _linear(embed_dim, width)
+                embedding, shared = tied.weights(cluster)
+                projection = _Tied(shared, transpose=True) if tie_projections else _linear(embed_dim, width)
                 words = _Tied(embedding)
             self.tail.append(nn.Sequential(projection, nn.Dropout(dropout), words))
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest):
-        # fairseq's module keeps this integer among its weights, where it is in the way of averages.
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # fairseq's module keeps this integer among its weights, where code that averages weights stumbles over it.
         state_dict.pop(f"{prefix}version", None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, states: Tensor, target: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """Scores for a loss, of each band only where a target is in it.
+        """Computes the scores that a loss needs, of a cluster only where a target is in it.
 
         Args:
             states: [B, T, D].
             target: [B, T] or [N] int64.
         Returns:
-            the head's scores [N, words and classes], then those of each other band [n, words], None where no target is in it;
-            and the targets for each, counted from its first word.
+            the scores of the head [N, words and classes], then those of each tail [n, words], None where no target is in it;
+            and the targets of each, counted from its first word.
         """
         states, target = self.dropout(states.flatten(0, -2)), target.flatten()
         head_target = target.clone()
         outputs: list[Tensor | None] = [self.head(states)]
         targets: list[Tensor | None] = [head_target]
-        for number, (tail, (begin, end)) in enumerate(zip(self.tail, self._spans())):
+        for number, (tail, (begin, end)) in enumerate(zip(self.tail, self.tail_ranges), start=self.head_size):
             rows = ((target >= begin) & (target < end)).nonzero().squeeze(1)
-            head_target[rows] = self.cutoff[0] + number
+            head_target[rows] = number
             outputs.append(tail(states[rows]) if len(rows) else None)
             targets.append(target[rows] - begin if len(rows) else None)
         return outputs, targets
 
     def get_log_prob(self, states: Tensor, target: Tensor | None = None) -> Tensor:
-        """[B, T, D] -> [B, T, V] log-probabilities, in float32 or better.
+        """Returns log-probabilities [B, T, V] in float32 or better.
 
         Args:
-            target: [B, T] int64, where only its log-probabilities are needed: those of words in other bands than the target's
-                and the first are then 0. None for all.
+            states: [B, T, D].
+            target: [B, T] int64, where only its log-probabilities are needed: those of words outside of the target's cluster and
+                the first are then 0. None for all.
         """
         flat = states.flatten(0, -2)
-        head, first = _log_softmax(self.head(flat)), self.cutoff[0]
-        result = head.new_zeros(len(flat), self.symbols)
-        result[:, :first] = head[:, :first]
-        for number, (tail, (begin, end)) in enumerate(zip(self.tail, self._spans()), start=first):
-            rows = slice(None)
+        head = _log_softmax(self.head(flat))
+        result = head.new_zeros(len(flat), self.vocab_size)
+        result[:, : self.head_size] = head[:, : self.head_size]
+        for number, (tail, (begin, end)) in enumerate(zip(self.tail, self.tail_ranges), start=self.head_size):
+            rows: slice | Tensor = slice(None)
             if target is not None:
                 rows = ((target >= begin) & (target < end)).flatten().nonzero().squeeze(1)
             result[rows, begin:end] = _log_softmax(tail(flat[rows])) + head[rows, number, None]
-        return result.view(*states.shape[:-1], self.symbols)
-
-    def _spans(self) -> Sequence[tuple[int, int]]:
-        return list(zip(self.cutoff, self.cutoff[1:]))
+        return result.view(*states.shape[:-1], self.vocab_size)
 
 
 class _Tied(nn.Module):
@@ -185,13 +196,13 @@ class _Tied(nn.Module):
 
 
 class _TiedHead(nn.Module):
-    """The words of the first band of an embedding, and the classes."""
+    """The words of the first cluster of an embedding, and the classes."""
 
     def __init__(self, tied: AdaptiveInput, embed_dim: int, classes: int):
         super().__init__()
-        self.word_proj = _Tied(tied.weights_for_band(0)[0])
+        self.word_proj = _Tied(tied.weights(0)[0])
         self.class_proj = _linear(embed_dim, classes)
-        # In every checkpoint that was made with fairseq's module.
+        # fairseq's module has this buffer, so checkpoints have it.
         self.register_buffer("_float_tensor", torch.zeros(1))
 
     def forward(self, states: Tensor) -> Tensor:

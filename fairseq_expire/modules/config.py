@@ -1,4 +1,4 @@
-"""What a language model is built from, as a value that can go to a JSON file and come back."""
+"""The configuration of a language model: a value that can be written to a JSON file and read back."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
@@ -12,6 +12,8 @@ from fairseq_expire.modules.policies.compressive import Compressive
 from fairseq_expire.modules.policies.expire_span import ExpireSpan
 from fairseq_expire.modules.policies.fixed_span import FixedSpan
 
+# The option of a checkpoint's model in which training stores the configuration, as JSON.
+MODEL_CONFIG = "model_config"
 POLICIES: Mapping[str, type[MemoryPolicy]] = {
     "expire_span": ExpireSpan,
     "fixed_span": FixedSpan,
@@ -25,24 +27,24 @@ class LanguageModelConfig:
     """The arguments of a :class:`LanguageModel`.
 
     Args:
-        symbols: V, size of the dictionary.
-        pad: its padding symbol, which stands for no token.
+        vocab_size: V, the number of symbols in the dictionary.
+        pad: index of the padding symbol, which stands for no token.
         embed_dim, num_heads, ffn_dim, num_layers, position_range, pre_norm, dropout, attention_dropout, activation_dropout,
             checkpoint_activations: see :class:`MemoryTransformer`.
-        policy: makes the memory policy of a layer; a ``functools.partial`` of one of ``POLICIES`` with keywords can be exported.
+        policy: makes the memory policy of a layer. A ``functools.partial`` of one of ``POLICIES`` with keywords can be exported.
         dropout_in: dropout on the embedding.
         dropout_out: dropout on the output of the last layer.
-        scale_embedding: whether embeddings are multiplied by sqrt(D).
-        share_embedding: one matrix for input and output.
-        adaptive_input: bands of an adaptive input embedding; None for a plain one.
-        adaptive_softmax: bands of an adaptive softmax; None for a full one.
-        adaptive_softmax_dropout: dropout in it.
-        tie_adaptive_weights, tie_adaptive_proj: share the words, and the projections, of the two.
+        scale_embedding: multiply embeddings by sqrt(D).
+        share_embedding: use one matrix for input and output.
+        adaptive_input: clusters of an adaptive input embedding; None for a plain embedding.
+        adaptive_softmax: clusters of an adaptive softmax; None for a full softmax.
+        adaptive_softmax_dropout: dropout in the adaptive softmax.
+        tie_adaptive_weights, tie_adaptive_proj: share the word vectors, and the projections, of the two.
     Raises:
-        ValueError: if what is to be shared is not there twice.
+        ValueError: if weights are to be shared between modules that do not fit each other.
     """
 
-    symbols: int
+    vocab_size: int
     pad: int
     embed_dim: int
     num_heads: int
@@ -65,50 +67,65 @@ class LanguageModelConfig:
     tie_adaptive_proj: bool = False
     checkpoint_activations: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.share_embedding and (self.adaptive_input or self.adaptive_softmax):
             raise ValueError("share_embedding shares one full matrix: not with adaptive_input or adaptive_softmax")
         if self.tie_adaptive_weights and (self.adaptive_input is None or self.adaptive_input != self.adaptive_softmax):
             raise ValueError(
-                "tie_adaptive_weights needs the same bands in adaptive_input and adaptive_softmax, got "
+                "tie_adaptive_weights needs the same clusters in adaptive_input and adaptive_softmax, got "
                 f"{self.adaptive_input} and {self.adaptive_softmax}"
             )
         if self.tie_adaptive_proj and not self.tie_adaptive_weights:
             raise ValueError("tie_adaptive_proj only works together with tie_adaptive_weights")
 
     def with_policy_options(self, **options: Any) -> "LanguageModelConfig":
-        """The same model whose policy is made with other options. Raises ValueError if the policy has none of that name."""
-        described = {**_policy_to_json(self.policy), **options}
-        return replace(self, policy=_policy_from_json(described))
+        """Returns the configuration of the same model with other options of its policy.
+
+        Raises:
+            ValueError: if the policy has no option of that name.
+        """
+        return replace(self, policy=_policy_from_json({**_policy_to_json(self.policy), **options}))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file. Raises ValueError if the policy is not one of ``POLICIES``."""
+        """Returns plain values for a JSON file.
+
+        Raises:
+            ValueError: if the policy is not one of ``POLICIES``.
+        """
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("adaptive_input", "adaptive_softmax"):
             if content[name] is not None:
-                content[name] = {"cutoff": list(content[name].cutoff), "factor": content[name].factor}
+                content[name] = {"cutoffs": list(content[name].cutoffs), "factor": content[name].factor}
         return {**content, "policy": _policy_to_json(self.policy)}
 
     @classmethod
     def from_json(cls, content: Any) -> "LanguageModelConfig":
-        """The inverse of :meth:`to_json`. Raises ValueError, naming the field, if it is not what that gives."""
+        """Reads what :meth:`to_json` returned.
+
+        Raises:
+            ValueError: if a field is missing, unknown or of another type.
+        """
         values = dict(_object(content, "a model"))
         known = {field.name: field for field in fields(cls)}
         for name, field in known.items():
             if name not in values and field.default is MISSING:
                 raise ValueError(f"the field {name} of a model is missing")
-        for name in values:
+        for name, value in values.items():
             if name not in known:
                 raise ValueError(f"the field {name} of a model is not known")
             if name == "policy":
-                values[name] = _policy_from_json(values[name])
+                values[name] = _policy_from_json(value)
             elif name in ("adaptive_input", "adaptive_softmax"):
-                values[name] = None if values[name] is None else _bands(values[name])
-            elif type(values[name]) is not known[name].type and (type(values[name]), known[name].type) != (int, float):
-                raise ValueError(
-                    f"the field {name} of a model is {values[name]!r}, expected {known[name].type.__name__}"
-                )
+                values[name] = None if value is None else _clusters_from_json(value)
+            else:
+                _check_type(name, value, known[name].type)
         return cls(**values)
+
+
+def _check_type(name: str, value: Any, expected: Any) -> None:
+    # JSON does not tell 1 from 1.0; a bool is not a number here.
+    if type(value) is not expected and (type(value), expected) != (int, float):
+        raise ValueError(f"the field {name} of a model is {value!r}, expected {expected.__name__}")
 
 
 def _object(content: Any, of: str) -> dict[str, Any]:
@@ -117,17 +134,18 @@ def _object(content: Any, of: str) -> dict[str, Any]:
     return content
 
 
-def _bands(content: Any) -> Clusters:
+def _clusters_from_json(content: Any) -> Clusters:
     try:
-        return Clusters(cutoff=tuple(int(rank) for rank in content["cutoff"]), factor=float(content["factor"]))
+        return Clusters(cutoffs=tuple(int(rank) for rank in content["cutoffs"]), factor=float(content["factor"]))
     except (TypeError, KeyError, ValueError):
-        raise ValueError(f"bands are described by cutoff and factor, got {content!r}") from None
+        raise ValueError(f"clusters are described by cutoffs and factor, got {content!r}") from None
 
 
 def _policy_to_json(policy: Callable[[], MemoryPolicy]) -> dict[str, Any]:
-    for name, kind in POLICIES.items():
-        if isinstance(policy, partial) and policy.func is kind and not policy.args:
-            return {"name": name, **policy.keywords}
+    if isinstance(policy, partial) and not policy.args:
+        for name, kind in POLICIES.items():
+            if policy.func is kind:
+                return {"name": name, **policy.keywords}
     raise ValueError(
         f"this model remembers with {type(policy()).__name__}, which only the code that defines it can make: expected one of "
         f"the policies {', '.join(POLICIES)}, whose options can be written down"

@@ -1,10 +1,8 @@
 """A language model with a memory: tokens in, predictions of the next ones out.
 
-Size legend: B rows, T tokens of a block, D width, V symbols.
+Size legend: B rows, T tokens of a block, D width, V vocabulary.
 """
 
-import hashlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,117 +11,119 @@ from torch import Tensor, nn
 
 from fairseq_expire.modules.adaptive_vocabulary import AdaptiveInput, AdaptiveSoftmax
 from fairseq_expire.modules.config import LanguageModelConfig
+from fairseq_expire.modules.layer import LayerReport
 from fairseq_expire.modules.linear import Linear
 from fairseq_expire.modules.memory import Memory
-from fairseq_expire.modules.report import LayerReport
 from fairseq_expire.modules.transformer import MemoryTransformer, StackOutput
 
 
 class Prediction(NamedTuple):
-    """Of a block: log-probabilities [B, T, V] of each next token, the memory to read on from, a report for each layer."""
+    """The predictions of a block.
+
+    Args:
+        log_probs: [B, T, V] of each next token.
+        memory: the memory to read on from.
+        reports: one for each layer.
+    """
 
     log_probs: Tensor
     memory: Memory
     reports: tuple[LayerReport, ...]
 
 
-class TokenReader:
-    """The parts of a language model and how they go together, for an ``nn.Module`` to be made of: :class:`LanguageModel`, and
-    the decoder of the fairseq models."""
+class LanguageModel(nn.Module):
+    """A language model: embedding, layers with a memory, output layer.
 
-    def add_parts(self, description: LanguageModelConfig, digest: str) -> None:
-        """Builds the parts with new weights.
+    Args:
+        config: sizes, memory policy, vocabulary, dropout.
+        dictionary_digest: digest of the dictionary that the model is trained with (see ``tokenizers``), kept for later checks.
+    Raises:
+        ValueError: if the values of ``config`` do not fit each other.
+    """
 
-        Args:
-            description: of the model.
-            digest: of the dictionary, see :func:`dictionary_digest`.
-        Raises:
-            ValueError: if the description's values do not fit each other.
-        """
-        this = self.description = description
+    def __init__(self, config: LanguageModelConfig, dictionary_digest: str):
+        super().__init__()
+        self.config = config
         stack = MemoryTransformer(
-            embed_dim=this.embed_dim,
-            num_heads=this.num_heads,
-            ffn_dim=this.ffn_dim,
-            num_layers=this.num_layers,
-            position_range=this.position_range,
-            policy=this.policy,
-            pre_norm=this.pre_norm,
-            dropout=this.dropout,
-            attention_dropout=this.attention_dropout,
-            activation_dropout=this.activation_dropout,
-            checkpoint_activations=this.checkpoint_activations,
+            embed_dim=config.embed_dim,
+            num_heads=config.num_heads,
+            ffn_dim=config.ffn_dim,
+            num_layers=config.num_layers,
+            position_range=config.position_range,
+            policy=config.policy,
+            pre_norm=config.pre_norm,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+            activation_dropout=config.activation_dropout,
+            checkpoint_activations=config.checkpoint_activations,
         )
         _initialise(stack)
-        self.embed_tokens = _embedding(this)
-        self.embed_scale = this.embed_dim**0.5 if this.scale_embedding else 1.0
+        self.embed_tokens = _embedding(config)
+        self.embed_scale = config.embed_dim**0.5 if config.scale_embedding else 1.0
         self.stack = stack
-        self.dropout_in = nn.Dropout(this.dropout_in)
-        self.dropout_out = nn.Dropout(this.dropout_out)
-        # One of the two.
-        self.output_projection = _projection(this, self.embed_tokens) if this.adaptive_softmax is None else None
-        self.adaptive_softmax = None if this.adaptive_softmax is None else _adaptive_softmax(this, self.embed_tokens)
-        # Not a buffer: what averages weights, or keeps a moving average of them, takes all of a state dict for numbers.
-        self.dictionary_digest = digest
+        self.dropout_in = nn.Dropout(config.dropout_in)
+        self.dropout_out = nn.Dropout(config.dropout_out)
+        # A model has one of the two.
+        self.output_projection: Linear | None = None
+        self.adaptive_softmax: AdaptiveSoftmax | None = None
+        if config.adaptive_softmax is None:
+            self.output_projection = _projection(config, self.embed_tokens)
+        else:
+            self.adaptive_softmax = _adaptive_softmax(config, self.embed_tokens)
+        # Not a buffer: code that averages the weights of a state dict expects floating-point numbers.
+        self.dictionary_digest = dictionary_digest
+
+    def forward(self, tokens: Tensor, memory: Memory | None = None) -> Prediction:
+        """Reads a block of tokens and predicts the token after each.
+
+        Args:
+            tokens: [B, T] int64; padding stands at the end of a row.
+            memory: the memory to read on from; None at the start of a text.
+        """
+        out = self.read(tokens, memory)
+        return Prediction(self.log_probs(out.hidden), out.memory, out.reports)
 
     def read(self, tokens: Tensor, memory: Memory | None = None) -> StackOutput:
-        """The features [B, T, D] that the output layer predicts from, the new memory and the layers' reports.
+        """Reads a block of tokens without predicting: ``hidden`` of the result is what the output layer predicts from.
 
         Args:
             tokens: [B, T] int64; padding stands at the end of a row.
             memory: the memory to read on from; None at the start of a text.
         """
         hidden = self.dropout_in(self.embed_scale * self.embed_tokens(tokens))
-        out = self.stack(hidden, memory, padding=tokens.eq(self.description.pad))
+        out: StackOutput = self.stack(hidden, memory, padding=tokens.eq(self.config.pad))
         return out._replace(hidden=self.dropout_out(out.hidden))
 
     def output_layer(self, features: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, V] scores; the features themselves where there is an adaptive softmax."""
-        return features if self.output_projection is None else self.output_projection(features)
+        """Maps features [B, T, D] to scores [B, T, V]; with an adaptive softmax, returns the features themselves."""
+        if self.output_projection is None:
+            return features
+        scores: Tensor = self.output_projection(features)
+        return scores
 
-
-class LanguageModel(TokenReader, nn.Module):
-    """A language model in plain PyTorch.
-
-    Args:
-        description: what it is made of.
-        digest: of the dictionary, see :func:`dictionary_digest`.
-    Raises:
-        ValueError: if the description's values do not fit each other.
-    """
-
-    def __init__(self, description: LanguageModelConfig, digest: str):
-        super().__init__()
-        self.add_parts(description, digest)
-
-    def forward(self, tokens: Tensor, memory: Memory | None = None) -> Prediction:
-        """Reads a block [B, T] int64 and predicts what follows each token."""
-        out = self.read(tokens, memory)
-        return Prediction(self.log_probs(out.hidden), out.memory, out.reports)
+    def log_probs(self, features: Tensor) -> Tensor:
+        """Returns the log-probabilities [B, T, V] of all next tokens, given features [B, T, D], in float32 or better."""
+        if self.adaptive_softmax is not None:
+            return self.adaptive_softmax.get_log_prob(features)
+        scores = self.output_layer(features)
+        return F.log_softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
     def target_log_probs(self, features: Tensor, target: Tensor) -> Tensor:
-        """[B, T, D] and [B, T] int64 -> [B, T], of the targets alone, in float32 or better."""
+        """Returns the log-probabilities [B, T] of the targets alone, in float32 or better.
+
+        Args:
+            features: [B, T, D].
+            target: [B, T] int64.
+        """
         if self.adaptive_softmax is not None:
             log_probs = self.adaptive_softmax.get_log_prob(features, target)
         else:
             log_probs = self.log_probs(features)
         return log_probs.gather(2, target.unsqueeze(-1)).squeeze(-1)
 
-    def log_probs(self, features: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, V], in float32 or better."""
-        if self.adaptive_softmax is not None:
-            return self.adaptive_softmax.get_log_prob(features)
-        scores = self.output_projection(features)
-        return F.log_softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-
-
-def dictionary_digest(symbols: Sequence[str]) -> str:
-    """SHA-256 of the symbols in order, in hexadecimal: by it a dictionary is known from others of the same size."""
-    return hashlib.sha256("\n".join(symbols).encode("utf-8")).hexdigest()
-
 
 def _initialise(stack: MemoryTransformer) -> None:
-    """Glorot-uniform matrices and zero biases, as fairseq's transformer; span predictors keep their own start."""
+    """Draws Glorot-uniform matrices and zeroes biases, as fairseq's transformer does; policies keep their own start."""
     for layer in stack.layers:
         for module in (layer.query_proj, layer.key_proj, layer.value_proj, layer.out_proj, layer.fc1, layer.fc2):
             nn.init.xavier_uniform_(module.weight)
@@ -131,31 +131,40 @@ def _initialise(stack: MemoryTransformer) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _embedding(this: LanguageModelConfig) -> nn.Module:
-    """[B, T] int64 -> [B, T, D], zeros for padding."""
-    if this.adaptive_input is not None:
-        return AdaptiveInput(symbols=this.symbols, pad=this.pad, embed_dim=this.embed_dim, bands=this.adaptive_input)
-    embedding = nn.Embedding(this.symbols, this.embed_dim, padding_idx=this.pad)
-    nn.init.normal_(embedding.weight, std=this.embed_dim**-0.5)
-    nn.init.zeros_(embedding.weight[this.pad])
+def _embedding(config: LanguageModelConfig) -> nn.Embedding | AdaptiveInput:
+    """Makes the module [B, T] int64 -> [B, T, D] that gives zeros for padding."""
+    if config.adaptive_input is not None:
+        return AdaptiveInput(
+            vocab_size=config.vocab_size, pad=config.pad, embed_dim=config.embed_dim, clusters=config.adaptive_input
+        )
+    embedding = nn.Embedding(config.vocab_size, config.embed_dim, padding_idx=config.pad)
+    nn.init.normal_(embedding.weight, std=config.embed_dim**-0.5)
+    nn.init.zeros_(embedding.weight[config.pad])
     return embedding
 
 
-def _projection(this: LanguageModelConfig, embed_tokens: nn.Module) -> Linear:
-    projection = Linear(this.embed_dim, this.symbols, bias=False)
-    if this.share_embedding:
+def _projection(config: LanguageModelConfig, embed_tokens: nn.Embedding | AdaptiveInput) -> Linear:
+    projection = Linear(config.embed_dim, config.vocab_size, bias=False)
+    if config.share_embedding:
+        # The configuration allows this only with a plain embedding.
+        assert isinstance(embed_tokens, nn.Embedding)
         projection.weight = embed_tokens.weight
     else:
-        nn.init.normal_(projection.weight, std=this.embed_dim**-0.5)
+        nn.init.normal_(projection.weight, std=config.embed_dim**-0.5)
     return projection
 
 
-def _adaptive_softmax(this: LanguageModelConfig, embed_tokens: nn.Module) -> AdaptiveSoftmax:
+def _adaptive_softmax(config: LanguageModelConfig, embed_tokens: nn.Embedding | AdaptiveInput) -> AdaptiveSoftmax:
+    assert config.adaptive_softmax is not None
+    tied = None
+    if config.tie_adaptive_weights:
+        assert isinstance(embed_tokens, AdaptiveInput)
+        tied = embed_tokens
     return AdaptiveSoftmax(
-        symbols=this.symbols,
-        embed_dim=this.embed_dim,
-        bands=this.adaptive_softmax,
-        dropout=this.adaptive_softmax_dropout,
-        tied=embed_tokens if this.tie_adaptive_weights else None,
-        tie_projections=this.tie_adaptive_proj,
+        vocab_size=config.vocab_size,
+        embed_dim=config.embed_dim,
+        clusters=config.adaptive_softmax,
+        dropout=config.adaptive_softmax_dropout,
+        tied=tied,
+        tie_projections=config.tie_adaptive_proj,
     )

@@ -3,7 +3,9 @@
 Size legend: B rows, T tokens of a block, M memories, S = M + T, D width, K heads, H heads of a span, P reach of positions.
 """
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -13,20 +15,37 @@ from torch import Tensor, nn
 from fairseq_expire.modules.attention.tiled import attend
 from fairseq_expire.modules.layer_memory import LayerMemory
 from fairseq_expire.modules.linear import Linear
-from fairseq_expire.modules.policies.base import ContentAttention, MemoryPolicy, NewlyCompressed
-from fairseq_expire.modules.report import LayerReport
+from fairseq_expire.modules.policies.base import MemoryPolicy
 from fairseq_expire.modules.visibility import Visibility, steps_left
 
 
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened in a layer while it read a block.
+
+    Args:
+        span: [B, T, H], the spans of the block's own states in steps, before any random shortening.
+        penalty: [B], the policy's penalty summed over the block, before its weight; or None.
+        count_seen: computes :attr:`memory_size`. It is called when that is first read: token-by-token reading seldom needs it.
+    """
+
+    span: Tensor
+    penalty: Tensor | None
+    count_seen: Callable[[], Tensor]
+
+    @cached_property
+    def memory_size(self) -> Tensor:
+        """[B, T] int64, |C_t|: how many states each query saw."""
+        return self.count_seen()
+
+
 class _Candidates(NamedTuple):
-    """What a block may attend to: ``key`` and ``value`` [B, S, D], ``spans`` [B, S, H], it all as a memory [B, S, W], and
-    what was compressed for this block."""
+    """What a block may attend to: ``key`` and ``value`` [B, S, D], ``spans`` [B, S, H], and all of it as a memory [B, S, W]."""
 
     key: Tensor
     value: Tensor
     spans: Tensor
     memory: LayerMemory
-    made: NewlyCompressed | None
 
 
 class MemoryLayer(nn.Module):
@@ -116,7 +135,6 @@ class MemoryLayer(nn.Module):
             span=candidates.spans[:, -block:].detach(),
             penalty=self.policy.penalty(spans, left, age, block=block, padding=padding),
             count_seen=partial(Visibility(left, age, ramp, longest, compressed).sizes, block),
-            reconstruction=self._reconstruction(candidates.made, states),
         )
         kept = self.policy.retain(candidates.memory.detach().advance(block), candidates.spans.detach())
 
@@ -137,10 +155,9 @@ class MemoryLayer(nn.Module):
         # A state that overflowed (fp16) is not remembered: the update is skipped, and with it all blocks to come would overflow.
         lost = ~hidden.detach().isfinite().all(dim=-1)
         padding = lost if padding is None else padding | lost
-        made = None
         if self.policy.compresses:
             made = self.policy.compress(memory, hidden, padding)
-            memory = memory.with_compressed(made.states.detach(), made.age, None)
+            memory = memory.with_compressed(made.states, made.age, None)
         # Only what the rows hold, and without the gradient that the memory's own states would get.
         held = memory.flatten()
         if self.pre_norm:
@@ -151,7 +168,7 @@ class MemoryLayer(nn.Module):
         memory = memory.extended(hidden, None, padding)
         if memory.compressed is not None:
             spans = spans.masked_fill(memory.compressed.unsqueeze(-1), self.policy.compressed_span)
-        return _Candidates(key, value, spans, memory, made)
+        return _Candidates(key, value, spans, memory)
 
     def _from_keys(self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None) -> _Candidates:
         """With weights that stand still: keys, values and spans are computed once, when a token is read."""
@@ -176,7 +193,7 @@ class MemoryLayer(nn.Module):
         if memory.states.dtype != read.dtype:
             # Under autocast, or just out of it.
             memory = memory.to(dtype=read.dtype)
-        made, spans = None, self.policy(states)
+        spans = self.policy(states)
         if self.policy.compresses:
             made = self.policy.compress(memory, hidden, padding)
             normed = self.attention_norm(made.states) if self.pre_norm else made.states
@@ -185,7 +202,7 @@ class MemoryLayer(nn.Module):
         memory = memory.extended(read, spans, padding)
         width = hidden.size(-1)
         key, value = memory.states[..., :width], memory.states[..., width : 2 * width]
-        return _Candidates(key, value, memory.spans, memory, made)
+        return _Candidates(key, value, memory.spans, memory)
 
     def _stored(self, hidden: Tensor, states: Tensor) -> Tensor:
         """What is stored while weights stand still: [..., 2 D] keys and values, or with the layer's input [..., 3 D]."""
@@ -193,32 +210,6 @@ class MemoryLayer(nn.Module):
         if self.policy.compresses:
             parts.append(hidden.to(parts[0].dtype))
         return torch.cat(parts, dim=-1)
-
-    def _reconstruction(self, made: NewlyCompressed | None, states: Tensor) -> Tensor | None:
-        """[B], see :meth:`MemoryPolicy.reconstruction`; None where nothing learns."""
-        if made is None or not torch.is_grad_enabled():
-            return None
-        return self.policy.reconstruction(made, self._content_attention(states))
-
-    def _content_attention(self, states: Tensor) -> ContentAttention:
-        """What the block's queries read by content alone, with weights and queries that get no gradient."""
-        query = self._heads(F.linear(states.detach(), self.query_proj.weight.detach()))
-
-        def read(memories: Tensor, counted: Tensor) -> Tensor:
-            if self.pre_norm:
-                norm = self.attention_norm
-                memories = F.layer_norm(
-                    memories, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps
-                )
-            key, value = (
-                self._heads(F.linear(memories, of.weight.detach())) for of in (self.key_proj, self.value_proj)
-            )
-            nothing = ~counted.any(dim=1, keepdim=True)
-            # A row in which nothing counts reads all, for a softmax needs something, and then forgets it.
-            out = F.scaled_dot_product_attention(query, key, value, attn_mask=(counted | nothing)[:, None, None])
-            return out.transpose(1, 2).flatten(2).masked_fill(nothing.unsqueeze(-1), 0)
-
-        return read
 
     def _heads(self, states: Tensor) -> Tensor:
         """[B, N, D] -> [B, K, N, D / K]."""

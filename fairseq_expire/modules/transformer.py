@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fairseq_expire.modules.layer import MemoryLayer
+from fairseq_expire.modules.layer import LayerReport, MemoryLayer
 from fairseq_expire.modules.layer_memory import EMPTY_AGE, SLACK, LayerMemory
 from fairseq_expire.modules.memory import Memory
 from fairseq_expire.modules.policies.base import MemoryPolicy
-from fairseq_expire.modules.report import LayerReport
 
 
 class StackOutput(NamedTuple):

@@ -1,7 +1,7 @@
-"""Memory files: what a training run remembers in the middle of an epoch, beside the checkpoint that refers to it.
+"""Memory files: the memories of a training run in the middle of an epoch, beside the checkpoint that names them.
 
-One file for each process, ``<name>.<process>-of-<processes>.pt``, of plain types and tensors. A name is used once, so
-that a file never replaces one that an older checkpoint needs.
+Each process has one file, ``<name>.<process>-of-<processes>.pt``, of plain types and tensors. A name is used only once,
+so that a file never replaces one that an older checkpoint needs.
 """
 
 import os
@@ -15,32 +15,43 @@ import torch
 
 from fairseq_expire.files import naming
 
-# The name of a set of files begins so.
+# Start of the names of all memory files.
 PREFIX = "memory_"
 UNFINISHED = ".tmp"
 
 
 def new_name(updates: int) -> str:
-    """A name that no other save has."""
+    """Returns a name that no other save has."""
     return f"{PREFIX}{updates}_{secrets.token_hex(4)}"
 
 
 def is_memory_file(path: Path) -> bool:
-    """Whether a file (or what is there of it) has a name that :func:`write_memory` gives, and so is ours."""
+    """Returns True if a file, finished or not, has a name of :func:`write_memory`."""
     return re.fullmatch(rf"{PREFIX}\d+_[0-9a-f]{{8}}\.\d+-of-\d+\.pt({re.escape(UNFINISHED)})?", path.name) is not None
 
 
 def set_of(path: Path) -> str:
-    """The name that the checkpoint knows a file (or what is there of it) by."""
+    """Returns the name by which the checkpoint knows a file, finished or not."""
     return path.name.partition(".")[0]
 
 
 def path_of(folder: Path, name: str, *, process: int, processes: int) -> Path:
+    """Returns the path of the file of one process."""
     return folder / f"{name}.{process}-of-{processes}.pt"
 
 
 def write_memory(folder: Path, name: str, state: dict[str, Any], *, process: int, processes: int) -> None:
-    """Writes the file of one process; a kill leaves all of it or nothing. Raises OSError, naming the file."""
+    """Writes the file of one process; a kill leaves the whole file or none.
+
+    Args:
+        folder: the folder of the checkpoint.
+        name: a new name, the same in all processes.
+        state: plain types and tensors.
+        process: the number of this process.
+        processes: number of processes.
+    Raises:
+        OSError: if the file cannot be written; the error names it.
+    """
     path = path_of(folder, name, process=process, processes=processes)
     unfinished = path.with_name(path.name + UNFINISHED)
     with naming(path):
@@ -52,10 +63,10 @@ def write_memory(folder: Path, name: str, state: dict[str, Any], *, process: int
 
 
 def read_memory(folder: Path, name: str, *, process: int, processes: int) -> dict[str, Any]:
-    """What :func:`write_memory` was given.
+    """Returns the state that :func:`write_memory` wrote.
 
     Raises:
-        ValueError: if the file is missing, cannot be read, is damaged, or is not the one of that name.
+        ValueError: if the file is missing, cannot be read, is damaged, or was written under another name.
     """
     path = path_of(folder, name, process=process, processes=processes)
     if not path.exists():
@@ -66,10 +77,10 @@ def read_memory(folder: Path, name: str, *, process: int, processes: int) -> dic
         raise ValueError(f"{path} cannot be read ({error.strerror})") from error
     try:
         with zipfile.ZipFile(path) as archive:
-            # torch does not look at the checksums that it writes.
+            # torch does not check the checksums that it writes.
             damaged = archive.testzip()
         state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    # Whatever a damaged file makes the reader raise.
+    # A damaged file makes the reader raise exceptions of many types.
     except Exception as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__})") from error
     if not isinstance(state, dict):

@@ -1,4 +1,4 @@
-"""Texts to be continued: the items of a split, or lines as they are typed.
+"""Prompts, the texts that are continued: the items of a split, or typed lines.
 
 Size legend: B rows of a batch, N tokens of its longest item.
 """
@@ -16,17 +16,17 @@ from fairseq.data import FairseqDataset, data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset, index_file_path
 from torch import Tensor
 
-from fairseq_expire.streaming.stream import TokenStream
+from fairseq_expire.streaming.token_stream import TokenStream
 
 
 class Items(Protocol):
-    """Item number n, [length] int64."""
+    """A sequence of texts: item number n is [length] int64."""
 
     def __getitem__(self, index: int) -> Tensor: ...
 
 
 class StreamItems:
-    """The items of a split (lines, documents, files) among its tokens, read when they are asked for."""
+    """The items of a split (lines, documents or files), read on demand."""
 
     def __init__(self, stream: TokenStream):
         self.stream = stream
@@ -40,33 +40,30 @@ class StreamItems:
 
 def _item_sizes(prefix: str) -> np.ndarray:
     index = MMapIndexedDataset.Index(index_file_path(prefix))
-    # A copy: the index takes its file out of memory when it goes.
+    # A copy, since the index unmaps its file when it is deleted.
     return index.sizes.astype(np.int64)
 
 
 class PromptDataset(FairseqDataset):
-    """Items as prompts.
-
-    Batches are made as fairseq's, of items of about the same length. An item counts with at most ``block`` tokens, since
-    longer ones are read block by block.
+    """Items as prompts, in batches of about the same length.
 
     Args:
-        items: the tokens of each.
-        sizes: their lengths.
-        pad, eos: symbols of the dictionary; no item holds padding.
-        ended: whether a ``</s>`` that ends an item is its end, as in a split, and not part of the prompt: what is written goes on
-            in its place.
-        block: tokens of a row that are read at once.
+        items: the tokens of each item.
+        sizes: the length of each item.
+        pad: index of the padding symbol, which no item holds.
+        eos: index of ``</s>``.
+        strip_eos: leave out a ``</s>`` at the end of an item, which ends the items of a split; generation replaces it.
+        block: number of tokens of a row that are read at once. ``--max-tokens`` counts longer items as one block.
     """
 
-    # A dataset of a few lines is made anew for each of them, so a task that kept its batches would grow without end.
+    # fairseq-interactive makes a dataset for each line, so a task that kept their batches would grow without end.
     can_reuse_epoch_itr_across_epochs = False
 
-    def __init__(self, items: Items, sizes: Sequence[int], *, pad: int, eos: int, ended: bool, block: int):
+    def __init__(self, items: Items, sizes: Sequence[int], *, pad: int, eos: int, strip_eos: bool, block: int):
         super().__init__()
         self.items = items
         self.sizes = np.asarray(sizes, dtype=np.int64)
-        self.pad, self.eos, self.ended = pad, eos, ended
+        self.pad, self.eos, self.strip_eos = pad, eos, strip_eos
         self.block = block
 
     def __len__(self) -> int:
@@ -74,12 +71,18 @@ class PromptDataset(FairseqDataset):
 
     def __getitem__(self, index: int) -> dict:
         item = self.items[index]
-        prompt = item[:-1] if self.ended and len(item) and item[-1] == self.eos else item
+        prompt = item[:-1] if self.strip_eos and len(item) and item[-1] == self.eos else item
         return {"id": index, "source": torch.cat([item.new_tensor([self.eos]), prompt]), "target": item}
 
     def collater(self, samples: list[dict]) -> dict:
-        """A batch of fairseq's: in ``net_input`` the prompts after a ``</s>``, [B, 1 + N]; as ``target`` the whole items; the
-        lengths [B] of both."""
+        """Makes a batch in fairseq's form.
+
+        Args:
+            samples: items of this dataset.
+        Returns:
+            a dict with ``net_input``, the prompts after a ``</s>`` [B, 1 + N], ``target``, the whole items, and the
+            lengths [B] of both.
+        """
         if not samples:
             return {}
         width = max(len(sample["source"]) for sample in samples)
@@ -116,5 +119,5 @@ class PromptDataset(FairseqDataset):
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
     ) -> list[list[int]]:
-        """Batches of all items: asked for a multiple, this fairseq leaves out a last batch that is none."""
+        """Returns the batches of all items; with a required multiple, fairseq would drop the last batch."""
         return super().batch_by_size(indices, max_tokens, max_sentences)

@@ -1,4 +1,4 @@
-"""What a scoring run adds up to, in the units that results are published in."""
+"""The score of a split, in the units in which results are published."""
 
 import math
 from collections.abc import Callable, Iterator, Sized
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fairseq_expire.tokenizers.manifest import Manifest
 
-# What the numbers of a corpus compare with, by what became of its newlines.
+# Notes on the treatment of newlines: scores compare only with those of the same treatment.
 NEWLINES = {
     "keep": "newlines are symbols as other bytes",
     "drop": "newlines left out, as in Transformer-XL and Expire-Span",
@@ -16,26 +16,28 @@ NEWLINES = {
 }
 
 
-class Tally:
-    """Adds up the log-probabilities of targets in double precision.
+class ScoreSum:
+    """Sum of the log-probabilities of targets, in double precision.
 
     Args:
-        pad: the symbol that is no target.
+        pad: index of the padding symbol, which is no target.
     """
 
     def __init__(self, pad: int):
         self.pad = pad
         self.tokens = 0
+        # Negative sum in units of the natural logarithm, on the model's device.
         self.nats: Tensor | None = None
+        # True if probabilities of several models are averaged, so that this sum cannot be known here.
         self.averaged = False
 
     def add(self, probs: Tensor, target: Tensor, *, log_probs: bool) -> None:
-        """Add a block.
+        """Adds the targets of a block.
 
         Args:
-            probs: [B, T, V], logarithms if `log_probs` says so. fairseq asks for probabilities proper only in order to
-                average those of several models, which are then not known here.
-            target: [B, T].
+            probs: [B, T, V] log-probabilities, or probabilities, which fairseq asks for to average several models.
+            target: [B, T] int64.
+            log_probs: True if ``probs`` are log-probabilities.
         """
         if not log_probs:
             self.averaged = True
@@ -48,40 +50,43 @@ class Tally:
 
     @property
     def bits(self) -> float:
-        """All bits so far."""
+        """Negative sum of the base-2 logarithms."""
         return 0.0 if self.nats is None else self.nats.item() / math.log(2)
 
 
-class TalliedBatches:
-    """The batches of a scoring run, each with the tally in it; `on_end` is called with it after the last one.
+class ScoringBatches:
+    """The batches of a scoring run, each with the sum that its score is added to.
 
     Args:
-        batches: the batches, of known number.
-        tally: where the model adds their log-probabilities.
-        on_end: called once if all were read.
+        batches: the batches.
+        score_sum: the sum; each batch has it as ``score_sum``.
+        on_end: called with the sum after the last batch.
     """
 
-    def __init__(self, batches: Sized, tally: Tally, on_end: Callable[[Tally], None]):
-        self.batches, self.tally, self.on_end = batches, tally, on_end
+    def __init__(self, batches: Sized, score_sum: ScoreSum, on_end: Callable[[ScoreSum], None]):
+        self.batches, self.score_sum, self.on_end = batches, score_sum, on_end
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[dict]:
         for batch in self.batches:
-            yield {**batch, "tally": self.tally}
-        self.on_end(self.tally)
+            yield {**batch, "score_sum": self.score_sum}
+        self.on_end(self.score_sum)
 
 
 def score_lines(manifest: Manifest, split: str, *, tokens: int, bits: float) -> list[str]:
-    """A line for each unit that the score of a whole split can be given in; none if it is not the whole split.
+    """Expresses the score of a whole split in every unit that applies, such as bits per byte.
 
-    Bits of `</s>` and `<unk>` count as all others.
+    Bits of ``</s>`` and ``<unk>`` count like those of other tokens.
 
     Args:
-        manifest: of the data.
-        split: which of its splits.
-        tokens, bits: how many tokens were scored, and the sum of their negative logarithms to base 2.
+        manifest: the manifest of the data.
+        split: the name of the split.
+        tokens: number of tokens that were scored.
+        bits: negative sum of their base-2 log-probabilities.
+    Returns:
+        a line for each unit; none if the manifest lacks the split, or only a part of it was scored.
     """
     counts = manifest.splits.get(split)
     if counts is None or counts.tokens != tokens:
@@ -105,6 +110,6 @@ def score_lines(manifest: Manifest, split: str, *, tokens: int, bits: float) -> 
 
 
 def _perplexity(bits: float, words: int) -> str:
-    # An untrained model's total is beyond what a float holds.
+    # The perplexity of an untrained model can exceed the range of a float.
     exponent = bits / words
     return f"{2**exponent:.2f}" if exponent < 1000 else f"2^{exponent:.0f}"

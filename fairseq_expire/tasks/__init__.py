@@ -1,13 +1,14 @@
+"""The task, and with it all that this package has for fairseq: importing ``tasks`` registers everything and installs the patches.
+
+fairseq imports the modules in the folders ``tasks`` and ``models`` of a user directory, but not the criterion.
+"""
+
 from fairseq_expire import requires_fairseq  # noqa: F401
 
 # isort: split
 
-from fairseq_expire.fairseq_patches import checkpoints
-from fairseq_expire.fairseq_patches.ensembles import split_names_for
-from fairseq_expire.fairseq_patches.fusion import let_translation_models_load
-from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMTask  # importing it registers the task
+from fairseq_expire import criterions, models  # noqa: F401  (registers the criterion and the architectures)
+from fairseq_expire.fairseq_patches import install
+from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMTask  # noqa: F401  (registers the task)
 
-checkpoints.install()
-# Around what checks the files of these names.
-split_names_for(MemoryCachingLMTask)
-let_translation_models_load()
+install()

@@ -1,5 +1,6 @@
 """Language modelling over contiguous streams, with a memory that outlives the batch."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,21 @@ from omegaconf import open_dict
 from fairseq_expire.fairseq_patches.bounds import keep_bounds_of
 from fairseq_expire.fairseq_patches.fusion import check_target_dictionary
 from fairseq_expire.fairseq_patches.hydra import end_with_the_sentence
-from fairseq_expire.fairseq_patches.out_of_memory import JointTask
+from fairseq_expire.fairseq_patches.patched_task import PatchedTask
+from fairseq_expire.fairseq_patches.processes import check_processes_are_joined
 from fairseq_expire.fairseq_patches.stopping import load_patience_state, patience_state
 from fairseq_expire.fairseq_patches.text_streams import use_utf8
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
-from fairseq_expire.modules import let_waiting_threads_sleep
+from fairseq_expire.modules import LanguageModelConfig, let_waiting_threads_sleep
+from fairseq_expire.modules.config import MODEL_CONFIG
+from fairseq_expire.streaming.batch_iterator import MemoryBatchIterator
+from fairseq_expire.streaming.blocks import BlockDataset, StreamDataset
 from fairseq_expire.streaming.memory_files import read_memory
-from fairseq_expire.streaming.memory_pass import MemoryBatchIterator
 from fairseq_expire.streaming.prompts import PromptDataset, StreamItems
-from fairseq_expire.streaming.score import TalliedBatches, Tally, score_lines
-from fairseq_expire.streaming.stream import BlockDataset, StreamDataset, TokenStream, find_parts
+from fairseq_expire.streaming.score import ScoreSum, ScoringBatches, score_lines
+from fairseq_expire.streaming.token_stream import TokenStream, find_parts
 from fairseq_expire.tasks.data_folder import check_split, read_dictionary
 from fairseq_expire.tasks.options import MemoryCachingLMConfig, add_save_memory
-from fairseq_expire.tasks.processes import check_processes_are_joined
 from fairseq_expire.tasks.prompting import PromptingTask
 from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary
 from fairseq_expire.tokenizers.manifest import Manifest, read_manifest
@@ -42,7 +45,7 @@ NO_ITEMS = (
 
 
 @register_task("memory_caching_lm", dataclass=MemoryCachingLMConfig)
-class MemoryCachingLMTask(JointTask, PromptingTask):
+class MemoryCachingLMTask(PatchedTask, PromptingTask):
     """Reads each split as contiguous rows and hands every batch the memory of its pass.
 
     A pass (a training epoch, a validation, a scoring run) starts cold and reads its rows in order; every token of the
@@ -68,8 +71,6 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             raise ValueError(
                 f"--utf8 is for models of bytes, and the symbols in {cfg.data} are {level}: leave the option out"
             )
-        # Where the memory that belongs to the checkpoint being written is; None if none does. See checkpoints.py.
-        self.saved_memory: str | None = None
         self._training: MemoryBatchIterator | None = None
         # Whether a new model was built, as only training does.
         self._trains = False
@@ -118,11 +119,12 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
                 f"--task memory_caching_lm reads with a memory, which {type(model).__name__} does not have: expected "
                 f"one of --arch {', '.join(known)} (or a checkpoint of one)"
             )
-        # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with, and
-        # with the digest it is never read with another dictionary of the same size.
+        # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with, with
+        # the digest it is never read with another dictionary of the same size, with the configuration without fairseq.
         with open_dict(cfg):
-            cfg.position_range = model.decoder.stack.position_range
-            cfg[DIGEST] = model.decoder.dictionary_digest
+            cfg.position_range = model.decoder.model.config.position_range
+            cfg[DIGEST] = model.decoder.model.dictionary_digest
+            cfg[MODEL_CONFIG] = _as_json(model.decoder.model.config)
         return model
 
     def optimizer_step(self, optimizer, model, update_num):
@@ -148,7 +150,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             if "data_selector" in kwargs:
                 raise ValueError(f"fairseq-train {NO_ITEMS}")
             items = StreamItems(stream)
-            self.datasets[split] = self.prompts(items, items.sizes, ended=True)
+            self.datasets[split] = self.prompts(items, items.sizes, strip_eos=True)
             return
         # fairseq's trainer is the only caller that can select data: by this a training set is known from
         # the same split being validated or scored, to which --update-freq means nothing.
@@ -184,11 +186,11 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
                 buffer_size=data_buffer_size,
             )
         rows, block = self._rows(max_sentences, max_tokens), self.cfg.tokens_per_sample
-        lanes = 1
+        micro_batches = 1
         if dataset.training:
-            lanes = self.cfg.update_freq[min(epoch, len(self.cfg.update_freq)) - 1]
+            micro_batches = self.cfg.update_freq[min(epoch, len(self.cfg.update_freq)) - 1]
         batches = MemoryBatchIterator(
-            self._blocks(dataset, rows, block, lanes, shard_id, num_shards),
+            self._blocks(dataset, rows, block, micro_batches, shard_id, num_shards),
             epoch=epoch,
             num_workers=num_workers,
             buffer_size=data_buffer_size,
@@ -198,7 +200,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             if skip_remainder_batch and batches.dataset.steps == 1:
                 raise ValueError(
                     f"--skip-remainder-batch leaves out the last block of each epoch, and there is only one of {block} tokens of "
-                    f"{rows * lanes * num_shards} rows: lower --tokens-per-sample or the number of rows, or leave it out"
+                    f"{rows * micro_batches * num_shards} rows: lower --tokens-per-sample or the number of rows, or leave it out"
                 )
             self._training = batches
             self._check_validation(num_shards, max_sentences, max_tokens)
@@ -249,7 +251,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
         """
         load_patience_state(state.get("patience"))
         batches, name = self._training, state.get("memory")
-        if name is None or not batches.iterations_in_epoch or batches.difference:
+        if name is None or not batches.iterations_in_epoch or batches.layout_difference:
             return
         blocks = batches.dataset
         try:
@@ -257,7 +259,7 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
                 read_memory(Path(state["folder"]), name, process=blocks.shard_id, processes=blocks.num_shards)
             )
         except ValueError as error:
-            batches.memories.lost = str(error)
+            batches.memory_pass.reread_reason = str(error)
 
     def eval_lm_dataloader(
         self,
@@ -301,19 +303,19 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
             skip_remainder_batch=False,
         ).next_epoch_itr(shuffle=False)
 
-        def report(tally: Tally) -> None:
-            if self.manifest and not tally.averaged:
-                for line in score_lines(self.manifest, dataset.split, tokens=tally.tokens, bits=tally.bits):
+        def report(score: ScoreSum) -> None:
+            if self.manifest and not score.averaged:
+                for line in score_lines(self.manifest, dataset.split, tokens=score.tokens, bits=score.bits):
                     logger.info("%s: %s", dataset.split, line)
 
-        return TalliedBatches(batches, Tally(self.dictionary.pad()), report)
+        return ScoringBatches(batches, ScoreSum(self.dictionary.pad()), report)
 
-    def _blocks(self, dataset, rows, block, lanes, shard_id, num_shards) -> BlockDataset:
+    def _blocks(self, dataset, rows, block, micro_batches, shard_id, num_shards) -> BlockDataset:
         return BlockDataset(
             dataset.stream,
             rows=rows,
             block=block,
-            lanes=lanes,
+            micro_batches=micro_batches,
             shard_id=shard_id,
             num_shards=num_shards,
             eos=self.dictionary.eos(),
@@ -331,3 +333,11 @@ class MemoryCachingLMTask(JointTask, PromptingTask):
     @property
     def target_dictionary(self) -> Dictionary:
         return self.dictionary
+
+
+def _as_json(config: LanguageModelConfig) -> str | None:
+    """Returns None if the memory policy is an architecture's own, which only its code can make."""
+    try:
+        return json.dumps(config.to_json())
+    except ValueError:
+        return None

@@ -48,7 +48,7 @@ class PromptingTask(FairseqTask):
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None) -> PromptDataset:
         """Lines of text as prompts, without the ``</s>`` that fairseq ends each with, and without padding behind it."""
         lines = [self._prompt(line[: int(length)]) for line, length in zip(src_tokens, src_lengths)]
-        return self.prompts(lines, [len(line) for line in lines], ended=False)
+        return self.prompts(lines, [len(line) for line in lines], strip_eos=False)
 
     def _prompt(self, line: Tensor) -> Tensor:
         # Only a row that was padded by hand ends in padding: behind what is written in a text comes fairseq's </s>.
@@ -61,10 +61,10 @@ class PromptingTask(FairseqTask):
         for no text."""
         return tokens.masked_fill(tokens == self.dictionary.pad(), self.dictionary.unk())
 
-    def prompts(self, items: Items, sizes, *, ended: bool) -> PromptDataset:
+    def prompts(self, items: Items, sizes, *, strip_eos: bool) -> PromptDataset:
         """Items of these sizes as prompts; see :class:`PromptDataset`."""
         dictionary, block = self.dictionary, self.cfg.tokens_per_sample
-        return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), ended=ended, block=block)
+        return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), strip_eos=strip_eos, block=block)
 
     @torch.no_grad()
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):

@@ -1,11 +1,15 @@
 """The one check that a model is read with the dictionary it was trained with, wherever it is read."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
-from fairseq_expire.modules import dictionary_digest
-
-# Where the options of a checkpoint's model, and the configuration of an export, hold the digest of their dictionary.
+# The name under which the options of a checkpoint's model, and the configuration of an export, hold the digest.
 DIGEST = "dictionary_digest"
+
+
+def dictionary_digest(symbols: Sequence[str]) -> str:
+    """Returns the SHA-256 of the symbols in their order, in hexadecimal: it tells dictionaries of one size apart."""
+    return hashlib.sha256("\n".join(symbols).encode("utf-8")).hexdigest()
 
 
 def check_dictionary(digest: str | None, symbols: Sequence[str], *, model: str, dictionary: str) -> None:
@@ -27,11 +31,11 @@ def check_names(names: Iterable[str], *, model: str) -> None:
     """Raises ValueError if weights have the names that earlier versions gave them.
 
     Args:
-        names: of the weights in a checkpoint.
-        model: what it is called in the sentence.
+        names: the names of the weights in a checkpoint.
+        model: what the checkpoint is called in the message.
     """
-    if any(name.split(".")[-1] == DIGEST for name in names):
+    if "decoder.stack.position" in names:
         raise ValueError(
-            f"{model} was written by an earlier version of fairseq_expire, which kept its dictionary among the weights: "
+            f"{model} was written by an earlier version of fairseq_expire, which gave its weights other names: "
             "use that version, or train it again"
         )

@@ -9,7 +9,8 @@ import torch
 from fairseq.logging import meters, metrics
 from fairseq.modules import AdaptiveSoftmax
 
-from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss, MaxMeter
+from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss
+from fairseq_expire.fairseq_patches.meters import MaxMeter
 from fairseq_expire.modules import LayerReport, Memory
 
 PAD, ROWS, BLOCK, SYMBOLS = 1, 2, 4, 9
@@ -113,7 +114,8 @@ def test_processes_add_up_and_maxima_stay_maxima(scores):
 def test_fairseq_adds_logs_up(scores):
     """Those of two groups of rows, whose sum is all that reduce_metrics sees of them with several processes."""
     one, two = (
-        criterion()(model(scores * by), {**sample(), "lane": lane, "lanes": 2})[2] for lane, by in ((0, 1), (1, 3))
+        criterion()(model(scores * by), {**sample(), "micro_batch": micro_batch, "micro_batches": 2})[2]
+        for micro_batch, by in ((0, 1), (1, 3))
     )
     assert ExpireSpanLoss.logging_outputs_can_be_summed()
     two = {**two, "span_max": two["span_max"] * 9, "memory_bytes": 2**22}

@@ -10,7 +10,7 @@ import pytest
 from fairseq_cli import eval_lm as eval_lm_command
 from scoring import exact_loss, reader_logprobs, split_tokens
 
-from fairseq_expire.fairseq_patches.ensembles import split_names
+from fairseq_expire.fairseq_patches.loading_models import split_names
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,10 @@ import training
 from fairseq.models import FairseqLanguageModel
 from fairseq.optim import FairseqOptimizer
 
-from fairseq_expire.models.memory_lm import MemoryLMDecoder
+from fairseq_expire.modules import LanguageModel
 
 BLOCK = 8
 NAN, INF = float("nan"), float("inf")
-CONV = ["--compression", "conv"]
 OURS, THEIRS = "expire_span_loss", "cross_entropy"
 
 
@@ -67,28 +66,20 @@ def fail_once(monkeypatch, owner, name, call):
         ),
         ("adaptive_span_lm", [], THEIRS, "layers.0.policy.ratio", NAN, "NaN detected in output of layers.0.policy"),
         ("transformer_xl_lm", [], OURS, "position", NAN, "NaN detected in output of layers.0"),
-        (
-            "compressive_transformer_lm",
-            CONV,
-            OURS,
-            "layers.1.policy.conv.weight",
-            NAN,
-            "NaN detected in output of layers.1",
-        ),
     ],
-    ids=["query", "ffn", "checkpointed", "span", "span-unpriced", "head-spans", "position", "compression"],
+    ids=["query", "ffn", "checkpointed", "span", "span-unpriced", "head-spans", "position"],
 )
 def test_a_nan_names_the_layer_and_ends_training(
     data_bin, tmp_path, monkeypatch, caplog, arch, options, criterion, parameter, value, named
 ):
-    seen = training.memories_read(monkeypatch)
+    seen = training.record_memories(monkeypatch)
     run = training.start(processes.options(data_bin, *options, arch=arch, criterion=[criterion]), tmp_path)
     run.step(), run.step()
     with torch.no_grad():
         run.stack.get_parameter(parameter)[..., 0] = value
     with pytest.raises(FloatingPointError):
         run.step()
-    assert named.replace("layers", "decoder.stack.layers") in caplog.text
+    assert named.replace("layers", "decoder.model.stack.layers") in caplog.text
     # fairseq reads the batch once more to find out: from the same memory.
     assert len(seen) == 4 and seen[3] is seen[2] is not None
     assert run.trainer.get_num_updates() == 2
@@ -96,9 +87,9 @@ def test_a_nan_names_the_layer_and_ends_training(
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_a_batch_too_large_for_memory_is_left_out_and_the_memory_stays_in_step(data_bin, tmp_path, monkeypatch, where):
-    seen = training.memories_read(monkeypatch)
+    seen = training.record_memories(monkeypatch)
     run = training.start(processes.options(data_bin), tmp_path)
-    owner, name = {"forward": (MemoryLMDecoder, "read"), "backward": (FairseqOptimizer, "backward")}[where]
+    owner, name = {"forward": (LanguageModel, "read"), "backward": (FairseqOptimizer, "backward")}[where]
     fail_once(monkeypatch, owner, name, 3)
     logs = [run.step() for _ in range(5)]
     assert [log is None for log in logs] == [False, False, True, False, False]
@@ -114,7 +105,7 @@ def test_a_batch_too_large_for_memory_is_left_out_and_the_memory_stays_in_step(d
     youngest = [memory.layers[0].age.min().item() for memory in seen[1:]]
     assert youngest == [1, 1, 1 + BLOCK if where == "forward" else 1, 1]
     if where == "forward":
-        assert training.same(seen[3], seen[2].advance(BLOCK))
+        assert training.identical(seen[3], seen[2].advance(BLOCK))
 
 
 def test_a_block_that_does_not_fit_is_validated_again(data_bin, tmp_path, monkeypatch):
@@ -126,7 +117,7 @@ def test_a_block_that_does_not_fit_is_validated_again(data_bin, tmp_path, monkey
 
     expected = validated()
     fail_once(monkeypatch, FairseqLanguageModel, "forward", 4)
-    seen = training.memories_read(monkeypatch)
+    seen = training.record_memories(monkeypatch)
     assert validated() == expected
     # One of training, two of validation, and a third one that is read twice.
     assert seen[3] is seen[4] is not None

@@ -11,9 +11,8 @@ import torch
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from fairseq_cli import eval_lm, train
 
-from fairseq_expire.tasks.processes import check_processes_are_joined
+from fairseq_expire.fairseq_patches.processes import check_processes_are_joined
 
-CONV = ["--compression", "conv", "--compression-rate", "3"]
 BANDS = "20,50,85"
 INPUT = ["--adaptive-input", "--adaptive-input-cutoff", BANDS, "--adaptive-input-factor", "2"]
 ADAPTIVE = [*INPUT, "--adaptive-softmax-cutoff", BANDS, "--adaptive-softmax-factor", "2"]
@@ -29,7 +28,7 @@ PAIRS = {
     "update-freq-ddp": ("expire_span_lm", [*TWO, "--update-freq", "2"], [*TWO, "--update-freq", "4"]),
     # Adam skips a parameter without a gradient, so that here a band without words has to get one in one process, too.
     "adaptive-softmax": ("expire_span_lm", [*ADAPTIVE, *ADAM], [*EIGHT, *ADAPTIVE, *ADAM]),
-    "conv": ("compressive_transformer_lm", CONV, [*EIGHT, *CONV]),
+    "compressive": ("compressive_transformer_lm", [], EIGHT),
     "heads": ("adaptive_span_lm", [], EIGHT),
     "fixed": ("transformer_xl_lm", [], EIGHT),
 }
@@ -62,10 +61,9 @@ def runs(data_bin, short, tmp_path_factory):
     two = {name: options(data_bin, *many, arch=arch) for name, (arch, many, _) in PAIRS.items()}
     one = {name: options(data_bin, *single, arch=arch) for name, (arch, _, single) in PAIRS.items()}
     two |= {name: options(data_bin, *given, "--max-update", "3") for name, given in DDP.items()}
-    # Criterions that leave out what a layer reports.
+    # A criterion that leaves out the penalty of a layer.
     plain = {"criterion": ["cross_entropy"]}
     two["cross-entropy"] = options(data_bin, *INPUT, "--span-shortening", "--attention-dropout", "0.1", **plain)
-    two["cross-entropy-conv"] = options(data_bin, *CONV, arch="compressive_transformer_lm", **plain)
     two["oom-forward"] = options(data_bin)
     two["oom-backward"] = options(data_bin, "--ddp-backend", "legacy_ddp")
     for runs, rows in ((two, 2), (one, 4)):
@@ -120,9 +118,7 @@ def test_validation_counts_every_token_once(runs):
     assert two["valid_wpb"] * 42 == pytest.approx(4001, abs=3)
 
 
-@pytest.mark.parametrize(
-    "name, updates", [*((name, 3) for name in DDP), ("cross-entropy", 6), ("cross-entropy-conv", 6)]
-)
+@pytest.mark.parametrize("name, updates", [*((name, 3) for name in DDP), ("cross-entropy", 6)])
 def test_every_parameter_has_a_gradient(runs, name, updates):
     assert [step["num_updates"] for step in logged(runs, 2, name)] == list(range(1, updates + 1))
 

@@ -199,7 +199,7 @@ def test_killed_while_the_memory_is_written(train, whole, tmp_path, monkeypatch)
     save = torch.save
 
     def half(state, file):
-        if "lanes" not in state or state["layout"]["batches read"] < 6:
+        if "memories" not in state or state["layout"]["batches read"] < 6:
             return save(state, file)
         file.write(b"PK")
         raise Killed
@@ -314,7 +314,7 @@ def test_a_memory_that_is_damaged(train, stopped, caplog):
         (["--tokens-per-sample", "8"], "tokens in a block 16 where this run has 8"),
         (
             ["--update-freq", "2", "--batch-size", "4"],
-            "rows 8 where this run has 4, groups of rows 1 where this run has 2",
+            "rows 8 where this run has 4, micro-batches 1 where this run has 2",
         ),
     ],
     ids=lambda value: "".join(value[:2]) if isinstance(value, list) else "",

@@ -55,7 +55,7 @@ SIZES = {
     # Transformer-XL projects its position encoding in each layer, where we have one table.
     "enwik8/transformer_xl": Size(204, 38_148_096, 41e6, missing=12 * 512**2),
     "enwik8/adaptive_span": Size(204, 38_541_408, 39e6),
-    "enwik8/compressive_transformer": Size(204, 47_583_232),
+    "enwik8/compressive_transformer": Size(204, 38_139_904),
     "enwik8/expire_span_small": Size(204, 6_434_824),
     "pg19/expire_span_8k": Size(3506, 41_437_196),
     "pg19/expire_span_16k": Size(3506, 41_437_196),
@@ -326,7 +326,8 @@ def test_runs_at_its_width_and_depth(name, runs, data, train_config):
     sizes = [step[f"memory_size_{cfg.model.decoder_layers - 1}"] for step in steps]
     assert name == FINETUNE or sizes[1] > sizes[0]
     if name == COMPRESSIVE:
-        assert steps[1]["reconstruction_loss"] > 0
+        # More than the states: compressed ones, too.
+        assert sizes[1] > 48
     # At the start of the warm-up, or, fine-tuning, past it.
     share = steps[-1]["lr"] / cfg.optimization.lr[0]
     assert share == 1 if name == FINETUNE else 0 < share < 0.001

@@ -1,29 +1,32 @@
-"""--user-dir by every path and name of the package, in fresh processes; and two copies of it, which are refused in a sentence."""
+"""--user-dir by every path and name of the package; two copies of it, which are refused in a sentence."""
 
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from forks import ROOT, Forks
 
-import fairseq_expire
-
-ROOT = Path(__file__).parents[1]
-
-# fairseq_expire and a copy lie in `one/` and `two/`; links lead to the first.
+# The package and a copy of it lie in `one/` and `two/`; links lead to the first.
 IMPORTS = """
 import argparse, sys
-from fairseq.utils import import_user_module
 {before}
+from fairseq.utils import import_user_module
 for user_dir in {user_dirs!r}:
     import_user_module(argparse.Namespace(user_dir=user_dir))
+from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.dataclass import initialize
+from fairseq.logging import meters
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 import fairseq_expire
-assert "expire_span_lm" in ARCH_MODEL_REGISTRY
+assert {{"expire_span_lm", "adaptive_span_lm", "expire_span_lm_tiny"}} <= set(ARCH_MODEL_REGISTRY)
+assert "expire_span_loss" in CRITERION_REGISTRY
 assert TASK_REGISTRY["memory_caching_lm"] is sys.modules["fairseq_expire.tasks.memory_caching_lm"].MemoryCachingLMTask
+# Patches are there, and once.
+assert hasattr(meters, "MaxMeter")
+assert not hasattr(initialize.add_defaults.__wrapped__, "__wrapped__")
 print(fairseq_expire.__file__)
 """
 
@@ -40,18 +43,29 @@ def folder(tmp_path_factory):
     return folder
 
 
-def imported(folder, *user_dirs, before="", installed="one"):
-    """The process that gave fairseq these ``--user-dir``, one after the other, with the package of a folder on the path."""
-    environment = {**os.environ, "PYTHONPATH": str(folder / installed), "CUDA_VISIBLE_DEVICES": ""}
-    # Without the checkout that an editable install puts on the path.
-    before = f"sys.path.remove({str(ROOT)!r}) if {str(ROOT)!r} in sys.path else None\n{before}"
-    script = IMPORTS.format(before=before, user_dirs=user_dirs)
-    return subprocess.run(
-        [sys.executable, "-P", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    made = Forks("import fairseq, fairseq.checkpoint_utils, fairseq.trainer", tmp_path_factory.mktemp("forks"))
+    yield made
+    made.close()
 
 
-@pytest.mark.parametrize("before", ["", "import fairseq_expire"], ids=["first", "imported_before"])
+@pytest.fixture
+def imported(folder, forks):
+    """A process that gives fairseq these ``--user-dir`` in turn, with the package of a folder on the path."""
+
+    def run(*user_dirs, before="", installed="one"):
+        script = IMPORTS.format(before=before, user_dirs=[str(user_dir) for user_dir in user_dirs])
+        return forks.run(script, cwd=folder, search=[folder / installed])
+
+    return run
+
+
+# A program that uses the package before fairseq loads it.
+PROGRAM = "import fairseq_expire.modules; assert 'fairseq_expire.tasks' not in sys.modules"
+
+
+@pytest.mark.parametrize("before", ["", PROGRAM], ids=["first", "imported_before"])
 @pytest.mark.parametrize(
     "user_dirs",
     [
@@ -67,10 +81,27 @@ def imported(folder, *user_dirs, before="", installed="one"):
         ),
     ],
 )
-def test_the_same_package_registers_once(folder, user_dirs, before):
-    done = imported(folder, *user_dirs, before=before)
+def test_the_same_package_registers_once(folder, imported, user_dirs, before):
+    done = imported(*user_dirs, before=before)
     assert done.returncode == 0, done.stderr
     assert os.path.realpath(done.stdout.strip()) == str(folder / "one/fairseq_expire/__init__.py")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param("import fairseq_expire; fairseq_expire.register(); fairseq_expire.register()", id="register"),
+        pytest.param("import fairseq_expire.tasks", id="tasks"),
+        pytest.param("import fairseq_expire.criterions.expire_span_loss", id="a_criterion"),
+        pytest.param("import fairseq_expire.models.memory_lm", id="a_model"),
+        pytest.param("import fairseq_expire.fairseq_patches.resuming, fairseq_expire.models", id="patches_first"),
+    ],
+)
+def test_a_program_registers_without_a_user_dir(imported, before):
+    done = imported(before=before)
+    assert done.returncode == 0, done.stderr
+    again = imported("one/fairseq_expire", "other_name", before=before)
+    assert again.returncode == 0, again.stderr
 
 
 @pytest.mark.parametrize(
@@ -83,53 +114,82 @@ def test_the_same_package_registers_once(folder, user_dirs, before):
         pytest.param(["one/fairseq_expire", "renamed"], "", id="both_given"),
     ],
 )
-def test_two_copies_are_named_in_a_sentence(folder, user_dirs, before):
-    done = imported(folder, *user_dirs, before=before)
+def test_two_copies_are_named_in_a_sentence(folder, imported, user_dirs, before):
+    done = imported(*user_dirs, before=before)
     *_, last = done.stderr.strip().splitlines()
+    copy = folder / user_dirs[-1]
     assert last.startswith(
-        f"ImportError: --user-dir {folder / user_dirs[-1]} is a copy of fairseq_expire beside the one in {folder / 'one'}"
+        f"ImportError: --user-dir {copy} is a copy of fairseq_expire beside the one in {folder / 'one'}"
     )
     assert f"give --user-dir {folder / 'one/fairseq_expire'}" in last
 
 
 @pytest.mark.parametrize("user_dir", ["renamed", "renamed/"])
-def test_a_renamed_folder_is_the_package_where_there_is_no_other(folder, user_dir):
-    done = imported(folder, user_dir, installed="nowhere")
+def test_a_renamed_folder_is_the_package_where_there_is_no_other(folder, imported, user_dir):
+    done = imported(user_dir, installed="nowhere")
     assert done.returncode == 0, done.stderr
     assert os.path.realpath(done.stdout.strip()) == str(folder / "renamed/__init__.py")
 
 
-def test_the_copy_that_is_named_first_is_the_one(folder):
-    done = imported(folder, "two/fairseq_expire")
+def test_the_copy_that_is_named_first_is_the_one(folder, imported):
+    done = imported("two/fairseq_expire")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(folder / "two/fairseq_expire/__init__.py")
 
 
-def test_a_user_dir_of_another_package_may_build_on_this_one(folder, tmp_path):
+@pytest.mark.parametrize(
+    "source, before",
+    [
+        pytest.param("import fairseq_expire", "", id="import"),
+        pytest.param("from fairseq_expire.modules import MemoryPolicy", "", id="import_of_a_part"),
+        pytest.param("import fairseq_expire; fairseq_expire.register()", PROGRAM, id="register_in_a_program"),
+        pytest.param("from fairseq_expire.models.memory_lm import MemoryLMConfig", PROGRAM, id="a_model_in_a_program"),
+    ],
+)
+def test_a_user_dir_of_another_package_may_build_on_this_one(imported, tmp_path, source, before):
     (tmp_path / "my_models").mkdir()
-    (tmp_path / "my_models/__init__.py").write_text("import fairseq_expire\n")
-    done = imported(folder, str(tmp_path / "my_models"), "other_name")
+    (tmp_path / "my_models/__init__.py").write_text(source + "\n")
+    done = imported(tmp_path / "my_models", before=before)
     assert done.returncode == 0, done.stderr
+    both = imported(tmp_path / "my_models", "other_name", before=before)
+    assert both.returncode == 0, both.stderr
 
 
-def in_folder(*arguments, cwd):
-    """Python in a folder, with what is installed alone."""
-    environment = {**os.environ, "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+def test_another_user_dir_registers_nothing(forks, folder, tmp_path):
+    """A program that imports this package later gets no fairseq either."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/__init__.py").touch()
+    script = """
+import argparse, sys
+from fairseq.utils import import_user_module
+import_user_module(argparse.Namespace(user_dir="theirs"))
+import fairseq_expire.inference
+assert "fairseq_expire.tasks" not in sys.modules
+"""
+    done = forks.run(script, cwd=tmp_path, search=[folder / "one"])
+    assert done.returncode == 0, done.stderr
 
 
 def test_user_dir_is_found_from_any_folder(tmp_path):
     # Only the refusal of an unknown architecture lists those that are registered.
     # -P: without it `-m` would put the current folder on sys.path, which the fairseq-train script does not.
-    done = in_folder(
-        "-P", "-m", "fairseq_cli.train", "--user-dir", "fairseq_expire", "--arch", "no_such_arch", cwd=tmp_path
-    )
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "fairseq_cli.train",
+        "--user-dir",
+        "fairseq_expire",
+        "--arch",
+        "no_such_arch",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "invalid choice: 'no_such_arch'" in done.stderr
     assert "'expire_span_lm'" in done.stderr
 
 
-def test_user_dir_may_be_imported_already(tmp_path):
-    package = Path(fairseq_expire.__file__).parent
+def test_user_dir_may_be_imported_already(forks, tmp_path):
     script = f"""
 import argparse, os
 import fairseq_expire
@@ -137,12 +197,14 @@ from fairseq.utils import import_user_module
 
 for folder, user_dir in [
     ({str(tmp_path)!r}, "fairseq_expire"),
-    ({str(tmp_path)!r}, {str(package)!r}),
-    ({str(package.parent)!r}, "fairseq_expire"),
-    ({str(package.parent)!r}, "./fairseq_expire/"),
+    ({str(tmp_path)!r}, {str(ROOT / "fairseq_expire")!r}),
+    ({str(ROOT)!r}, "fairseq_expire"),
+    ({str(ROOT)!r}, "./fairseq_expire/"),
 ]:
     os.chdir(folder)
     import_user_module(argparse.Namespace(user_dir=user_dir))
+from fairseq.tasks import TASK_REGISTRY
+assert "memory_caching_lm" in TASK_REGISTRY
 """
-    done = in_folder("-c", script, cwd=tmp_path)
+    done = forks.run(script, cwd=tmp_path, search=[ROOT])
     assert done.returncode == 0, done.stderr

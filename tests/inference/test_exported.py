@@ -1,4 +1,4 @@
-"""Exported models where there is no fairseq, no POSIX and no float64: on Windows, on Macs and on their GPUs."""
+"""Exported models on systems without fairseq, POSIX or float64: Windows, Macs and their GPUs."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ TEXT = "some text, some other text\n"
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The export of a model of words, which need no manifest; and the model."""
+    """An exported model of words, whose data needs no manifest, and the model itself."""
     folder = tmp_path_factory.mktemp("exported")
     words = ["some", "text,", "other", "text"]
     (folder / "bin").mkdir()
@@ -30,7 +30,7 @@ def exported(tmp_path_factory):
     return folder / "model", model
 
 
-def test_an_export_is_the_model(exported):
+def test_an_export_gives_the_same_results(exported):
     folder, model = exported
     loaded = fairseq_expire.load(folder)
     assert np.array_equal(loaded.score(TEXT).token_bits, model.score(TEXT).token_bits)
@@ -61,12 +61,12 @@ print("".join(model.generate("some ", max_tokens=5, seed=1)))
 
 
 class NoFloat64(TorchFunctionMode):
-    """Refuses float64 but in what `cpu()` gave and what was made of that, as a device without it does."""
+    """Refuses float64 as a device without it does, except in tensors that `cpu()` gave and their results."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if function is torch.Tensor.cpu:
-            # A view: `cpu()` gives a tensor that is there already.
+            # A view, because `cpu()` of a CPU tensor is the tensor itself.
             result = result.view_as(result)
         on_cpu = function is torch.Tensor.cpu or any(getattr(arg, "on_cpu", False) for arg in args)
         for tensor in result if isinstance(result, tuple) else (result,):
@@ -78,7 +78,7 @@ class NoFloat64(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_nothing_on_the_device_is_float64(policy):
+def test_no_float64_on_the_device(policy):
     model = text_model(policy)
     expected = (
         model.score(TEXT).token_bits,
@@ -92,7 +92,7 @@ def test_nothing_on_the_device_is_float64(policy):
         stream.next_distribution().top(3)
 
 
-def test_the_check_for_float64_sees_it():
+def test_the_float64_check_works():
     with NoFloat64(), pytest.raises(AssertionError, match="makes float64"):
         torch.ones(2).double()
     with NoFloat64():

@@ -1,4 +1,4 @@
-"""What is written: picked as asked, valid when asked, and nothing that no text has."""
+"""Generated text: sampled as asked, valid UTF-8 when asked, without padding."""
 
 import math
 
@@ -32,7 +32,7 @@ def frequencies(sampler, log_probs, count=4000):
     ],
     ids=str,
 )
-def test_picked_as_often_as_it_is_likely(asked, expected):
+def test_tokens_are_sampled_by_their_probability(asked, expected):
     log_probs = torch.tensor([0.1, 0.4, 0.2, 0.3]).log()
     found = frequencies(Sampler(seed=0, **asked), log_probs)
     for share, wanted in zip(found.tolist(), expected):
@@ -40,12 +40,12 @@ def test_picked_as_often_as_it_is_likely(asked, expected):
         assert abs(share - wanted) <= 5 * math.sqrt(wanted * (1 - wanted) / 4000)
 
 
-def test_what_is_ruled_out_is_never_picked():
+def test_impossible_tokens_are_never_sampled():
     log_probs = torch.tensor([-torch.inf, -9.0, -torch.inf, 0.0])
     assert frequencies(Sampler(seed=0, temperature=50.0), log_probs)[[0, 2]].tolist() == [0, 0]
 
 
-def test_a_seed_repeats_and_the_state_of_pytorch_counts_without(model):
+def test_a_seed_repeats_and_without_one_the_global_generator_counts(model):
     one, two, other = ("".join(model.generate("ab", max_tokens=40, seed=seed)) for seed in (1, 1, 2))
     assert one == two != other
     torch.manual_seed(7)
@@ -54,8 +54,8 @@ def test_a_seed_repeats_and_the_state_of_pytorch_counts_without(model):
     assert "".join(model.generate("ab", max_tokens=40, temperature=1.0)) == first != one
 
 
-def test_pieces_come_as_they_are_written(model):
-    """And the stream goes on after them: nothing is read or written before it is asked for."""
+def test_pieces_are_generated_on_demand(model):
+    """Nothing is read or generated before a piece is asked for."""
     stream = model.stream()
     pieces = stream.generate(max_tokens=None, utf8=True, seed=0)
     assert stream.tokens_read == 0
@@ -66,16 +66,16 @@ def test_pieces_come_as_they_are_written(model):
 
 @pytest.mark.parametrize("prompt", ["", "plain", "\u4e2d".encode()[:2], "\U0001f600".encode()[:1]], ids=repr)
 def test_utf8_is_valid_and_complete(model, prompt):
-    """This model's predictions are all but uniform over bytes: what it writes unasked is not UTF-8."""
+    """Without the option the output is not UTF-8, since this model predicts bytes almost uniformly."""
     begun = prompt if isinstance(prompt, bytes) else prompt.encode()
-    without = "".join(model.generate(prompt, max_tokens=50, seed=0))
-    assert "\ufffd" in without
+    unmasked = "".join(model.generate(prompt, max_tokens=50, seed=0))
+    assert "\ufffd" in unmasked
     for seed in range(6):
         stream = model.stream()
         stream.feed(prompt)
         written = "".join(stream.generate(max_tokens=50 + seed, utf8=True, seed=seed))
         assert stream.tokens_read == len(begun) + 50 + seed and "\ufffd" not in written
-        # What was begun in the prompt is completed in what is written; special symbols in between are no text.
+        # A character that the prompt begins is completed; special symbols are no text.
         assert written.encode().startswith(b"" if begun.isascii() else begun)
         assert 45 + seed <= len(written.encode()) <= 50 + seed + len(begun)
 
@@ -86,14 +86,14 @@ def test_utf8_of_a_prompt_that_cannot_be_completed(model):
     assert len("".join(model.generate(b"\xf0\x9f", max_tokens=2, utf8=True, seed=0))) == 1
 
 
-def test_eos_ends_the_text_or_does_not():
+def test_stopping_at_eos_is_an_option():
     model = text_model(level="words", symbols=["a", "b"])
     ended = ["".join(model.generate("a", max_tokens=60, seed=seed, stop_at_eos=True)) for seed in range(5)]
     assert not any("\n" in text for text in ended) and len(set(map(len, ended))) > 1
     assert any("\n" in "".join(model.generate("a", max_tokens=60, seed=seed)) for seed in range(5))
 
 
-def test_padding_is_never_written():
+def test_padding_is_never_generated():
     model = text_model(level="words", symbols=["a"])
     with torch.no_grad():
         model.model.output_projection.weight[:2] = 40 * model.model.output_projection.weight[4]
@@ -102,7 +102,7 @@ def test_padding_is_never_written():
 
 
 @pytest.mark.parametrize(
-    "asked, words",
+    "asked, message",
     [
         ({"temperature": 0}, "temperature .* more than 0, got 0"),
         ({"temperature": float("inf")}, "temperature .* more than 0, got inf"),
@@ -116,8 +116,8 @@ def test_padding_is_never_written():
     ],
     ids=str,
 )
-def test_wrong_options_are_said_at_once(model, asked, words):
-    with pytest.raises(ValueError, match=words):
+def test_wrong_options_raise_before_the_first_piece(model, asked, message):
+    with pytest.raises(ValueError, match=message):
         model.generate("a", **asked)
 
 
@@ -129,5 +129,5 @@ def test_utf8_is_for_bytes():
 def test_nothing_to_score(model):
     with pytest.raises(ValueError, match="nothing to score"):
         model.score("")
-    with pytest.raises(ValueError, match="block .* got 0"):
+    with pytest.raises(ValueError, match=r"block .* got 0"):
         model.score("a", block=0)

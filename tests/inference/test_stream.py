@@ -1,4 +1,4 @@
-"""Streams and what is written from them, against reading everything again for each token."""
+"""Streams and their continuations, against reading the whole text again for each token."""
 
 import copy
 
@@ -17,13 +17,13 @@ def model(request):
 
 
 def log_probs(model, ids):
-    """[N, V], of all that follows </s> and each token, by one long block from nothing."""
+    """[N, V] after </s> and after each token, from one long block and no memory."""
     with torch.no_grad():
-        return model.model(torch.tensor([[model.codec.eos, *ids]])).log_probs[0]
+        return model.model(torch.tensor([[model.tokenizer.eos, *ids]])).log_probs[0]
 
 
-def test_score_is_what_one_long_block_gives(model):
-    ids = model.codec.encode(TEXT)
+def test_scores_do_not_depend_on_the_block(model):
+    ids = model.tokenizer.encode(TEXT)
     expected = -log_probs(model, ids)[torch.arange(len(ids)), ids].double().numpy() / np.log(2)
     for block in (1, 7, 512):
         score = model.score(TEXT, block=block)
@@ -37,8 +37,8 @@ def test_score_is_what_one_long_block_gives(model):
     assert f"{len(ids)} tokens" in repr(score)
 
 
-def test_text_in_parts_is_text_at_once(model):
-    ids, content = model.codec.encode(TEXT), TEXT.encode()
+def test_a_text_may_come_in_parts(model):
+    ids, content = model.tokenizer.encode(TEXT), TEXT.encode()
     expected = log_probs(model, ids)
     stream = model.stream(block=5)
     assert stream.tokens_read == 0
@@ -49,22 +49,22 @@ def test_text_in_parts_is_text_at_once(model):
     distribution = stream.next_distribution()
     best = int(expected[-1].argmax())
     torch.testing.assert_close(distribution.log_probs, expected[-1])
-    assert distribution.top(3)[0] == (model.codec.symbols[best], distribution.log_probs[best].item())
+    assert distribution.top(3)[0] == (model.tokenizer.symbols[best], distribution.log_probs[best].item())
     assert distribution["</s>"] == distribution.log_probs[2].item() and len(distribution.top(10**6)) == 260
     with pytest.raises(KeyError):
         distribution["no such"]
 
 
-def test_greedy_is_reading_everything_again_for_each_token(model):
-    """From nothing, and from a prompt that is longer than any span, read in blocks."""
+def test_greedy_equals_reading_everything_again_for_each_token(model):
+    """Without a prompt, and after one that is longer than any span."""
     for prompt in ("", TEXT):
-        ids = model.codec.encode(prompt)
+        ids = model.tokenizer.encode(prompt)
         written = []
         for _ in range(60):
             scores = log_probs(model, ids + written)[-1]
             scores[[0, 1]] = -torch.inf
             written.append(int(scores.argmax()))
-        expected = model.codec.decode(ids + written)[len(prompt) :]
+        expected = model.tokenizer.decode(ids + written)[len(prompt) :]
         for block in (3, 512):
             assert "".join(model.generate(prompt, max_tokens=60, greedy=True, block=block)) == expected
         assert "".join(model.generate(prompt, max_tokens=60, top_k=1, seed=5)) == expected
@@ -73,7 +73,7 @@ def test_greedy_is_reading_everything_again_for_each_token(model):
 
 
 def test_memory_stays_bounded(model):
-    """However long the text, what is stored is what is alive, and some room."""
+    """The memory of a long text holds the states that are alive, and some room to grow."""
     stream, largest = model.stream(block=64), []
     for _ in range(12):
         for _ in range(4):
@@ -83,13 +83,13 @@ def test_memory_stays_bounded(model):
             largest[-1] = max(largest[-1], stream.memory_bytes)
     assert max(stream.memory_sizes) <= 44
     assert max(largest[6:]) <= max(largest[:6])
-    # 44 memories at most, rounded up to 64, and a block, each with a key and a value (and the input), a span and an age.
+    # At most 44 memories, rounded up to 64, and a block; each has a key and a value (and the input), a span and an age.
     assert max(largest) <= 2 * (64 + 64 + 64) * (3 * 16 * 4 + 2 * 4 + 8 + 1)
 
 
-def test_a_saved_stream_goes_on_as_if_nothing_had_been(model, tmp_path):
+def test_a_restored_stream_continues_exactly(model, tmp_path):
     stream = model.stream()
-    # In the middle of a character.
+    # The cut is inside a character.
     stream.feed(TEXT.encode()[:44])
     stream.save(tmp_path / "state")
     state = stream.state_dict()
@@ -115,31 +115,31 @@ def saved(state, folder):
     return folder / "plain.pt"
 
 
-def test_words_wait_for_their_end_and_are_saved_with_it(tmp_path):
+def test_an_unfinished_word_is_pending_and_is_saved(tmp_path):
     model = text_model(level="words", symbols=["the", "cat", "sat"])
     stream = model.stream()
-    assert stream.feed("the ca") == 1 and stream.held == b"ca"
+    assert stream.feed("the ca") == 1 and stream.pending == b"ca"
     stream.save(tmp_path / "state")
     assert stream.feed("t sat\nthe cat") == 4
-    assert stream.flush() == 1 and stream.held == b""
+    assert stream.flush() == 1 and stream.pending == b""
     restored = model.stream()
     restored.restore(tmp_path / "state")
-    assert restored.held == b"ca" and restored.feed("t sat\nthe cat") == 4
-    ids = [model.codec.dictionary.index(word) for word in ("the", "cat", "sat", "</s>", "the", "cat")]
+    assert restored.pending == b"ca" and restored.feed("t sat\nthe cat") == 4
+    ids = [model.tokenizer.dictionary.index(word) for word in ("the", "cat", "sat", "</s>", "the", "cat")]
     torch.testing.assert_close(stream.next_distribution().log_probs, log_probs(model, ids)[-1])
     written = "".join(model.generate("the cat", max_tokens=12, seed=3))
-    # A word does not stick to the one before it.
+    # White space stands before the first word.
     assert written[0] in " \n" and written.split() and set(written.split()) <= {"the", "cat", "sat", "<unk>"}
 
 
-def test_states_of_other_streams(model, tmp_path):
+def test_states_that_are_refused(model, tmp_path):
     stream = model.stream()
     stream.feed("abc")
     stream.save(tmp_path / "state")
     before = stream.next_distribution().log_probs
     with pytest.raises(ValueError, match="state: the state of a stream goes on only with the weights it was made with"):
         text_model(seed=1).stream().restore(tmp_path / "state")
-    with pytest.raises(ValueError, match="not the state of a stream: expected features, held"):
+    with pytest.raises(ValueError, match="not the state of a stream: expected features, pending"):
         stream.load_state_dict({"features": torch.zeros(1)})
     state = stream.state_dict()
     with pytest.raises(ValueError, match="not the state of a memory"):

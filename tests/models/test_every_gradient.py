@@ -1,25 +1,20 @@
-import pytest
+"""A parameter of the softmax that no target uses still gets a gradient, of zero."""
+
 import torch
 
 from fairseq_expire.models.every_gradient import with_every_gradient
-from fairseq_expire.modules import LayerReport
+from fairseq_expire.modules import AdaptiveSoftmax, Clusters
 
 
-@pytest.mark.parametrize("size", [1.0, 300.0])
-def test_what_a_criterion_leaves_out_gets_a_gradient_and_changes_nothing(size):
-    """Also where its loss, in half precision, overflows: 300 squared does."""
-    learned = torch.full((2, 1), size, dtype=torch.float16, requires_grad=True)
-    report = LayerReport(
-        span=torch.zeros(2, 3, 1),
-        penalty=None,
-        count_seen=lambda: torch.zeros(2, 3).long(),
-        reconstruction=learned.square().sum(dim=1),
-    )
-    assert report.reconstruction.isfinite().all() == (size == 1)
-    features = torch.ones(2, 3, 4, requires_grad=True)
-    out = with_every_gradient(features, [report], None)
+def test_unused_clusters_get_a_gradient_of_zero_and_change_nothing():
+    """Also where a product with zero would be NaN: the features are infinite in one place."""
+    softmax = AdaptiveSoftmax(vocab_size=20, embed_dim=4, clusters=Clusters((5, 10), 2.0))
+    features = torch.ones(2, 3, 4)
+    features[1, 2, 3] = torch.inf
+    features.requires_grad_()
+    out = with_every_gradient(features, softmax)
     assert torch.equal(out, features)
     out.sum().backward()
-    assert torch.equal(learned.grad, torch.zeros_like(learned)) and torch.equal(
-        features.grad, torch.ones_like(features)
-    )
+    assert torch.equal(features.grad, torch.ones_like(features))
+    for parameter in softmax.parameters():
+        assert torch.equal(parameter.grad, torch.zeros_like(parameter))

@@ -21,7 +21,7 @@ def decoder(request):
     arch = request.param if request.param in OPTIONS else "expire_span_lm"
     more = [] if request.param in OPTIONS else ["--adaptive-softmax-cutoff", "20,50"]
     model = build(*commands.MODEL, "--position-range", "6", *OPTIONS[arch], *more, arch=arch).eval()
-    for layer in model.decoder.stack.layers:
+    for layer in model.decoder.model.stack.layers:
         if arch == "expire_span_lm":
             # So that spans differ.
             torch.nn.init.normal_(layer.policy.predictor.weight, std=0.3)
@@ -72,7 +72,7 @@ def test_a_state_may_start_from_a_memory(decoder):
         state = {}
         decoder.start_from(state, memory, done)
         torch.testing.assert_close(decoder(given, incremental_state=state)[0], whole[:, 40:])
-        assert decoder.kept_in(state)[1] == given.size(1)
+        assert decoder.memory_in(state)[1] == given.size(1)
 
 
 def test_rows_read_by_themselves_go_on_side_by_side(decoder):
@@ -92,13 +92,13 @@ def test_a_beam_step_copies_a_memory_once(decoder):
     # After the prompt, which had room for another of its length.
     _, extra = decoder(text(4, 21), incremental_state=state)
     decoder.reorder_incremental_state_scripting(state, torch.tensor([1, 0, 3, 3]))
-    reordered = decoder.kept_in(state)[0]
+    reordered = decoder.memory_in(state)[0]
     assert not any(a.states.data_ptr() == b.states.data_ptr() for a, b in zip(reordered.layers, extra["memory"].layers))
     decoder(text(4, 22), incremental_state=state)
-    read_on = decoder.kept_in(state)[0]
+    read_on = decoder.memory_in(state)[0]
     assert all(a.states.data_ptr() == b.states.data_ptr() for a, b in zip(reordered.layers, read_on.layers))
     decoder.reorder_incremental_state_scripting(state, torch.arange(4))
-    assert all(a is b for a, b in zip(decoder.kept_in(state)[0].layers, read_on.layers))
+    assert all(a is b for a, b in zip(decoder.memory_in(state)[0].layers, read_on.layers))
 
 
 def test_what_cannot_be_read(decoder):
@@ -107,7 +107,7 @@ def test_what_cannot_be_read(decoder):
     with pytest.raises(ValueError, match="5 tokens of each row have been read, and 5 are given"):
         decoder(tokens, incremental_state=state)
     with pytest.raises(ValueError, match="start it with start_from"):
-        decoder(tokens, memory=decoder.kept_in(state)[0], incremental_state={})
+        decoder(tokens, memory=decoder.memory_in(state)[0], incremental_state={})
 
 
 def test_lengths_have_no_limit():

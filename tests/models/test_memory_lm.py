@@ -24,7 +24,7 @@ def test_options_reach_the_modules():
         "--position-range", "11", "--tokens-per-sample", "40", "--attention-dropout", "0.2", "--activation-dropout", "0.3",
         "--checkpoint-activations",
     )  # fmt: skip
-    stack = model.decoder.stack
+    stack = model.decoder.model.stack
     policy = stack.layers[1].policy
     assert isinstance(policy, ExpireSpan)
     assert (policy.max_span, policy.ramp, policy.input_scale, policy.shortening, policy.span_limit) == (
@@ -42,15 +42,17 @@ def test_options_reach_the_modules():
 
 def test_dropout_of_embedding_and_last_layer():
     """Of its own for each; the embedding's is that of the sublayers unless it is given."""
-    decoder = build(*SMALL, "--dropout", "0.4").decoder
-    assert (decoder.dropout_in.p, decoder.dropout_out.p, decoder.stack.layers[0].dropout.p) == (0.4, 0, 0.4)
+    language_model = build(*SMALL, "--dropout", "0.4").decoder.model
+    assert (language_model.dropout_in.p, language_model.dropout_out.p) == (0.4, 0)
+    assert language_model.stack.layers[0].dropout.p == 0.4
     torch.manual_seed(0)
     model = build(*SMALL, "--decoder-dropout-in", "0.2", "--decoder-dropout-out", "0.3")
-    decoder = model.decoder
-    assert (decoder.dropout_in.p, decoder.dropout_out.p, decoder.stack.layers[0].dropout.p) == (0.2, 0.3, 0)
+    decoder, language_model = model.decoder, model.decoder.model
+    assert (language_model.dropout_in.p, language_model.dropout_out.p) == (0.2, 0.3)
+    assert language_model.stack.layers[0].dropout.p == 0
     tokens = torch.randint(4, 100, (20, 50))
     seen = []
-    decoder.stack.register_forward_pre_hook(lambda stack, given: seen.append(given[0]))
+    language_model.stack.register_forward_pre_hook(lambda stack, given: seen.append(given[0]))
     features, _ = decoder.extract_features(tokens)
     assert (seen[0] == 0).float().mean().item() == pytest.approx(0.2, abs=0.02)
     assert (features == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
@@ -59,8 +61,8 @@ def test_dropout_of_embedding_and_last_layer():
 
 
 def test_positions_default_to_the_block_and_with_a_fixed_span_to_the_span():
-    assert build(*SMALL, "--tokens-per-sample", "40").decoder.stack.position_range == 40
-    fixed = build(*FIXED, "--tokens-per-sample", "40", arch="transformer_xl_lm").decoder.stack
+    assert build(*SMALL, "--tokens-per-sample", "40").decoder.model.stack.position_range == 40
+    fixed = build(*FIXED, "--tokens-per-sample", "40", arch="transformer_xl_lm").decoder.model.stack
     assert fixed.position_range == 64 and isinstance(fixed.layers[0].policy, FixedSpan)
 
 
@@ -88,10 +90,10 @@ def test_probabilities_sum_to_one_and_everything_trains(given):
 
 
 def test_sharing():
-    shared = build(*SMALL, "--share-decoder-input-output-embed").decoder
+    shared = build(*SMALL, "--share-decoder-input-output-embed").decoder.model
     assert shared.output_projection.weight is shared.embed_tokens.weight
-    tied = build(*SMALL, *ADAPTIVE, "--tie-adaptive-weights").decoder
-    assert tied.adaptive_softmax.head.word_proj.weight is tied.embed_tokens.weights_for_band(0)[0]
+    tied = build(*SMALL, *ADAPTIVE, "--tie-adaptive-weights").decoder.model
+    assert tied.adaptive_softmax.head.word_proj.weight is tied.embed_tokens.weights(0)[0]
 
 
 def test_a_memory_can_be_given_as_a_value():
@@ -105,7 +107,7 @@ def test_a_memory_can_be_given_as_a_value():
 
 def test_embedding_scale():
     scaled, plain = build(*SMALL), build(*SMALL, "--no-scale-embedding")
-    assert scaled.decoder.embed_scale == pytest.approx(32**0.5) and plain.decoder.embed_scale == 1
+    assert scaled.decoder.model.embed_scale == pytest.approx(32**0.5) and plain.decoder.model.embed_scale == 1
 
 
 PRESETS = sorted(arch for arch, name in ARCH_MODEL_NAME_REGISTRY.items() if name == "expire_span_lm")
@@ -125,11 +127,11 @@ def test_there_are_the_presets_that_the_readme_names():
 
 def test_checkpoints_of_other_models_and_versions():
     model = build(*SMALL)
-    older = {**model.state_dict(), "decoder.dictionary_digest": torch.zeros(4, dtype=torch.int64)}
+    older = {name.replace("decoder.model.", "decoder."): value for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match="the checkpoint was written by an earlier version of fairseq_expire"):
         model.load_state_dict(older)
     deeper = build(*SMALL, "--decoder-layers", "3").state_dict()
-    with pytest.raises(ValueError, match=r"a weight stack.layers.2.\S+, which the model lacks; give the options"):
+    with pytest.raises(ValueError, match=r"a weight model.stack.layers.2.\S+, which the model lacks; give the options"):
         model.load_state_dict(deeper)
     model.load_state_dict(build(*SMALL).state_dict())
 

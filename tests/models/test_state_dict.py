@@ -20,7 +20,7 @@ MODELS = {
     "adaptive": ("adaptive_span_lm", []),
     "adaptive-layer": ("adaptive_span_lm", ["--adapt-span-layer", *LARGE]),
     "mean": ("compressive_transformer_lm", []),
-    "conv": ("compressive_transformer_lm", ["--compression", "conv", *TIED]),
+    "max": ("compressive_transformer_lm", ["--compression", "max", *TIED]),
 }
 
 

@@ -8,26 +8,30 @@ from fairseq.modules import AdaptiveSoftmax as TheirSoftmax
 
 from fairseq_expire.modules.adaptive_vocabulary import AdaptiveInput, AdaptiveSoftmax, Clusters
 
-SYMBOLS, WIDTH, BANDS = 50, 16, Clusters((10, 25), 2.0)
+WORDS, WIDTH, CLUSTERS = 50, 16, Clusters((10, 25), 2.0)
 
 
-def pair(bands, tied, tie_projections):
+def pair(clusters, tied, tie_projections):
     """Embedding and softmax, ours and fairseq's, with the same weights."""
     torch.manual_seed(0)
-    cutoff = list(bands.cutoff)
-    theirs = TheirInput(SYMBOLS, 1, WIDTH, bands.factor, WIDTH, cutoff)
+    cutoff = list(clusters.cutoffs)
+    theirs = TheirInput(WORDS, 1, WIDTH, clusters.factor, WIDTH, cutoff)
     their_softmax = TheirSoftmax(
-        SYMBOLS,
+        WORDS,
         WIDTH,
         cutoff,
         0.0,
-        factor=bands.factor,
+        factor=clusters.factor,
         adaptive_inputs=theirs if tied else None,
         tie_proj=tie_projections,
     )
-    ours = AdaptiveInput(symbols=SYMBOLS, pad=1, embed_dim=WIDTH, bands=bands)
+    ours = AdaptiveInput(vocab_size=WORDS, pad=1, embed_dim=WIDTH, clusters=clusters)
     our_softmax = AdaptiveSoftmax(
-        symbols=SYMBOLS, embed_dim=WIDTH, bands=bands, tied=ours if tied else None, tie_projections=tie_projections
+        vocab_size=WORDS,
+        embed_dim=WIDTH,
+        clusters=clusters,
+        tied=ours if tied else None,
+        tie_projections=tie_projections,
     )
     ours.load_state_dict(theirs.state_dict())
     our_softmax.load_state_dict(their_softmax.state_dict())
@@ -43,11 +47,13 @@ def read(models, tokens, target):
     return loss, {name: p.grad for name, p in models.named_parameters()}
 
 
-@pytest.mark.parametrize("bands", [BANDS, Clusters((10, 25, 50), 2.0), Clusters((50,))], ids=["", "to-the-end", "one"])
+@pytest.mark.parametrize(
+    "clusters", [CLUSTERS, Clusters((10, 25, 50), 2.0), Clusters((50,))], ids=["", "to-the-end", "one"]
+)
 @pytest.mark.parametrize("tied, tie_projections", [(False, False), (True, False), (True, True)])
-def test_as_fairseqs(bands, tied, tie_projections):
-    ours, theirs = pair(bands, tied, tie_projections)
-    tokens, target = torch.randint(2, SYMBOLS, (3, 20)), torch.randint(2, SYMBOLS, (3, 20))
+def test_as_fairseqs(clusters, tied, tie_projections):
+    ours, theirs = pair(clusters, tied, tie_projections)
+    tokens, target = torch.randint(2, WORDS, (3, 20)), torch.randint(2, WORDS, (3, 20))
     our_loss, our_gradients = read(ours, tokens, target)
     their_loss, their_gradients = read(theirs, tokens, target)
     torch.testing.assert_close(our_loss, their_loss)
@@ -59,8 +65,8 @@ def test_as_fairseqs(bands, tied, tie_projections):
     torch.testing.assert_close(asked, all_words.gather(2, target.unsqueeze(-1)))
 
 
-def test_bands_that_do_not_occur():
-    ours, theirs = pair(BANDS, False, False)
+def test_clusters_that_do_not_occur():
+    ours, theirs = pair(CLUSTERS, False, False)
     tokens, target = torch.randint(2, 10, (2, 5)), torch.randint(2, 10, (2, 5))
     our_loss, our_gradients = read(ours, tokens, target)
     their_loss, their_gradients = read(theirs, tokens, target)
@@ -74,14 +80,14 @@ def test_bands_that_do_not_occur():
             assert (gradient is None) == (their_gradients[name] is None)
 
 
-def test_padding_is_zero_and_words_of_rarer_bands_are_not():
+def test_padding_is_zero_and_words_of_rarer_clusters_are_not():
     torch.manual_seed(0)
-    embed = AdaptiveInput(symbols=SYMBOLS, pad=1, embed_dim=WIDTH, bands=BANDS)
-    norms = embed(torch.arange(SYMBOLS)).norm(dim=-1)
-    assert norms[1] == 0 and (norms[torch.arange(SYMBOLS) != 1] > 0).all()
+    embed = AdaptiveInput(vocab_size=WORDS, pad=1, embed_dim=WIDTH, clusters=CLUSTERS)
+    norms = embed(torch.arange(WORDS)).norm(dim=-1)
+    assert norms[1] == 0 and (norms[torch.arange(WORDS) != 1] > 0).all()
 
 
-@pytest.mark.parametrize("cutoff", [(), (10, 5), (10, 10), (2, 10), (10, 51)])
-def test_cutoffs_that_are_none(cutoff):
+@pytest.mark.parametrize("cutoffs", [(), (10, 5), (10, 10), (2, 10), (10, 51)])
+def test_cutoffs_that_do_not_fit(cutoffs):
     with pytest.raises(ValueError, match="rising word ranks from 4 .* to 50"):
-        Clusters(cutoff).ends(SYMBOLS)
+        Clusters(cutoffs).ends(WORDS)

@@ -1,4 +1,4 @@
-"""The plain model against the decoder of fairseq's models, and its description as JSON."""
+"""The plain model against the decoder of fairseq's models, and its configuration as JSON."""
 
 import json
 from functools import partial
@@ -27,7 +27,7 @@ MODELS = {
         "--max-span",
         "8",
         "--compression",
-        "conv",
+        "max",
         *ADAPTIVE,
         "--adaptive-softmax-factor",
         "2",
@@ -39,11 +39,11 @@ MODELS = {
 def test_a_model_from_its_json_reads_as_the_decoder(arch):
     torch.manual_seed(0)
     model = build(*commands.MODEL, *MODELS[arch], arch=arch).eval()
-    content = json.loads(json.dumps(model.decoder.description.to_json()))
-    description = LanguageModelConfig.from_json(content)
-    assert description.to_json() == content
-    plain = LanguageModel(description, torch.zeros(4, dtype=torch.int64)).eval()
-    plain.load_state_dict(model.decoder.state_dict())
+    content = json.loads(json.dumps(model.decoder.model.config.to_json()))
+    config = LanguageModelConfig.from_json(content)
+    assert config.to_json() == content
+    plain = LanguageModel(config, "digest").eval()
+    plain.load_state_dict(model.decoder.model.state_dict())
     tokens = torch.randint(4, 100, (2, 60), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.get_normalized_probs(model(tokens), log_probs=True)
@@ -56,12 +56,12 @@ def test_a_model_from_its_json_reads_as_the_decoder(arch):
 
 
 def test_a_policy_with_other_options():
-    description = build(*commands.MODEL, *MODELS["expire_span_lm"]).decoder.description
-    assert description.with_policy_options(span_limit=3).policy().span_limit == 3
+    config = build(*commands.MODEL, *MODELS["expire_span_lm"]).decoder.model.config
+    assert config.with_policy_options(span_limit=3).policy().span_limit == 3
     with pytest.raises(
         ValueError, match="the memory policy expire_span cannot be made with these options .*'loudness'"
     ):
-        description.with_policy_options(loudness=3)
+        config.with_policy_options(loudness=3)
 
 
 class Loud(MemoryPolicy):
@@ -69,7 +69,7 @@ class Loud(MemoryPolicy):
         super().__init__(ramp=1)
 
 
-PLAIN = dict(symbols=10, pad=1, embed_dim=8, num_heads=2, ffn_dim=8, num_layers=1, position_range=4)
+PLAIN = dict(vocab_size=10, pad=1, embed_dim=8, num_heads=2, ffn_dim=8, num_layers=1, position_range=4)
 JSON = {**PLAIN, "policy": {"name": "fixed_span", "max_span": 5}}
 
 
@@ -94,21 +94,21 @@ def test_a_policy_that_nobody_else_knows_cannot_be_written_down():
         ({"pre_norm": 1}, "the field pre_norm of a model is 1, expected bool"),
         ({"dropout": None}, "the field dropout of a model is None, expected float"),
         ({"depth": 1}, "the field depth of a model is not known"),
-        ({"adaptive_input": {"cutoff": 5}}, "bands are described by cutoff and factor"),
+        ({"adaptive_input": {"cutoffs": 5}}, "clusters are described by cutoffs and factor"),
         (
-            {"share_embedding": True, "adaptive_input": {"cutoff": [5], "factor": 4}},
+            {"share_embedding": True, "adaptive_input": {"cutoffs": [5], "factor": 4}},
             "share_embedding shares one full matrix",
         ),
-        ({"tie_adaptive_weights": True}, "tie_adaptive_weights needs the same bands"),
+        ({"tie_adaptive_weights": True}, "tie_adaptive_weights needs the same clusters"),
         ({"tie_adaptive_proj": True}, "only works together with tie_adaptive_weights"),
     ],
 )
-def test_descriptions_of_no_model(changed, words):
+def test_what_is_no_configuration(changed, words):
     with pytest.raises(ValueError, match=words):
         LanguageModelConfig.from_json({**JSON, **changed})
 
 
-def test_a_description_lacks_a_field():
+def test_a_missing_field():
     for name in JSON:
         with pytest.raises(ValueError, match=f"the field {name} of a model is missing"):
             LanguageModelConfig.from_json({key: value for key, value in JSON.items() if key != name})

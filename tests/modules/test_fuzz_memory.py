@@ -239,7 +239,7 @@ def test_what_is_retained_is_what_will_be_seen(long):
                 "fixed": lambda: FixedSpan(max_span=span, span_limit=limit),
                 "adaptive": lambda: AdaptiveSpan(num_heads=2, max_span=span, ramp=ramp, span_limit=limit),
                 "compressive": lambda: Compressive(
-                    embed_dim=4, max_span=max(span, rate), compressed_size=size, rate=rate, span_limit=limit
+                    max_span=max(span, rate), compressed_size=size, rate=rate, span_limit=limit
                 ),
             }[kind]()
             .double()

@@ -38,7 +38,7 @@ class Model(NamedTuple):
             return AdaptiveSpan(num_heads=self.heads, max_span=span, ramp=self.ramp, span_limit=limit)
         if self.kind == "compressive":
             compressing = dict(compressed_size=self.size, rate=self.rate, pooling=self.pooling)
-            return Compressive(embed_dim=width, max_span=span, **compressing, span_limit=limit)
+            return Compressive(max_span=span, **compressing, span_limit=limit)
         return FixedSpan(max_span=span, span_limit=limit)
 
     def stack(self):

@@ -1,4 +1,4 @@
-"""Memory files: what comes back is what was there, or one sentence says why nothing does."""
+"""Memory files: a memory is read as it was written, or one sentence says why it cannot be read."""
 
 import re
 
@@ -8,11 +8,11 @@ import torch
 from fairseq_expire.modules import Compressive, ExpireSpan, Memory, MemoryTransformer
 from fairseq_expire.streaming.memory_files import new_name, path_of, read_memory, set_of, write_memory
 
-PLACE = dict(process=1, processes=2)
+PLACE = {"process": 1, "processes": 2}
 
 
 def memory_after_training(policy):
-    """Of rows of which one has ended, after a few blocks."""
+    """Returns the memory after a few blocks, of rows of which one has ended."""
     torch.manual_seed(0)
     stack = MemoryTransformer(
         embed_dim=8, num_heads=2, ffn_dim=16, num_layers=2, position_range=4, policy=policy, pre_norm=True
@@ -29,15 +29,15 @@ def memory_after_training(policy):
     "policy",
     [
         lambda: ExpireSpan(embed_dim=8, max_span=12, ramp=2, span_init=6),
-        lambda: Compressive(embed_dim=8, max_span=4, compressed_size=2, rate=2),
+        lambda: Compressive(max_span=4, compressed_size=2, rate=2),
     ],
     ids=["expire", "compressive"],
 )
-def test_a_memory_comes_back_as_it_was(tmp_path, policy):
-    """To the last bit and slot, since attention adds up in their order."""
+def test_a_memory_is_read_as_it_was_written(tmp_path, policy):
+    """Every bit and every slot counts, since attention sums in the order of slots."""
     memory = memory_after_training(policy)
-    write_memory(tmp_path, "memory_3_ab", {"lanes": {0: memory.state_dict()}}, **PLACE)
-    read = Memory.from_state_dict(read_memory(tmp_path, "memory_3_ab", **PLACE)["lanes"][0])
+    write_memory(tmp_path, "memory_3_ab", {"memories": {0: memory.state_dict()}}, **PLACE)
+    read = Memory.from_state_dict(read_memory(tmp_path, "memory_3_ab", **PLACE)["memories"][0])
     for layer, other in zip(read.layers, memory.layers):
         assert torch.equal(layer.states, other.states) and torch.equal(layer.age, other.age)
         assert layer.states.stride() == other.states.stride()
@@ -46,20 +46,20 @@ def test_a_memory_comes_back_as_it_was(tmp_path, policy):
         assert other.compressed is None or torch.equal(layer.compressed, other.compressed)
 
 
-def test_names():
+def test_names_are_new():
     name = new_name(40)
     assert re.fullmatch("memory_40_[0-9a-f]{8}", name) and new_name(40) != name
 
 
-def test_one_file_for_each_process_and_nothing_else(tmp_path):
-    write_memory(tmp_path, "memory_3_ab", {"lanes": {}}, **PLACE)
+def test_one_file_for_each_process(tmp_path):
+    write_memory(tmp_path, "memory_3_ab", {"memories": {}}, **PLACE)
     (path,) = tmp_path.iterdir()
     assert path.name == "memory_3_ab.1-of-2.pt" and set_of(path) == "memory_3_ab"
-    assert read_memory(tmp_path, "memory_3_ab", **PLACE) == {"lanes": {}}
+    assert read_memory(tmp_path, "memory_3_ab", **PLACE) == {"memories": {}}
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
-    with pytest.raises(OSError, match="nowhere/memory_3_ab.1-of-2.pt"):
+def test_the_error_names_the_folder(tmp_path):
+    with pytest.raises(OSError, match=r"nowhere/memory_3_ab.1-of-2.pt"):
         write_memory(tmp_path / "nowhere", "memory_3_ab", {}, **PLACE)
 
 
@@ -75,12 +75,12 @@ def test_damage_is_found(tmp_path, harm):
     path = path_of(tmp_path, "memory_3_ab", **PLACE)
     write_memory(tmp_path, "memory_3_ab", {"states": torch.zeros(1000)}, **PLACE)
     path.write_bytes(harm(bytearray(path.read_bytes())))
-    with pytest.raises(ValueError, match="memory_3_ab.1-of-2.pt is damaged"):
+    with pytest.raises(ValueError, match=r"memory_3_ab.1-of-2.pt is damaged"):
         read_memory(tmp_path, "memory_3_ab", **PLACE)
 
 
-def test_what_may_not_be_read(tmp_path, monkeypatch):
-    """The user who runs the tests may read everything."""
+def test_a_file_without_permission(tmp_path, monkeypatch):
+    """Simulated, since the user who runs the tests may read everything."""
     write_memory(tmp_path, "memory_3_ab", {}, **PLACE)
 
     def denied(*arguments, **options):
@@ -92,13 +92,13 @@ def test_what_may_not_be_read(tmp_path, monkeypatch):
         read_memory(tmp_path, "memory_3_ab", **PLACE)
 
 
-def test_what_is_not_there_or_another_one(tmp_path):
-    with pytest.raises(ValueError, match="memory_3_ab.1-of-2.pt is missing"):
+def test_missing_files_and_other_files(tmp_path):
+    with pytest.raises(ValueError, match=r"memory_3_ab.1-of-2.pt is missing"):
         read_memory(tmp_path, "memory_3_ab", **PLACE)
     write_memory(tmp_path, "memory_3_cd", {}, **PLACE)
     path_of(tmp_path, "memory_3_cd", **PLACE).rename(path_of(tmp_path, "memory_3_ab", **PLACE))
-    with pytest.raises(ValueError, match="memory_3_ab.1-of-2.pt holds the memory of another run"):
+    with pytest.raises(ValueError, match=r"memory_3_ab.1-of-2.pt holds the memory of another run"):
         read_memory(tmp_path, "memory_3_ab", **PLACE)
     torch.save([1], path_of(tmp_path, "memory_3_ab", **PLACE))
-    with pytest.raises(ValueError, match="memory_3_ab.1-of-2.pt is damaged"):
+    with pytest.raises(ValueError, match=r"memory_3_ab.1-of-2.pt is damaged"):
         read_memory(tmp_path, "memory_3_ab", **PLACE)

@@ -1,21 +1,22 @@
-"""The handle of a batch: the memory depends on the place in the text, not on how often a batch was run."""
+"""Handles of batches: the memory depends on the place in the text, not on how often a batch is run."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from fairseq_expire.modules import LayerMemory, Memory
-from fairseq_expire.streaming.memory_pass import MemoryBatchIterator
-from fairseq_expire.streaming.stream import BlockDataset
+from fairseq_expire.streaming.batch_iterator import MemoryBatchIterator
+from fairseq_expire.streaming.blocks import BlockDataset
 
-# TOKENS are those of one group of rows.
+# TOKENS are those of one micro-batch.
 ROWS, BLOCK, TOKENS = 2, 3, 24
 
 
 class Counting:
-    """Stands for a token stream: token n is n + 4, or n + ``first``."""
+    """A stand-in for a token stream whose token n is n + ``first``."""
 
     pad = 1
     prefixes = ["counting"]
@@ -31,17 +32,27 @@ class Counting:
 
 
 def iterator(
-    lanes=1, num_workers=0, buffer_size=0, rows=ROWS, block=BLOCK, tokens=None, first=4, shard_id=0, num_shards=1
+    micro_batches=1,
+    num_workers=0,
+    buffer_size=0,
+    rows=ROWS,
+    block=BLOCK,
+    tokens=None,
+    first=4,
+    shard_id=0,
+    num_shards=1,
 ):
-    stream = Counting(tokens or TOKENS * lanes * num_shards, first)
-    dataset = BlockDataset(stream, rows=rows, block=block, lanes=lanes, shard_id=shard_id, num_shards=num_shards, eos=2)
+    stream = Counting(tokens or TOKENS * micro_batches * num_shards, first)
+    dataset = BlockDataset(
+        stream, rows=rows, block=block, micro_batches=micro_batches, shard_id=shard_id, num_shards=num_shards, eos=2
+    )
     return MemoryBatchIterator(
         dataset, epoch=1, num_workers=num_workers, buffer_size=buffer_size, skip_remainder_batch=False
     )
 
 
 def memory_of(number):
-    """A memory to be told apart from others: its age is its number."""
+    """Returns a memory that is recognised by its age, the number."""
     return Memory((LayerMemory(torch.zeros(ROWS, 1, 1), torch.full((ROWS, 1), number)),))
 
 
@@ -58,7 +69,7 @@ def store(handle, model, number):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_each_block_reads_what_the_one_before_remembered(num_workers):
+def test_each_block_reads_the_memory_after_the_one_before(num_workers):
     model = nn.Linear(1, 1)
     seen = []
     for number, handle in enumerate(handles(iterator(num_workers=num_workers).next_epoch_itr())):
@@ -67,7 +78,7 @@ def test_each_block_reads_what_the_one_before_remembered(num_workers):
     assert seen == [None, 0, 1, 2]
 
 
-def test_a_block_run_twice_starts_both_times_from_the_same_memory():
+def test_a_block_that_is_run_twice_starts_from_the_same_memory():
     model = nn.Linear(1, 1)
     first, second, third, _ = handles(iterator().next_epoch_itr())
     store(first, model, 10)
@@ -80,45 +91,45 @@ def test_a_block_run_twice_starts_both_times_from_the_same_memory():
     assert number_of(third.load(model)) == 21
 
 
-def test_a_block_that_was_skipped_makes_the_memory_older():
+def test_the_memory_ages_by_a_skipped_block():
     model = nn.Linear(1, 1)
     first, _, _, fourth = handles(iterator().next_epoch_itr())
     store(first, model, 10)
     assert number_of(fourth.load(model)) == 10 + 2 * BLOCK
 
 
-def test_lanes_models_and_passes_each_have_a_memory_of_their_own():
+def test_micro_batches_models_and_passes_each_have_a_memory_of_their_own():
     one, two = Reader(None), Reader(None)
-    batches = iterator(lanes=2)
-    first_lane, second_lane, later = handles(batches.next_epoch_itr())[:3]
-    store(first_lane, one, 1)
-    store(second_lane, one, 2)
-    store(first_lane, two, 3)
+    batches = iterator(micro_batches=2)
+    first_micro_batch, second_micro_batch, later = handles(batches.next_epoch_itr())[:3]
+    store(first_micro_batch, one, 1)
+    store(second_micro_batch, one, 2)
+    store(first_micro_batch, two, 3)
     assert number_of(later.load(one)) == 1
     assert number_of(later.load(two)) == 3
     again = handles(batches.next_epoch_itr())
-    # A new pass starts cold, and if its first block is left out, so does the next, but behind the text of that.
+    # A new pass starts without memory. If its first block is skipped, the second starts with an empty, older one.
     assert again[0].load(one) is None
     (nothing,) = again[2].load(one).layers
     assert nothing.held == (0, 0) and nothing.read == BLOCK
 
 
 def resumed(state=None, **settings):
-    """The batches left after the first two of each lane, and the iterator that they come from."""
+    """Returns the batches after the first two of each micro-batch, and their iterator."""
     batches = iterator(**settings)
-    done = 2 * settings.get("lanes", 1)
+    done = 2 * settings.get("micro_batches", 1)
     batches.load_state_dict({"epoch": 1, "iterations_in_epoch": done, "shuffle": False, "version": 2})
     if state is not None:
         batches.load_memory_state(state)
     return list(batches.next_epoch_itr()), batches
 
 
-def saved(lanes=1):
-    """The state after two batches of each lane, whose memories are 10, 11...; torch.save has had it."""
+def saved(micro_batches=1):
+    """Returns the state after two batches of each micro-batch, saved and loaded; the memories are 10, 11 and so on."""
     model = nn.Linear(1, 1)
-    batches = iterator(lanes=lanes)
+    batches = iterator(micro_batches=micro_batches)
     read = batches.next_epoch_itr()
-    for number in range(2 * lanes):
+    for number in range(2 * micro_batches):
         store(next(read)["net_input"]["memory"], model, 10 + number)
     file = io.BytesIO()
     torch.save(batches.memory_state(), file)
@@ -126,39 +137,37 @@ def saved(lanes=1):
 
 
 @pytest.mark.parametrize("num_workers, buffer_size", [(0, 0), (0, 10), (1, 10), (4, 10)])
-def test_goes_on_in_the_middle_with_what_was_saved(num_workers, buffer_size):
-    """Though workers have read further by then."""
+def test_continues_with_saved_memories(num_workers, buffer_size):
+    """Workers have read further by then."""
     model = nn.Linear(1, 1)
-    batches = iterator(lanes=2, num_workers=num_workers, buffer_size=buffer_size)
+    batches = iterator(micro_batches=2, num_workers=num_workers, buffer_size=buffer_size)
     read = batches.next_epoch_itr()
     for number in range(4):
         store(next(read)["net_input"]["memory"], model, number)
     state = batches.memory_state()
-    rest, _ = resumed(state, lanes=2, num_workers=num_workers, buffer_size=buffer_size)
-    assert [(batch["lane"], batch["offset"]) for batch in rest] == [(0, 6), (1, 6), (0, 9), (1, 9)]
+    rest, _ = resumed(state, micro_batches=2, num_workers=num_workers, buffer_size=buffer_size)
+    assert [(batch["micro_batch"], batch["offset"]) for batch in rest] == [(0, 6), (1, 6), (0, 9), (1, 9)]
     assert [number_of(handle.load(nn.Linear(1, 1))) for handle in handles(rest)[:2]] == [2, 3]
     for batch, other in zip(rest, read):
         assert torch.equal(batch["target"], other["target"])
 
 
-def test_what_was_saved_is_a_memory_like_any_other():
+def test_a_saved_memory_is_used_like_any_other():
     model = nn.Linear(1, 1)
-    rest, batches = resumed(saved(lanes=2), lanes=2)
-    first, other, later, _ = handles(rest)
+    rest, batches = resumed(saved(micro_batches=2), micro_batches=2)
+    first, _, later, other = handles(rest)
     assert number_of(first.load(model)) == 12
-    # Only one of the lanes was read on before this is saved: text is skipped where a batch is too large.
+    # The other micro-batch is skipped, as a batch that is too large, before this is saved.
     store(first, model, 20)
     assert number_of(first.load(model)) == 12 and number_of(later.load(model)) == 20
-    lanes = batches.memory_state()["lanes"]
-    assert {lane: (held["end"], held["memory"]["0.age"][0, 0].item()) for lane, held in lanes.items()} == {
-        0: (9, 20),
-        1: (6, 13),
-    }
-    # In the last block, the other lane's memory is as old as what was skipped.
-    assert number_of(handles(rest)[3].load(model)) == 13 + BLOCK
+    memories = batches.memory_state()["memories"]
+    numbers = {key: (saved["end"], saved["memory"]["0.age"][0, 0].item()) for key, saved in memories.items()}
+    assert numbers == {0: (9, 20), 1: (6, 13)}
+    # In the last block, the memory of the other micro-batch has aged by the skipped text.
+    assert number_of(other.load(model)) == 13 + BLOCK
 
 
-def test_what_was_saved_takes_the_type_of_the_weights():
+def test_a_saved_memory_takes_the_type_of_the_weights():
     model = nn.Linear(1, 1).double()
     rest, _ = resumed(saved())
     assert handles(rest)[0].load(model).layers[0].states.dtype == torch.float64
@@ -168,7 +177,7 @@ def test_what_was_saved_takes_the_type_of_the_weights():
     "change, difference",
     [
         ({"rows": 3}, "rows 2 where this run has 3"),
-        ({"lanes": 2}, "groups of rows 1 where this run has 2"),
+        ({"micro_batches": 2}, "micro-batches 1 where this run has 2"),
         ({"num_shards": 2, "shard_id": 1}, "process 0 where this run has 1, processes 1 where this run has 2"),
         ({"block": 2}, "tokens in a block 3 where this run has 2"),
         ({"tokens": 23}, "tokens in the split 24 where this run has 23"),
@@ -176,12 +185,12 @@ def test_what_was_saved_takes_the_type_of_the_weights():
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_memory_of_another_layout(change, difference):
+def test_a_memory_of_another_layout(change, difference):
     with pytest.raises(ValueError, match=f"of another layout: {difference}"):
         resumed(saved(), **change)
 
 
-def test_memory_of_another_place():
+def test_a_memory_of_another_place():
     state = saved()
     batches = iterator()
     batches.load_state_dict({"epoch": 1, "iterations_in_epoch": 3, "shuffle": False, "version": 2})
@@ -190,7 +199,7 @@ def test_memory_of_another_place():
 
 
 class Reader(nn.Module):
-    """Stands for a decoder: remembers the tokens themselves, one step apart."""
+    """Stands for a language model: remembers the tokens themselves, one step apart."""
 
     def __init__(self, reach):
         super().__init__()
@@ -199,29 +208,29 @@ class Reader(nn.Module):
         self.stack.reach = reach
         self.stack.empty_memory = lambda batch, read: Memory.empty(
             batch=batch, num_layers=1, embed_dim=1, like=self.stack.position
-        ).aged(read)
+        ).advance(read)
 
-    def extract_features(self, tokens, memory):
+    def read(self, tokens, memory):
         assert not torch.is_grad_enabled()
         torch.rand(1)
-        layer = memory.layers[0].extended(tokens.unsqueeze(-1).float(), None, tokens == 1).aged(tokens.size(1))
-        return None, {"memory": Memory((layer,))}
+        layer = memory.layers[0].extended(tokens.unsqueeze(-1).float(), None, tokens == 1).advance(tokens.size(1))
+        return SimpleNamespace(memory=Memory((layer,)))
 
 
 @pytest.mark.parametrize("reach, tokens", [(1, 3), (3, 3), (4, 6), (100, 6), (None, 6)])
-def test_a_memory_that_is_lost_is_read_again(caplog, reach, tokens):
+def test_a_lost_memory_is_made_by_reading_again(caplog, reach, tokens):
     rest, _ = resumed(rows=2)
     model = Reader(reach)
     numbers = torch.random.get_rng_state()
     (layer,) = handles(rest)[0].load(model).layers
-    # The second row begins with token 12, which is 16; what stands before it is its first input.
+    # The second row begins with token 12, which is 16; its first input is the token before.
     assert layer.states.squeeze(-1).tolist() == [[2, *range(4, 9)][-tokens:], list(range(15, 21))[-tokens:]]
     assert layer.age[0].tolist() == list(range(tokens, 0, -1)) and layer.read == 6
     assert f"reading the last {tokens} tokens of each row: none was saved with the checkpoint" in caplog.text
-    # Random numbers are not used up by it, and it happens once.
+    # It draws no random numbers, and happens once.
     assert torch.equal(torch.random.get_rng_state(), numbers)
     assert handles(rest)[0].load(model).layers[0] is layer
 
 
-def test_the_batch_that_fairseq_keeps_as_a_dummy_has_no_handle():
+def test_fairseqs_dummy_batch_has_no_handle():
     assert "memory" not in iterator().first_batch["net_input"]

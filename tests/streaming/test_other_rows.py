@@ -1,5 +1,7 @@
-"""An epoch that is stopped and goes on in other rows, blocks, groups or processes: every token is read once, after the token
-before it, with the text before it remembered."""
+"""Epochs that continue in other rows, blocks, micro-batches or processes.
+
+Every token is read once, after the token before it, with the memory of the text before it.
+"""
 
 import itertools
 import json
@@ -11,14 +13,14 @@ from building import build
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
-from fairseq_expire.streaming.memory_pass import MemoryBatchIterator
-from fairseq_expire.streaming.stream import BlockDataset
+from fairseq_expire.streaming.batch_iterator import MemoryBatchIterator
+from fairseq_expire.streaming.blocks import BlockDataset
 
 PAD, EOS, FIRST = 1, 2, 4
 
 
 class Numbers:
-    """Stands for a token stream: token n is n + 4, so that the one before it is known."""
+    """A stand-in for a token stream whose token n is n + 4, so that the token before is known."""
 
     pad = PAD
 
@@ -33,9 +35,9 @@ class Numbers:
 
 
 def process(stream, layout, shard_id, skip_remainder_batch=False):
-    rows, block, lanes, num_shards = layout
+    rows, block, micro_batches, num_shards = layout
     dataset = BlockDataset(
-        stream, rows=rows, block=block, lanes=lanes, shard_id=shard_id, num_shards=num_shards, eos=EOS
+        stream, rows=rows, block=block, micro_batches=micro_batches, shard_id=shard_id, num_shards=num_shards, eos=EOS
     )
     return MemoryBatchIterator(
         dataset, epoch=1, num_workers=0, buffer_size=0, skip_remainder_batch=skip_remainder_batch
@@ -43,17 +45,17 @@ def process(stream, layout, shard_id, skip_remainder_batch=False):
 
 
 def processes(stream, layout, state=None, **options):
-    """The iterators of all processes of a run, where a state was saved."""
+    """Returns the iterators of all processes of a run, with a saved state if there is one."""
     made = [process(stream, layout, shard_id, **options) for shard_id in range(layout[-1])]
     if state is not None:
         for batches in made:
-            # As a checkpoint has it.
+            # As a checkpoint would hold it.
             batches.load_state_dict(json.loads(json.dumps(state)))
     return made
 
 
 def pairs(batch):
-    """(input, target) of each token of a batch."""
+    """Returns (input, target) for each token of a batch."""
     source, target = batch["net_input"]["src_tokens"], batch["target"]
     assert torch.equal(source == PAD, target == PAD)
     assert batch["net_input"]["src_lengths"].tolist() == (target != PAD).sum(dim=1).tolist()
@@ -66,7 +68,7 @@ layouts = st.tuples(st.integers(1, 6), st.integers(1, 20), st.integers(1, 3), st
 
 
 def whole_epoch(data):
-    """Runs with layouts that are drawn, each but the last stopped in the middle of the epoch."""
+    """Makes runs with drawn layouts; all but the last stop in the middle of the epoch."""
     tokens = data.draw(st.integers(1, 300), label="tokens")
     fitting = layouts.filter(lambda layout: layout[0] * layout[2] * layout[3] <= tokens)
     stream, state, read = Numbers(tokens), None, []
@@ -74,63 +76,63 @@ def whole_epoch(data):
         layout = data.draw(fitting, label="layout")
         made = processes(stream, layout, state)
         passes = [batches.next_epoch_itr() for batches in made]
-        first, total, lanes = passes[0].n, len(passes[0]), layout[2]
+        first, total, micro_batches = passes[0].n, len(passes[0]), layout[2]
         assert {(batches.n, len(batches)) for batches in passes} == {(first, total)}
-        # fairseq reads as many batches in each update as there are groups of rows.
-        updates = (total - first) // lanes
-        assert updates * lanes == total - first > 0 and first % lanes == 0
+        # fairseq reads as many batches in each update as there are micro-batches.
+        updates = (total - first) // micro_batches
+        assert updates * micro_batches == total - first > 0 and first % micro_batches == 0
         if state is not None:
             assert first > 0
         if run > 1 and updates > 1:
             updates = data.draw(st.integers(1, updates - 1), label="updates")
         for batches in passes:
-            for _ in range(updates * lanes):
+            for _ in range(updates * micro_batches):
                 read += pairs(next(batches))
-        assert made[0].iterations_in_epoch == first + updates * lanes
+        assert made[0].iterations_in_epoch == first + updates * micro_batches
         if made[0].end_of_epoch():
             break
         state = made[0].state_dict()
         assert all(batches.state_dict() == state for batches in made)
     assert sorted(read) == [(EOS if n == 0 else n + 3, n + 4) for n in range(tokens)]
-    # The next epoch reads everything again, from the start of rows of the whole text.
+    # The next epoch reads everything again in rows of the whole text.
     assert all(batches.end_of_epoch() for batches in made)
     again = [batch for batches in made for batch in batches.next_epoch_itr()]
     assert sorted(pair for batch in again for pair in pairs(batch)) == sorted(read) and made[0].epoch == 2
 
 
-def test_every_token_is_read_once_whatever_the_rows(long):
+def test_every_token_is_read_once_in_any_rows(long):
     fuzz(whole_epoch, examples=200, long=long, data=st.data())
 
 
-def same_number_of_rows(tokens, rows, lanes, num_shards, block, done, other):
-    total = rows * lanes * num_shards
+def same_number_of_rows(tokens, rows, micro_batches, num_shards, block, done, other):
+    total = rows * micro_batches * num_shards
     if total > tokens:
         return
     begun = BlockDataset(
-        Numbers(tokens), rows=rows, block=block, lanes=lanes, shard_id=0, num_shards=num_shards, eos=EOS
+        Numbers(tokens), rows=rows, block=block, micro_batches=micro_batches, shard_id=0, num_shards=num_shards, eos=EOS
     )
     done %= begun.steps
     rest = BlockDataset(
-        Numbers(tokens), rows=1, block=other, lanes=1, shard_id=0, num_shards=total, eos=EOS,
-        intervals=begun.unread(done * lanes),
+        Numbers(tokens), rows=1, block=other, micro_batches=1, shard_id=0, num_shards=total, eos=EOS,
+        intervals=begun.unread(done * micro_batches),
     )  # fmt: skip
     for row in range(total):
-        left = range(begun.borders[row] + done * block, begun.borders[row + 1])
-        (begin, end) = rest.borders[row : row + 2]
+        left = range(begun.row_borders[row] + done * block, begun.row_borders[row + 1])
+        (begin, end) = rest.row_borders[row : row + 2]
         assert [n for part in rest._in_corpus(begin, end) for n in range(*part)] == list(left)
 
 
-def test_as_many_rows_go_on_each_by_itself(long):
-    """With other blocks, or spread over other processes and groups."""
+def test_the_same_number_of_rows_keeps_the_rows(long):
+    """Blocks, processes and micro-batches may differ."""
     small = st.integers(1, 6)
     fuzz(
-        same_number_of_rows, examples=200, long=long, tokens=st.integers(1, 500), rows=small, lanes=small, num_shards=small,
-        block=st.integers(1, 20), done=st.integers(0, 500), other=st.integers(1, 20),
+        same_number_of_rows, examples=200, long=long, tokens=st.integers(1, 500), rows=small, micro_batches=small,
+        num_shards=small, block=st.integers(1, 20), done=st.integers(0, 500), other=st.integers(1, 20),
     )  # fmt: skip
 
 
 def stopped(layout, updates, tokens=90, **options):
-    """The state after so many updates."""
+    """Returns the state after some updates."""
     made = process(Numbers(tokens), layout, 0, **options)
     batches = made.next_epoch_itr()
     for _ in range(updates * layout[2]):
@@ -147,13 +149,13 @@ LONG = {
 
 
 @pytest.mark.parametrize("arch", LONG)
-def test_rows_remember_the_text_before_them(caplog, arch):
-    """As if each had been read from there by itself, though rows at the start of the corpus have less before them."""
+def test_new_rows_remember_the_text_before_them(caplog, arch):
+    """The memory equals that of reading each row's own past alone."""
     torch.manual_seed(0)
     size = ["--decoder-layers", "2", "--decoder-embed-dim", "8", "--decoder-ffn-embed-dim", "8"]
     model = build(
         *size, "--decoder-attention-heads", "2", "--dropout", "0", "--position-range", "8", *LONG[arch], arch=arch
-    ).decoder
+    ).decoder.model
     model.train()
     block = 8
     reach = -(-model.stack.reach // block) * block
@@ -161,17 +163,18 @@ def test_rows_remember_the_text_before_them(caplog, arch):
     for batch in itertools.islice(batches.next_epoch_itr(), 2):
         memory = batch["net_input"]["memory"].load(model)
         for row, first in enumerate(batch["net_input"]["src_tokens"][:, 0].tolist()):
-            # The number of the token that is predicted first: 15 of the 45 in each of the two rows have been read.
+            # Number of the first predicted token; each of the two old rows has 45 tokens, 15 of them read.
             start = first - 3
             assert start >= 15
             text = torch.tensor([[EOS, *range(FIRST, 100)][max(0, start - reach) : start]])
-            # Blocks may be cut in any way, but the groups of a compressive memory are counted from the first token that is read.
+            # Blocks may be cut in any way, but the groups of a compressive memory are counted from the first token that
+            # is read.
             skipped = max(layer.read for layer in memory.layers) - text.size(1)
             alone = model.stack.empty_memory(1, read=skipped)
             for part in text.split(5, dim=1):
-                alone = model.extract_features(part, memory=alone)[1]["memory"]
+                alone = model.read(part, alone).memory
             for layer, other in zip(memory.layers, alone.layers):
-                # Compressed states stand where they were made, which depends on blocks.
+                # The slots of compressed states depend on the blocks.
                 here, there = layer.age[row].sort(), other.age[0].sort()
                 count = int(layer.occupied[row].sum())
                 assert here.values[:count].tolist() == there.values[:count].tolist() and count == int(
@@ -188,24 +191,27 @@ def test_rows_remember_the_text_before_them(caplog, arch):
 
 @pytest.mark.parametrize("offset", [0, 5, 10])
 @pytest.mark.parametrize("count", [3, 10, 40])
-def test_what_stands_before_a_place_in_a_row(offset, count):
-    """Rows of what is left: their own text so far, from several places of the corpus, and before that the corpus."""
+def test_inputs_before_a_place_in_a_row(offset, count):
+    """Before a row of the unread text stands its own text, from several intervals, and before that the corpus."""
     rest = BlockDataset(
-        Numbers(90), rows=2, block=5, lanes=2, shard_id=0, num_shards=1, eos=EOS, intervals=[(7, 20), (31, 40), (50, 80)]
+        Numbers(90), rows=2, block=5, micro_batches=2, shard_id=0, num_shards=1, eos=EOS,
+        intervals=[(7, 20), (31, 40), (50, 80)],
     )  # fmt: skip
     text = [*range(7, 20), *range(31, 40), *range(50, 80)]
-    for lane in range(2):
-        found = rest.inputs_before(lane, offset, count).tolist()
-        for row, inputs in zip((2 * lane, 2 * lane + 1), found):
-            begin = rest.borders[row]
+    for micro_batch in range(2):
+        found = rest.inputs_before(micro_batch, offset, count).tolist()
+        for row, inputs in zip((2 * micro_batch, 2 * micro_batch + 1), found):
+            begin = rest.row_borders[row]
             places = [*range(text[begin]), *text[begin : begin + offset]][-count:]
             expected = [EOS if place == 0 else place - 1 + FIRST for place in places]
             assert inputs == [PAD] * (count - len(expected)) + expected
-        assert rest.before(lane, offset) == offset + max(text[rest.borders[row]] for row in (2 * lane, 2 * lane + 1))
+        assert rest.num_tokens_before(micro_batch, offset) == offset + max(
+            text[rest.row_borders[row]] for row in (2 * micro_batch, 2 * micro_batch + 1)
+        )
 
 
-def test_the_place_in_the_epoch_goes_on(caplog):
-    """What a progress bar shows: 30 of 90 tokens are read, and so two of six steps of fifteen tokens."""
+def test_progress_in_the_epoch_continues(caplog):
+    """With 30 of 90 tokens read, progress is two of six steps of fifteen tokens."""
     caplog.set_level("INFO")
     (batches,) = processes(Numbers(90), (3, 5, 1, 1), stopped((2, 5, 1, 1), updates=3))
     epoch = batches.next_epoch_itr()
@@ -213,7 +219,7 @@ def test_the_place_in_the_epoch_goes_on(caplog):
     assert "epoch 1 goes on in other rows (rows 2 where this run has 3): 60 of its 90 tokens are left" in caplog.text
 
 
-def test_more_rows_than_tokens_are_left():
+def test_more_rows_than_unread_tokens():
     state = stopped((1, 10, 1, 1), updates=8)
     (batches,) = processes(Numbers(90), (30, 10, 2, 1), state)
     read = [pair for batch in batches.next_epoch_itr() for pair in pairs(batch)]
@@ -223,18 +229,18 @@ def test_more_rows_than_tokens_are_left():
 @pytest.mark.parametrize(
     "layout, other, updates",
     [
-        # The last of three blocks is all that is left, and is left out.
+        # Only the last of three blocks is unread, and it is dropped.
         ((3, 10, 1, 1), (3, 10, 1, 1), 2),
         ((3, 10, 1, 1), (1, 40, 1, 1), 2),
         ((2, 10, 2, 1), (2, 10, 2, 1), 2),
         ((2, 10, 1, 1), (3, 10, 2, 1), 4),
     ],
 )
-def test_nothing_is_left(layout, other, updates):
+def test_no_update_remains(layout, other, updates):
     (batches,) = processes(Numbers(90), other, stopped(layout, updates), skip_remainder_batch=True)
-    assert batches.nothing_left
+    assert batches.has_no_update
     (batches,) = processes(Numbers(90), other, stopped(layout, updates))
-    assert not batches.nothing_left
+    assert not batches.has_no_update
 
 
 @pytest.mark.parametrize("stream", [Numbers(91), Numbers(90, first=5)], ids=["longer", "other-words"])
@@ -246,12 +252,12 @@ def test_another_text(stream, layout):
         processes(stream, layout, stopped((2, 5, 1, 1), updates=3))
 
 
-def test_a_state_of_an_earlier_version():
-    """It counts batches of rows that are not known."""
+def test_a_state_without_rows():
+    """It counts batches of unknown rows."""
     state = {"epoch": 1, "iterations_in_epoch": 8, "shuffle": False, "version": 2}
     (batches,) = processes(Numbers(90), (2, 5, 1, 1), state)
     assert batches.next_epoch_itr().n == 8
     with pytest.raises(
-        ValueError, match="saved after 8 batches of an epoch, and this run has 5 in all: .* --reset-dataloader"
+        ValueError, match=r"saved after 8 batches of an epoch, and this run has 5 in all: .* --reset-dataloader"
     ):
         processes(Numbers(90), (4, 5, 1, 1), state)

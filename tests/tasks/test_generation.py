@@ -32,13 +32,13 @@ DICTIONARY = Task(SYMBOLS).source_dictionary
 def make_model(arch, seed=0, *options):
     torch.manual_seed(seed)
     model = build(*commands.MODEL, "--position-range", "6", *ARCHS[arch], *options, arch=arch, symbols=SYMBOLS).eval()
-    for layer in model.decoder.stack.layers:
+    for layer in model.decoder.model.stack.layers:
         if arch == "expire_span_lm":
             # So that spans differ.
             nn.init.normal_(layer.policy.predictor.weight, std=0.3)
-    if model.decoder.output_projection is not None:
+    if model.decoder.model.output_projection is not None:
         # So that some tokens are likely, </s> among them.
-        model.decoder.output_projection.weight.data *= 3
+        model.decoder.model.output_projection.weight.data *= 3
     return model
 
 

@@ -74,7 +74,12 @@ CODE = (
 ANOTHER = (
     "the checkpoint {} was trained with another dictionary than the data's dict.txt .*: give the data it was trained on"
 )
-older = changed(lambda state: state["model"].update({"decoder.dictionary_digest": torch.zeros(4, dtype=torch.int64)}))
+# As they were named before the decoder had a model of its own.
+older = changed(
+    lambda state: state.update(
+        model={name.replace("decoder.model.", "decoder."): value for name, value in state["model"].items()}
+    )
+)
 OLDER = "the checkpoint was written by an earlier version of fairseq_expire, .*: use that version, or train it again"
 NO_MODEL = "model.pt holds no model with its options: expected a checkpoint that fairseq-train wrote"
 
@@ -94,8 +99,8 @@ USES = [
         "a weight that is not there",
         "eval-lm",
         "",
-        r"weight stack.position of shape \[32, 16\] where the checkpoint has none: give the options",
-        changed(lambda state: state["model"].__delitem__("decoder.stack.position")),
+        r"weight model.stack.position of shape \[32, 16\] where the checkpoint has none: give the options",
+        changed(lambda state: state["model"].__delitem__("decoder.model.stack.position")),
     ),
     Use(
         "a checkpoint of another architecture",

@@ -7,7 +7,7 @@ SHARE = r"{0} is a share: expected 0 <= {0} < 1, got {1}"
 CUTOFFS = "needs rising word ranks like 20000,60000, at least 4 .* and at most the 90 symbols of the dictionary; got {}"
 FACTOR = "how many times narrower each further band is: expected at least 1, .* width of at least 1 of the 32 .* got {}"
 STEPS = "in steps: expected at least 1, got {}"
-ROWS = "{} is a number of rows, or of groups of rows: expected at least 1, got {}"
+ROWS = "{} multiplies the number of rows: expected at least 1, got {}"
 TOO_LARGE = r"weights of this model take [\d,]{{15,}} bytes, and this machine has [\d,]+ bytes of memory: lower {}"
 HUGE = 10**12
 
@@ -64,7 +64,7 @@ COMPRESSIVE = {
     f"--compressed-size {HUGE}": r"max_span \+ compressed_size x rate .*at most 16777216, .*, got 4000000000048",
     "--compression-rate 0": "rate is how many states .*: expected at least 2, got 0",
     "--compression-rate 100": "expected at least the 100 that are compressed into one, got 48",
-    "--compression min": r"argument --compression: invalid choice: 'min' \(choose from 'mean', 'max', 'conv'\)",
+    "--compression min": r"argument --compression: invalid choice: 'min' \(choose from 'mean', 'max'\)",
 }
 SCORING = {
     "--batch-size -1": ROWS.format("--batch-size .*", -1),

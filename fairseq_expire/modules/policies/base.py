@@ -4,7 +4,7 @@ Size legend: B rows, N states of any shape, S = M + T candidates (the memory, th
 span (1 if the heads share it).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +16,6 @@ from fairseq_expire.modules.visibility import Compressed
 # Spans and distances are compared in single precision, which tells whole steps apart up to here.
 MOST_STEPS = 1 << 24
 
-# Given states [B, N, D] and which of them count [B, N] bool: what the block's queries read from them by content alone, [B, T, D].
-# Of all that it uses, only the given states get a gradient.
-ContentAttention = Callable[[Tensor, Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class NewlyCompressed:
@@ -29,14 +25,10 @@ class NewlyCompressed:
         states: [B, G, D], in the place of a layer's input.
         age: [B, G] int64, steps from the block's first query back to the oldest of the states that each stands for;
             ``EMPTY_AGE`` or more where there is none.
-        sources: [B, G c, D], those states, without gradient.
-        present: [B, G, c] bool, which of them there are.
     """
 
     states: Tensor
     age: Tensor
-    sources: Tensor
-    present: Tensor
 
 
 class MemoryPolicy(nn.Module):
@@ -56,7 +48,7 @@ class MemoryPolicy(nn.Module):
     longest: int | None = None
     # While scoring, no span is longer than this many steps; None for no limit.
     span_limit: int | None = None
-    # Whether old states are compressed; then the four methods on that, below, are called.
+    # Whether old states are compressed; then the three methods on that, below, are called.
     compresses = False
 
     def __init__(self, *, ramp: float):
@@ -143,10 +135,6 @@ class MemoryPolicy(nn.Module):
             padding: [B, T] bool, or None.
         """
         raise NotImplementedError
-
-    def reconstruction(self, made: NewlyCompressed, attention: ContentAttention) -> Tensor | None:
-        """[B], a loss of its own for what compresses, or None. Nothing else gets a gradient of it."""
-        return None
 
 
 @torch.no_grad()

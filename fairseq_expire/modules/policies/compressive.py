@@ -1,12 +1,10 @@
 """Compressive memory: states that get old are compressed, several into one ("Compressive Transformers", Rae et al. 2020)."""
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairseq_expire.modules.layer_memory import EMPTY_AGE, LayerMemory
 from fairseq_expire.modules.policies.base import (
-    ContentAttention,
     MemoryPolicy,
     NewlyCompressed,
     check_span_limit,
@@ -14,7 +12,7 @@ from fairseq_expire.modules.policies.base import (
 )
 from fairseq_expire.modules.visibility import Compressed
 
-POOLINGS = ("mean", "max", "conv")
+POOLINGS = ("mean", "max")
 
 
 class Compressive(MemoryPolicy):
@@ -22,15 +20,13 @@ class Compressive(MemoryPolicy):
 
     States are compressed when the oldest of the c is about to go, and what they become is seen from when that one is gone:
     there is no gap between the two, and what a query sees does not depend on blocks. Positions are counted in slots across
-    both, so that the youngest compressed memory stands at L + 1. Nothing flows back through one: mean and max have no
-    parameters, and the convolution learns from :meth:`reconstruction` alone (section 3.2 there).
+    both, so that the youngest compressed memory stands at L + 1. No gradient flows through a compressed memory.
 
     Args:
-        embed_dim: D, width of the states.
         max_span: L, how many states are remembered as they are.
         compressed_size: C, how many compressed memories are remembered.
         rate: c, how many states a compressed memory stands for.
-        pooling: how it is made of them: "mean", "max", or "conv", a learned convolution that starts as the mean.
+        pooling: how it is made of them: "mean" or "max".
         span_limit: while scoring, nothing older than this many steps is seen; None for no limit.
     Raises:
         ValueError: if an argument is out of its range.
@@ -41,7 +37,6 @@ class Compressive(MemoryPolicy):
     def __init__(
         self,
         *,
-        embed_dim: int,
         max_span: int,
         compressed_size: int,
         rate: int = 4,
@@ -71,12 +66,6 @@ class Compressive(MemoryPolicy):
         self.rate = rate
         self.pooling = pooling
         self.span_limit = span_limit
-        self.conv = None
-        if pooling == "conv":
-            self.conv = nn.Conv1d(embed_dim, embed_dim, rate, stride=rate)
-            nn.init.zeros_(self.conv.bias)
-            with torch.no_grad():
-                self.conv.weight.copy_(torch.eye(embed_dim).unsqueeze(-1).expand(-1, -1, rate) / rate)
 
     @property
     def longest(self) -> int | None:
@@ -119,7 +108,7 @@ class Compressive(MemoryPolicy):
         sources = self._gather(memory, states.detach(), where).masked_fill(~present.flatten(1).unsqueeze(-1), 0)
         pooled = self._pool(sources.unflatten(1, (groups, rate)), present)
         age = begins.expand(len(states), groups).masked_fill(~present.any(dim=-1), EMPTY_AGE)
-        return NewlyCompressed(states=pooled, age=age, sources=sources, present=present)
+        return NewlyCompressed(states=pooled, age=age)
 
     @staticmethod
     def _gather(memory: LayerMemory, states: Tensor, where: Tensor) -> Tensor:
@@ -136,25 +125,7 @@ class Compressive(MemoryPolicy):
         present = present.unsqueeze(-1)
         if self.pooling == "max":
             return sources.masked_fill(~present, float("-inf")).amax(dim=2).masked_fill(~present.any(dim=2), 0)
-        sources = sources.masked_fill(~present, 0)
-        if self.conv is None:
-            return sources.sum(dim=2) / present.sum(dim=2).clamp(min=1)
-        # Each group by itself, so that there may be none.
-        return F.linear(sources.flatten(2), self.conv.weight.transpose(1, 2).flatten(1), self.conv.bias)
-
-    def reconstruction(self, made: NewlyCompressed, attention: ContentAttention) -> Tensor | None:
-        """[B], how much attention to the compressed memories misses of attention to their states, squared and summed over the
-        block: the attention-reconstruction loss (algorithm 2), but a mean over the width, so that its size does not depend on it.
-        """
-        if self.conv is None:
-            return None
-        if not made.states.size(1):
-            # Zero, but with a gradient for every parameter, as distributed training wants it.
-            return made.states.sum(dim=(1, 2))
-        seen = made.present.any(dim=-1)
-        with torch.no_grad():
-            expected = attention(made.sources, made.present.flatten(1))
-        return (attention(made.states, seen) - expected).square().mean(dim=-1).sum(dim=1)
+        return sources.masked_fill(~present, 0).sum(dim=2) / present.sum(dim=2).clamp(min=1)
 
     def extra_repr(self) -> str:
         return f"max_span={self.max_span}, compressed_size={self.compressed_size}, rate={self.rate}, pooling={self.pooling}"

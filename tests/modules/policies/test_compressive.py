@@ -1,12 +1,12 @@
-"""What a query sees is checked in test_transformer.py, against loops; here, what is compressed, and what learns."""
+"""What a query sees is checked in test_transformer.py, against loops; here, what is compressed."""
 
 import pytest
 import torch
 
-from fairseq_expire.modules import Compressive, LayerMemory, MemoryTransformer
+from fairseq_expire.modules import Compressive, LayerMemory
 
 D, L, C, RATE = 8, 6, 4, 3
-SETTINGS = dict(embed_dim=D, max_span=L, compressed_size=C, rate=RATE)
+SETTINGS = dict(max_span=L, compressed_size=C, rate=RATE)
 
 
 def compressed_while_reading(policy, states, block):
@@ -43,104 +43,6 @@ def test_every_group_is_compressed_once(pooling, block):
     assert memory.age[0][~memory.compressed[0]].tolist() == [6, 5, 4, 3, 2, 1]
 
 
-def test_the_convolution_starts_as_the_mean():
-    states = torch.randn(2, 29, D)
-    by_conv, _ = compressed_while_reading(Compressive(**SETTINGS, pooling="conv"), states, 5)
-    by_mean, _ = compressed_while_reading(Compressive(**SETTINGS, pooling="mean"), states, 5)
-    for first, compressed in by_mean.items():
-        torch.testing.assert_close(by_conv[first], compressed)
-
-
-def stack(pooling="conv"):
-    torch.manual_seed(0)
-    made = MemoryTransformer(
-        embed_dim=D,
-        num_heads=2,
-        ffn_dim=16,
-        num_layers=2,
-        position_range=L + C,
-        policy=lambda: Compressive(**SETTINGS, pooling=pooling),
-        pre_norm=True,
-    ).double()
-    for layer in made.layers:
-        if layer.policy.conv is not None:
-            torch.nn.init.normal_(layer.policy.conv.weight, std=0.3)
-    return made
-
-
-def read(made, blocks=3):
-    """The last block's output, and its hidden states' gradients on."""
-    memory = None
-    text = torch.randn(2, 8 * blocks, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    for part in text.split(8, dim=1):
-        part = part.requires_grad_()
-        out = made(part, memory)
-        memory = out.memory
-    return part, out
-
-
-def test_reconstruction_trains_the_compression_and_nothing_else():
-    made = stack()
-    block, out = read(made)
-    loss = sum(report.reconstruction.sum() for report in out.reports)
-    assert loss > 0
-    loss.backward()
-    for name, parameter in made.named_parameters():
-        if ".conv." in name:
-            assert parameter.grad.abs().max() > 0, name
-        else:
-            assert parameter.grad is None or not parameter.grad.any(), name
-    assert block.grad is None or not block.grad.any()
-
-
-def test_nothing_else_trains_the_compression():
-    made = stack()
-    _, out = read(made)
-    out.hidden.square().sum().backward()
-    for name, parameter in made.named_parameters():
-        if ".conv." in name:
-            assert parameter.grad is None or not parameter.grad.any(), name
-    assert made.layers[0].key_proj.weight.grad.abs().max() > 0
-
-
-def test_reconstruction_by_hand():
-    """One layer, from the weights: what the queries read from the states, and from what these became, without positions."""
-    made = stack().train()
-    hidden = torch.randn(1, 12, D, dtype=torch.float64)
-    report = made(hidden).reports[0]
-    layer = made.layers[0]
-    # A block of 12 is the first: groups that begin at 0, 3 and 6 - 12 - 6 > L is not - are due.
-    inputs = hidden[:, :6]
-    conv = layer.policy.conv
-    compressed = torch.stack(
-        [sum(inputs[0, first + n] @ conv.weight[:, :, n].T for n in range(RATE)) + conv.bias for first in (0, 3)]
-    ).unsqueeze(0)
-
-    def attention(memories):
-        memories = layer.attention_norm(memories)
-        query, key, value = (
-            projection(x).unflatten(-1, (2, -1)).transpose(1, 2)
-            for projection, x in (
-                (layer.query_proj, layer.attention_norm(hidden)),
-                (layer.key_proj, memories),
-                (layer.value_proj, memories),
-            )
-        )
-        scores = query @ key.transpose(-1, -2) / (D // 2) ** 0.5
-        return (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
-
-    expected = (attention(compressed) - attention(inputs)).square().mean(dim=-1).sum(dim=1)
-    torch.testing.assert_close(report.reconstruction, expected)
-
-
-def test_poolings_without_parameters_learn_nothing():
-    for pooling in ("mean", "max"):
-        made = stack(pooling)
-        _, out = read(made)
-        assert all(report.reconstruction is None for report in out.reports)
-        assert not list(made.layers[0].policy.parameters())
-
-
 def test_a_gap_in_the_stream_leaves_what_was_there_in_place():
     """A block that was skipped makes memories older; groups with missing tokens are made of the others."""
     policy = Compressive(**SETTINGS)
@@ -166,7 +68,7 @@ def test_span_limit_only_when_scoring():
         ({"compressed_size": 0}, "at least 1, got 0"),
         ({"rate": 1}, "at least 2, got 1"),
         ({"max_span": 2}, "at least the 3 that are compressed into one, got 2"),
-        ({"pooling": "min"}, "one of mean, max, conv, got min"),
+        ({"pooling": "min"}, "one of mean, max, got min"),
         ({"span_limit": 0}, "at least 1 or none, got 0"),
     ],
 )

@@ -1,10 +1,11 @@
-"""Whether the processes that train together know of each other."""
+"""A check that the processes of one training run know of each other."""
 
 import os
 
 import torch
 
-# Who starts several processes, what a process then has in its environment (the last one counts them), and what to say.
+# Programs that start several processes; the variables that each process then has, the last of which counts the processes; and the
+# advice for a run on GPUs.
 _STARTERS = (
     (
         "torchrun",
@@ -12,7 +13,7 @@ _STARTERS = (
         "with GPUs add --distributed-world-size {count}",
     ),
     (
-        # Only for what srun starts: in a batch script or a shell inside an allocation the count is 1 or not there.
+        # Only under srun itself: in a batch script or a shell of an allocation the count is 1 or missing.
         "srun",
         ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
         "with GPUs add --distributed-world-size (the number of GPUs in all) and --distributed-port",
@@ -21,10 +22,10 @@ _STARTERS = (
 
 
 def check_processes_are_joined() -> None:
-    """Raises ValueError if this is one of several processes that each would train a model of its own.
+    """Raises ValueError if this is one of several processes each of which would train a model of its own.
 
-    fairseq looks for other processes only if ``--distributed-world-size`` is not 1. Its default is the number of GPUs
-    that the process sees, and so 1 where that is one GPU or none.
+    fairseq looks for other processes only if ``--distributed-world-size`` is not 1. Its default is the number of GPUs that the
+    process sees, and so it is 1 if there is one GPU or none.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return

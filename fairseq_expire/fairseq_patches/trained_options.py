@@ -1,4 +1,7 @@
-"""Options that are part of a trained model: training goes on from a checkpoint only with those that it was trained with."""
+"""A check of the options that are part of a trained model: training goes on from a checkpoint only with the same values.
+
+fairseq takes the options of the command line, whatever the checkpoint was trained with.
+"""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -7,14 +10,14 @@ from typing import Any, NamedTuple
 from fairseq import options
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 
-# In the metadata of an option's field: it is part of the trained model.
+# Key in the metadata of an option's field: the option is part of the trained model.
 TRAINED = "trained"
-# As its value: weights fit either way, and who takes them alone may mean another value.
+# A value of this key: the weights fit with any value of the option, and a run that takes only the weights may change it.
 SPANS = "spans"
 
 
 class Difference(NamedTuple):
-    """An option (``--max-span``) with its value in the checkpoint and in this run, and whether weights fit either way."""
+    """An option (``--max-span``), its value in the checkpoint and in this run, and whether the weights fit with both."""
 
     option: str
     trained: str
@@ -23,19 +26,19 @@ class Difference(NamedTuple):
 
 
 def differences(trained: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Difference]:
-    """The options that are part of the model and differ.
+    """Returns the options that are part of the model and differ.
 
     Args:
-        trained: the options of a checkpoint's model.
-        asked: those of the model that is to go on from there.
+        trained: the model options in a checkpoint.
+        asked: the model options of this run.
     """
     architecture, other = (ARCH_MODEL_NAME_REGISTRY.get(model["_name"], model["_name"]) for model in (trained, asked))
     if architecture != other:
         return [Difference("--arch", architecture, other, weights_fit=False)]
-    known = [field for field in fields(MODEL_DATACLASS_REGISTRY[other]) if TRAINED in field.metadata]
+    relevant = [field for field in fields(MODEL_DATACLASS_REGISTRY[other]) if TRAINED in field.metadata]
     found = []
-    before, now = _in_use(trained, known), _in_use(asked, known)
-    for field in known:
+    before, now = _values_in_use(trained, relevant), _values_in_use(asked, relevant)
+    for field in relevant:
         one, two = before[field.name], now[field.name]
         if one != two:
             option = f"--{field.name.replace('_', '-')}"
@@ -43,23 +46,26 @@ def differences(trained: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Di
     return found
 
 
-def _in_use(model: Mapping[str, Any], known) -> dict[str, Any]:
-    """Values by name, as far as the model depends on them; for options that a checkpoint does not have yet, their defaults."""
+def _values_in_use(model: Mapping[str, Any], relevant) -> dict[str, Any]:
+    """Returns values by name, None for options that the model does not use.
+
+    An option that a checkpoint does not have yet gets its default.
+    """
     values = {
         field.name: model[field.name] if field.name in model else None if field.default is MISSING else field.default
-        for field in known
+        for field in relevant
     }
-    for bands, present in (
+    for clusters, present in (
         ("adaptive_input", values["adaptive_input"]),
         ("adaptive_softmax", values["adaptive_softmax_cutoff"] is not None),
     ):
-        cutoff, factor = f"{bands}_cutoff", f"{bands}_factor"
+        cutoff, factor = f"{clusters}_cutoff", f"{clusters}_factor"
         values[factor] = float(values[factor]) if present else None
-        # Lists of the same numbers can be written in several ways.
+        # The same numbers can be written in several ways.
         values[cutoff] = (
             options.eval_str_list(values[cutoff], type=int) if present and values[cutoff] is not None else None
         )
-    # A choice is an enumeration here and a string in a checkpoint.
+    # A choice is an enumeration in a run and a string in a checkpoint.
     return {
         name: value if isinstance(value, (int, float, list, type(None))) else str(value)
         for name, value in values.items()
@@ -77,24 +83,29 @@ def _shown(value: Any) -> str:
 def check_trained_options(
     path: str, trained: Mapping[str, Any], asked: Mapping[str, Any], *, weights_only: bool
 ) -> str:
-    """Raises ValueError if a model that is to go on from a checkpoint is another one. Returns what is other all the same, where
-    only weights are taken, in words; empty if nothing is.
+    """Checks that a run goes on with the model of a checkpoint.
 
     Args:
         path: of the checkpoint.
         trained, asked: see :func:`differences`.
-        weights_only: whether training begins anew from the weights.
+        weights_only: whether the run takes the weights alone and begins anew.
+
+    Returns:
+        A sentence about the allowed differences of a run that takes the weights alone; empty if there are none.
+
+    Raises:
+        ValueError: the model is another one.
     """
     different = differences(trained, asked)
-    other_model = [each for each in different if not (weights_only and each.weights_fit)]
+    refused = [each for each in different if not (weights_only and each.weights_fit)]
 
     def values(of: list[Difference], name: str) -> str:
         return ", ".join(f"{each.option} {getattr(each, name)}" for each in of)
 
-    if other_model:
-        fits = all(each.weights_fit for each in other_model)
+    if refused:
+        fits = all(each.weights_fit for each in refused)
         raise ValueError(
-            f"{path} was trained with {values(other_model, 'trained')}, and this run asks for {values(other_model, 'asked')}: that "
+            f"{path} was trained with {values(refused, 'trained')}, and this run asks for {values(refused, 'asked')}: that "
             "is part of the trained model; give what it was trained with, or train a new model in another --save-dir"
             + (" (or, in one, take its weights alone into other spans with --finetune-from-model)" if fits else "")
         )

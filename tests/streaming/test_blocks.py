@@ -1,15 +1,18 @@
-"""Every token a target exactly once, in contiguous rows, whatever the rows, blocks, lanes and processes."""
+"""Every token is a target exactly once, in contiguous rows, whatever the rows, blocks, micro-batches and processes."""
 
 import logging
 import pickle
 import re
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
 
-from fairseq_expire.streaming.stream import BlockDataset, TokenStream, find_parts
+from fairseq_expire.streaming.blocks import BlockDataset
+from fairseq_expire.streaming.token_stream import TokenStream, find_parts
 
 PAD, EOS, UNK, SYMBOLS = 1, 2, 3, 300
 
@@ -34,8 +37,10 @@ def stream_of(folder, combine=True):
     return TokenStream(find_parts(str(folder), "train", combine), num_symbols=SYMBOLS, pad=PAD)
 
 
-def blocks_of(stream, rows=3, block=4, lanes=1, shard_id=0, num_shards=1):
-    return BlockDataset(stream, rows=rows, block=block, lanes=lanes, shard_id=shard_id, num_shards=num_shards, eos=EOS)
+def blocks_of(stream, rows=3, block=4, micro_batches=1, shard_id=0, num_shards=1):
+    return BlockDataset(
+        stream, rows=rows, block=block, micro_batches=micro_batches, shard_id=shard_id, num_shards=num_shards, eos=EOS
+    )
 
 
 def test_stream_reads_across_items_and_parts(corpus):
@@ -49,68 +54,68 @@ def test_stream_reads_across_items_and_parts(corpus):
 
 
 LAYOUTS = [
-    (rows, block, lanes, num_shards)
+    (rows, block, micro_batches, num_shards)
     for rows, block in [(1, 1), (1, 7), (1, 500), (3, 4), (8, 5), (13, 64), (101, 2)]
-    for lanes, num_shards in [(1, 1), (2, 1), (1, 3), (2, 2)]
-    if rows * lanes * num_shards <= 101
+    for micro_batches, num_shards in [(1, 1), (2, 1), (1, 3), (2, 2)]
+    if rows * micro_batches * num_shards <= 101
 ]
 
 
-@pytest.mark.parametrize("rows, block, lanes, num_shards", LAYOUTS)
-def test_every_token_is_a_target_once(corpus, rows, block, lanes, num_shards):
+@pytest.mark.parametrize("rows, block, micro_batches, num_shards", LAYOUTS)
+def test_every_token_is_a_target_once(corpus, rows, block, micro_batches, num_shards):
     folder, tokens = corpus
     stream = stream_of(folder)
-    # Reading row by row in the order of the rows gives the corpus back.
+    # The rows in their order, one after the other, are the corpus.
     targets, sources = {}, {}
     for shard_id in range(num_shards):
-        dataset = blocks_of(stream, rows, block, lanes, shard_id, num_shards)
+        dataset = blocks_of(stream, rows, block, micro_batches, shard_id, num_shards)
         for index in range(len(dataset)):
             batch = dataset[index]
             target, source = batch["target"], batch["net_input"]["src_tokens"]
             assert target.shape == source.shape and target.shape[0] == rows and target.shape[1] <= block
             assert torch.equal(target == PAD, source == PAD)
             assert batch["ntokens"] == (target != PAD).sum()
-            assert batch["lane"] == index % lanes and batch["offset"] == index // lanes * block
+            assert batch["micro_batch"] == index % micro_batches and batch["offset"] == index // micro_batches * block
             for row, own_target, own_source in zip(batch["id"].tolist(), target, source):
                 targets.setdefault(row, []).extend(own_target[own_target != PAD].tolist())
                 sources.setdefault(row, []).extend(own_source[own_source != PAD].tolist())
     order = sorted(targets)
-    assert len(order) == rows * lanes * num_shards
-    assert sum((targets[row] for row in order), []) == tokens.tolist()
-    assert sum((sources[row] for row in order), []) == [EOS] + tokens.tolist()[:-1]
+    assert len(order) == rows * micro_batches * num_shards
+    assert list(chain(*(targets[row] for row in order))) == tokens.tolist()
+    assert list(chain(*(sources[row] for row in order))) == [EOS] + tokens.tolist()[:-1]
     lengths = [len(targets[row]) for row in order]
     assert max(lengths) - min(lengths) <= 1
 
 
 def test_more_rows_than_tokens(corpus):
     with pytest.raises(ValueError, match="101 tokens, fewer than the 120 rows"):
-        blocks_of(stream_of(corpus[0]), rows=10, lanes=4, num_shards=3)
+        blocks_of(stream_of(corpus[0]), rows=10, micro_batches=4, num_shards=3)
 
 
-def test_split_that_is_not_there(corpus):
-    with pytest.raises(FileNotFoundError, match="no split 'valid'.*found splits: train, train1"):
+def test_a_missing_split(corpus):
+    with pytest.raises(FileNotFoundError, match=r"no split 'valid'.*found splits: train, train1"):
         find_parts(str(corpus[0]), "valid", combine=False)
 
 
-def test_tokens_that_cannot_be_scored(tmp_path, monkeypatch):
+def test_tokens_outside_the_dictionary(tmp_path, monkeypatch):
     write(tmp_path / "train", [[5, 6], [7, 299, 300, 8]])
-    words = "token 4 of .*train.bin is 300, but dict.txt has only 300 symbols"
-    with pytest.raises(ValueError, match=words):
+    message = "token 4 of .*train.bin is 300, but dict.txt has only 300 symbols"
+    with pytest.raises(ValueError, match=message):
         stream_of(tmp_path)
-    # What is too far into the corpus to be looked at first is found when it is read.
-    monkeypatch.setattr("fairseq_expire.streaming.stream.CHECKED_TOKENS", 3)
-    monkeypatch.setattr("fairseq_expire.streaming.stream.CHUNK", 2)
+    # An error further in is found when it is read.
+    monkeypatch.setattr("fairseq_expire.streaming.token_stream.CHECKED_TOKENS", 3)
+    monkeypatch.setattr("fairseq_expire.streaming.token_stream.CHUNK", 2)
     stream = stream_of(tmp_path)
     assert stream.read(0, 4).tolist() == [5, 6, 7, 299]
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         stream.read(2, 6)
 
 
 @pytest.fixture
 def with_padding(tmp_path, monkeypatch, caplog):
-    """A stream in which fairseq-preprocess found the word `<pad>`, further in than is looked at when it is opened."""
+    """A stream with the word `<pad>` of fairseq-preprocess, beyond the tokens that are checked when it is opened."""
     write(tmp_path / "train", [[PAD, 5], [6, PAD, PAD], [7, PAD]] * 3)
-    monkeypatch.setattr("fairseq_expire.streaming.stream.CHECKED_TOKENS", 0)
+    monkeypatch.setattr("fairseq_expire.streaming.token_stream.CHECKED_TOKENS", 0)
     caplog.set_level("WARNING")
     return stream_of(tmp_path)
 
@@ -118,23 +123,23 @@ def with_padding(tmp_path, monkeypatch, caplog):
 READ = [UNK, 5, 6, UNK, UNK, 7, UNK] * 3
 
 
-def test_padding_in_the_text_is_read_as_unknown_and_said_once(with_padding, caplog):
+def test_padding_in_the_text_is_read_as_unknown_with_one_warning(with_padding, caplog):
     assert caplog.text == ""
     assert with_padding.read(0, 21).tolist() == READ and with_padding.read(3, 5).tolist() == [UNK, UNK]
     [record] = caplog.records
     assert re.search("token 0 of .*train.bin is the padding symbol .*: all .* are read as '<unk>'", record.getMessage())
-    # A copy knows that it was said.
+    # A copy does not warn again.
     assert pickle.loads(pickle.dumps(with_padding)).read(0, 21).tolist() == READ and len(caplog.records) == 1
 
 
-def test_padding_is_said_when_the_split_is_opened_if_it_is_at_its_beginning(tmp_path, caplog):
+def test_padding_at_the_beginning_warns_when_the_split_is_opened(tmp_path, caplog):
     write(tmp_path / "train", [[5, 6, PAD]])
     stream_of(tmp_path)
     assert len(caplog.records) == 1 and "token 2 of" in caplog.text
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_padding_in_the_text_counts_as_text(with_padding, rows):
+def test_padding_in_the_text_counts_as_tokens(with_padding, rows):
     """Lengths are those of the rows, and every token is a target."""
     dataset = blocks_of(with_padding, rows=rows, block=4)
     targets, lengths = 0, 0
@@ -147,10 +152,10 @@ def test_padding_in_the_text_counts_as_text(with_padding, rows):
     assert targets == lengths == 21
 
 
-def test_workers_say_it_once_together(with_padding, tmp_path):
-    """Two epochs of two workers each, in processes of their own; the log is a file."""
+def test_all_workers_warn_once(with_padding, tmp_path):
+    """Two epochs with two worker processes each write to one log file."""
     handler = logging.FileHandler(tmp_path / "log")
-    logging.getLogger("fairseq_expire.streaming.stream").addHandler(handler)
+    logging.getLogger("fairseq_expire.streaming.token_stream").addHandler(handler)
     try:
         for _ in range(2):
             loader = torch.utils.data.DataLoader(
@@ -159,12 +164,12 @@ def test_workers_say_it_once_together(with_padding, tmp_path):
             )  # fmt: skip
             assert [token for batch in loader for token in batch["target"][0].tolist()] == READ
     finally:
-        logging.getLogger("fairseq_expire.streaming.stream").removeHandler(handler)
+        logging.getLogger("fairseq_expire.streaming.token_stream").removeHandler(handler)
     assert (tmp_path / "log").read_text().count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "damage, words",
+    "damage, message",
     [
         (lambda folder: (folder / "train.bin").write_bytes((folder / "train.bin").read_bytes()[:-1]), "has 99 bytes"),
         (lambda folder: (folder / "train.idx").write_bytes(b"TNTIDX\x00\x00" + bytes(40)), "mmap format"),
@@ -172,20 +177,20 @@ def test_workers_say_it_once_together(with_padding, tmp_path):
         (lambda folder: (folder / "train.idx").write_bytes((folder / "train.idx").read_bytes()[:-5]), "cut short"),
     ],
 )
-def test_damaged_files(corpus, damage, words):
+def test_damaged_files(corpus, damage, message):
     damage(corpus[0])
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         stream_of(corpus[0], combine=False)
 
 
-def test_empty_split(tmp_path):
+def test_an_empty_split(tmp_path):
     write(tmp_path / "train", [[]])
     with pytest.raises(ValueError, match="holds no token"):
         stream_of(tmp_path)
 
 
 def test_opening_does_not_read_everything(tmp_path):
-    """20 GB, of which a file system keeps nothing: only what is mapped into memory tells what was read."""
+    """The split has 20 GB in a sparse file; the pages that are mapped into memory tell how much was read."""
     tokens = 10 * 2**30
     with MMapIndexedDataset.Index.writer(str(tmp_path / "train.idx"), np.uint16) as index:
         index.write([2**30] * 10)
@@ -193,5 +198,5 @@ def test_opening_does_not_read_everything(tmp_path):
         file.truncate(2 * tokens)
     stream = TokenStream([str(tmp_path / "train")], num_symbols=10, pad=1)
     assert len(stream) == tokens and stream.read(tokens - 3, tokens).tolist() == [0, 0, 0]
-    mapped = re.search(rf"{tmp_path}/train.bin\n.*?Rss:\s+(\d+) kB", open("/proc/self/smaps").read(), re.DOTALL)
+    mapped = re.search(rf"{tmp_path}/train.bin\n.*?Rss:\s+(\d+) kB", Path("/proc/self/smaps").read_text(), re.DOTALL)
     assert int(mapped.group(1)) < 200_000

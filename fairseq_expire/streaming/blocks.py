@@ -1,0 +1,239 @@
+"""A corpus as contiguous rows that are read block by block.
+
+Size legend: N tokens in the text, G rows over all processes and micro-batches, B rows of one batch, T tokens of a
+block.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from fairseq_expire import requires_fairseq  # noqa: F401
+
+# isort: split
+from fairseq.data import FairseqDataset
+
+from fairseq_expire.streaming.token_stream import TokenStream
+
+
+class StreamDataset(FairseqDataset):
+    """One split in the form that fairseq's tools hold; what is read are the blocks of a :class:`BlockDataset`.
+
+    Args:
+        stream: the tokens.
+        split: the name of the split.
+        training: True if a trainer reads it for training, with the micro-batches of ``--update-freq``.
+    """
+
+    def __init__(self, stream: TokenStream, *, split: str, training: bool):
+        super().__init__()
+        self.stream = stream
+        self.split = split
+        self.training = training
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(self.stream.read(index, index + 1))
+
+
+class Interval(NamedTuple):
+    """Tokens ``start`` to ``stop`` of a corpus."""
+
+    start: int
+    stop: int
+
+
+class BlockDataset(torch.utils.data.Dataset):
+    """Batches of one process: item ``step * micro_batches + micro_batch`` is block ``step`` of ``micro_batch``.
+
+    The text is cut into G = rows * micro_batches * num_shards contiguous rows whose lengths differ by at most one. A
+    batch holds B of them. A process has ``micro_batches`` such groups of B rows and reads them in turns. The input is
+    the target shifted by one, across the borders of blocks and rows, and the very first input is ``</s>``: every token
+    is a target exactly once.
+
+    The text is the corpus, or the intervals of it that an epoch still has to read. Intervals are cut as if they stood
+    one after the other. The first input of an interval is the token that stands before it in the corpus.
+
+    Args:
+        stream: the tokens of the corpus.
+        rows: B, rows of a batch.
+        block: T, tokens of a row that are read at once; the last block may be shorter.
+        micro_batches: micro-batches of an update (``--update-freq``), each with rows of its own.
+        shard_id: the number of this process.
+        num_shards: number of processes.
+        eos: the symbol in front of the first token.
+        intervals: the parts of the corpus to read, in order; None for all of it. They may have fewer tokens than rows.
+    Raises:
+        ValueError: if there are more rows than tokens, or none; if there is no such process.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        *,
+        rows: int,
+        block: int,
+        micro_batches: int,
+        shard_id: int,
+        num_shards: int,
+        eos: int,
+        intervals: Sequence[Sequence[int]] | None = None,
+    ):
+        counts = {
+            "--batch-size (or --batch-size-valid)": rows,
+            "--update-freq": micro_batches,
+            "--num-shards": num_shards,
+        }
+        for option, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{option} multiplies the number of rows: expected at least 1, got {count}")
+        if not 0 <= shard_id < num_shards:
+            raise ValueError(
+                f"--shard-id counts from 0: expected less than the {num_shards} of --num-shards, got {shard_id}"
+            )
+        total = rows * micro_batches * num_shards
+        if intervals is None and len(stream) < total:
+            raise ValueError(
+                f"{stream.prefixes[0]} has {len(stream)} tokens, fewer than the {total} rows asked for ({rows} of "
+                f"--batch-size or --batch-size-valid x {micro_batches} of --update-freq x {num_shards} processes): ask "
+                "for fewer"
+            )
+        self.stream = stream
+        self.rows, self.block, self.micro_batches = rows, block, micro_batches
+        self.shard_id, self.num_shards = shard_id, num_shards
+        self.pad, self.eos = stream.pad, eos
+        # Rows of a whole epoch have no text before them; rows of its rest have.
+        self.whole_epoch = intervals is None
+        self.intervals = [Interval(0, len(stream))] if intervals is None else [Interval(*each) for each in intervals]
+        # The end of each interval in the text, in which they stand one after the other.
+        self._ends = np.cumsum([stop - start for start, stop in self.intervals]).tolist()
+        self.tokens: int = self._ends[-1] if self._ends else 0
+        # [G + 1], the start of each row in the text, and the end of the last; Python's integers do not overflow.
+        self.row_borders = [self.tokens * row // total for row in range(total + 1)]
+        self.first_row = shard_id * micro_batches * rows
+        self.longest_row = -(-self.tokens // total)
+        self.longest_row_of_epoch = -(-len(stream) // total)
+        self.steps = -(-self.longest_row // block)
+
+    def __len__(self) -> int:
+        return self.steps * self.micro_batches
+
+    def __getitem__(self, index: int) -> dict:
+        step, micro_batch = divmod(index, self.micro_batches)
+        offset = step * self.block
+        width = min(self.block, self.longest_row - offset)
+        source = np.full((self.rows, width), self.pad, dtype=np.int64)  # [B, T]
+        target = source.copy()
+        lengths = np.zeros(self.rows, dtype=np.int64)
+        rows = self._rows_of(micro_batch)
+        for number, row in enumerate(rows):
+            begin, end = self.row_borders[row], self.row_borders[row + 1]
+            parts = [
+                self._inputs_and_targets(interval)
+                for interval in self._in_corpus(min(begin + offset, end), min(begin + offset + width, end))
+            ]
+            if parts:
+                inputs, targets = np.concatenate(parts, axis=1)
+                lengths[number] = len(targets)
+                source[number, : len(inputs)], target[number, : len(targets)] = inputs, targets
+        return {
+            "id": torch.tensor(rows),
+            "net_input": {
+                "src_tokens": torch.from_numpy(source),
+                "src_lengths": torch.from_numpy(lengths),
+            },
+            "target": torch.from_numpy(target),
+            "nsentences": self.rows,
+            "ntokens": int(lengths.sum()),
+            "micro_batch": micro_batch,
+            "micro_batches": self.micro_batches,
+            "offset": offset,
+        }
+
+    def with_intervals(self, intervals: Sequence[Sequence[int]]) -> "BlockDataset":
+        """Returns the blocks of other parts of the corpus, cut into as many rows."""
+        return BlockDataset(
+            self.stream,
+            rows=self.rows,
+            block=self.block,
+            micro_batches=self.micro_batches,
+            shard_id=self.shard_id,
+            num_shards=self.num_shards,
+            eos=self.eos,
+            intervals=intervals,
+        )
+
+    def num_tokens_before(self, micro_batch: int, offset: int) -> int:
+        """Returns the most tokens that a row has before its token ``offset``.
+
+        The rows of a whole epoch have only their own tokens there. Before other rows stands the corpus up to their
+        first token.
+        """
+        if self.whole_epoch:
+            return offset
+        return offset + max(self._corpus_start(row) for row in self._rows_of(micro_batch))
+
+    def inputs_before(self, micro_batch: int, offset: int, count: int) -> torch.Tensor:
+        """Returns the inputs before token ``offset`` of each row, [B, count] int64, padded in front."""
+        inputs = np.full((self.rows, count), self.pad, dtype=np.int64)
+        for number, row in enumerate(self._rows_of(micro_batch)):
+            begin = self.row_borders[row]
+            intervals = self._in_corpus(begin + max(0, offset - count), min(begin + offset, self.row_borders[row + 1]))
+            if not self.whole_epoch and offset < count:
+                start = self._corpus_start(row)
+                intervals = [Interval(max(0, start - (count - offset)), start), *intervals]
+            parts = [self._inputs_and_targets(interval)[0] for interval in intervals]
+            tokens = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+            inputs[number, count - len(tokens) :] = tokens
+        return torch.from_numpy(inputs)
+
+    def unread(self, batches: int) -> list[Interval]:
+        """Returns the parts of the text, in order, that are not read when every process has read so many batches."""
+        unread: list[Interval] = []
+        for row in range(len(self.row_borders) - 1):
+            micro_batch = row // self.rows % self.micro_batches
+            steps = -(-max(0, batches - micro_batch) // self.micro_batches)
+            start, stop = self.row_borders[row] + steps * self.block, self.row_borders[row + 1]
+            for interval in self._in_corpus(start, stop):
+                if unread and unread[-1].stop == interval.start:
+                    unread[-1] = Interval(unread[-1].start, interval.stop)
+                else:
+                    unread.append(interval)
+        return unread
+
+    def _rows_of(self, micro_batch: int) -> range:
+        first = self.first_row + micro_batch * self.rows
+        return range(first, first + self.rows)
+
+    def _in_corpus(self, start: int, stop: int) -> list[Interval]:
+        """Returns the intervals of the corpus in which tokens ``start`` to ``stop`` of the text stand."""
+        found: list[Interval] = []
+        number = bisect_right(self._ends, start)
+        while start < stop:
+            shift = self.intervals[number].stop - self._ends[number]
+            end = min(stop, self._ends[number])
+            found.append(Interval(start + shift, end + shift))
+            start, number = end, number + 1
+        return found
+
+    def _corpus_start(self, row: int) -> int:
+        """Returns the position of a row's first token in the corpus; 0 if the row is empty."""
+        intervals = self._in_corpus(self.row_borders[row], self.row_borders[row + 1])
+        return intervals[0].start if intervals else 0
+
+    def _inputs_and_targets(self, interval: Interval) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the tokens of an interval as targets, and the token before each as its input."""
+        tokens = self.stream.read(max(interval.start - 1, 0), interval.stop)
+        if interval.start == 0:
+            tokens = np.concatenate([[self.eos], tokens])
+        return tokens[:-1], tokens[1:]
+
+    @staticmethod
+    def collate(items: list[dict]) -> dict | None:
+        """Returns the one item, which is a batch already."""
+        return items[0] if items else None
