@@ -129,8 +129,7 @@ def load(path):
 
 
 class RecordingExpireSpan(ExpireSpan):
-    """Also sums r and e over the pairs on the ramp: the file's auxiliary loss sums r, ours e (see the golden README).
-    """
+    """Also sums r and e over the pairs on the ramp: the file's auxiliary loss sums r, ours e (see the golden README)."""
 
     def penalty(self, visibility, *, padding):
         distance = visibility.distance(0, visibility.block)
