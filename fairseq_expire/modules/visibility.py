@@ -1,14 +1,14 @@
-"""Visibility of keys to the queries of a block: one definition for attention, deletion, reports and the span penalty.
+"""Visibility of keys to the queries of a block.
 
-Size legend: B rows, H heads of a span (1 if the heads share it), T queries of a block, Q consecutive ones of them, S keys.
+Size legend: B rows, H heads of a span (1 if the heads share it), T queries of a block, Q of these in a row, S keys.
 
-Steps are counted from the block's first query, which is t = 0. A key of age a is at distance a + t from query t. Memories have
-ages of 1 and more, the block's own tokens 0, -1, ... -(T - 1).
+Steps are counted from the block's first query, which is t = 0. A key of age a is at distance a + t from query t.
+Memories have ages of 1 and more, the block's own tokens 0, -1, ... -(T - 1).
 
-Soft mask (section 4.1): with r = span - distance steps remaining, m = clamp(1 + r / R, 0, 1). A key is seen in full while
-r >= 0, then on its ramp, and expires for good when r = -R.
+Soft mask (section 4.1): with r = span - distance steps remaining, m = clamp(1 + r / R, 0, 1). A key is seen in full
+while r >= 0, then on its ramp, and expires for good when r = -R.
 
-Window: query t sees a key if first <= t < last. The soft mask is one bound of this window, and all other bounds are hard:
+Window: query t sees a key if first <= t < last. The soft mask is one bound of this window; all other bounds are hard:
 
 =================  =============================================  =====================================
 bound              from                                           hides
@@ -19,7 +19,8 @@ t < last           ``max_distance`` + 1 - age                     keys further b
 never              an age far above every span                    empty slots and padding
 =================  =============================================  =====================================
 
-Windows never reopen: a key that no later query sees can be deleted.
+Windows never reopen: a key that no later query sees can be deleted. Attention, deletion, reports and the span penalty
+all follow from this file and have no rule of their own.
 """
 
 import math
@@ -27,13 +28,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-# Smaller than any real mask value, and so is its square root.
-TINY = 1e-30
-# Masks up to this count as 0.
-LOG2_HIDDEN = math.log2(TINY) / 2
+# Masks up to this count as 0: smaller than any real mask value.
+HIDDEN = 1e-15
+# Masks are not smaller than this before their logarithm is taken: its value for 0 takes a slow path in vector units.
+TINY = HIDDEN**2
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,15 @@ class Visibility:
 
         Args:
             span: [B, H, S] e_i in steps, one for each head (H = K) or for all (H = 1).
-            age: [B, S] int64, steps back from the block's first query; 0, -1, ... for the block's own tokens, and far more
-                than any span for what is never seen.
+            age: [B, S] int64, steps back from the block's first query; 0, -1, ... for the block's own tokens, and far
+                more than any span for what is never seen.
             block: T.
             ramp: R, in steps.
             max_distance: hides keys further back than this many steps, whatever their span; None for no limit.
-            min_distance: [B, S] int64; a key is seen from this many steps back on. 1 for ordinary states, more for a memory
-                that stands for several states. None if it is 1 for all keys.
-            stride: c, how many states each key with a ``min_distance`` above 1 stands for: c steps further back, it is one
-                position further back.
+            min_distance: [B, S] int64; a key is seen from this many steps back on. 1 for ordinary states, more for a
+                memory that stands for several states. None if it is 1 for all keys.
+            stride: c, how many states each key with a ``min_distance`` above 1 stands for: c steps further back, it is
+                one position further back.
         Raises:
             ValueError: if the shapes do not fit each other, or ages are not whole steps.
         """
@@ -112,29 +112,36 @@ class Visibility:
         )
 
     def detach(self) -> "Visibility":
+        """The same without gradient."""
         return replace(self, span=self.span.detach())
 
-    # The window.
+    def to(self, dtype: torch.dtype) -> "Visibility":
+        """The same with spans in another floating-point type."""
+        return self if self.span.dtype == dtype else replace(self, span=self.span.to(dtype))
 
     @cached_property
     def expires_at(self) -> Tensor:
-        """[B, H, S], without gradient: the t at which the soft mask is 0, not always whole; negative for long expired keys."""
+        """[B, H, S], without gradient: the time t, not always whole, at which the soft mask reaches 0."""
         return _expires_at(self.span.detach(), self.age, self.ramp)
 
     @cached_property
     def first(self) -> Tensor:
-        """[B, S] int64: the first query in whose past a key is; T or more if none of the block is."""
+        """[B, S] int64: the first query that may see a key; T or more if none of the block may."""
         return ((1 if self.min_distance is None else self.min_distance) - self.age).clamp(min=0)
 
     @cached_property
     def hard_last(self) -> Tensor | None:
-        """[B, S] int64: the first query that is too far from a key, whatever its span; None where there is no limit."""
+        """[B, S] int64: the first query that does not see a key any more, whatever its span; None for no limit.
+
+        All hard bounds of t < last meet here.
+        """
         return None if self.max_distance is None else (self.max_distance + 1 - self.age).clamp(min=0)
 
     @cached_property
     def last(self) -> Tensor:
-        """[B, S] int64: the first of the block's queries by which no head sees a key any more; T if there is none."""
-        return self._bounded(_queries_before(self.expires_at.amax(dim=1), self.block), self.hard_last)
+        """[B, S] int64: the first of the block's queries from which no head sees a key any more; T if there is none."""
+        last = _queries_before(self.expires_at.amax(dim=1), self.block)
+        return last if self.hard_last is None else torch.minimum(last, self.hard_last)
 
     @property
     def fully_visible(self) -> Tensor:
@@ -145,9 +152,8 @@ class Visibility:
     @property
     def visible_later(self) -> Tensor:
         """[B, S] bool: keys that some query after the block still sees; all others can be deleted."""
-        age = self.age + self.block
-        visible = age < self.span.detach().amax(dim=1) + self.ramp
-        return visible if self.max_distance is None else visible & (age <= self.max_distance)
+        visible = self.age + self.block < self.span.detach().amax(dim=1) + self.ramp
+        return visible if self.hard_last is None else visible & (self.hard_last > self.block)
 
     def sizes(self) -> Tensor:
         """[B, T] int64, |C_t|: how many keys each query sees, with any head."""
@@ -163,59 +169,68 @@ class Visibility:
         Args:
             padding: [B, T] bool, True for queries that do not count; they stand at the end of a row.
         """
-        hard_last = None if self.hard_last is None else self.hard_last.unsqueeze(1)
-        last = self._bounded(_queries_before(self.expires_at, self.block), hard_last)
+        last = _queries_before(self.expires_at, self.block)
+        if self.hard_last is not None:
+            last = torch.minimum(last, self.hard_last.unsqueeze(1))
         if padding is not None:
             last = torch.minimum(last, (self.block - padding.sum(dim=1)).view(-1, 1, 1))
         # The mask is below 1 for t > expires_at - R.
         faded = (self.expires_at - self.ramp).floor().clamp(-1, self.block).to(torch.int64) + 1
         return (last - torch.maximum(faded, self.first.unsqueeze(1))).clamp(min=0)
 
-    @staticmethod
-    def _bounded(last: Tensor, hard_last: Tensor | None) -> Tensor:
-        return last if hard_last is None else torch.minimum(last, hard_last)
+    def distance(self, start: int, stop: int) -> Tensor:
+        """[B, Q, S] int64: steps from each query back to each key.
 
-    # Matrices of the queries first ... last - 1 and all keys.
-
-    def distance(self, first: int, last: int) -> Tensor:
-        """[B, Q, S] int64, in steps."""
-        return self.age.unsqueeze(1) + _steps(self.age, first, last)
-
-    def position_index(self, first: int, last: int) -> Tensor:
-        """[B, Q, S] int64: the position of a key relative to a query; 1 is the nearest, below 1 lies what is not in the past.
-
-        That is the distance in steps, and for keys that stand for several states the distance in slots.
+        Args:
+            start, stop: which queries, start ... stop - 1; as in all methods below.
         """
-        distance = self.distance(first, last)
+        return self.age.unsqueeze(1) + _steps(self.age, start, stop)
+
+    def position_index(self, start: int, stop: int) -> Tensor:
+        """[B, Q, S] int64: the position of a key relative to a query, from 1 on for keys in the past of the query.
+
+        It is the distance in steps, and in slots for keys that stand for several states.
+        """
+        distance = self.distance(start, stop)
         if self.min_distance is None:
             return distance
         nearest = self.min_distance.unsqueeze(1)
         strided = nearest + torch.div(distance - nearest, self.stride, rounding_mode="floor")
         return torch.where(nearest > 1, strided, distance)
 
-    def bias(self, first: int, last: int) -> Tensor:
-        """[B, H, Q, S]: log2 m, without gradient; -inf for what is hidden."""
-        # Clamped above zero, whose logarithm takes a slow path in vector units.
-        mask = self._left(first, last).div_(self.ramp).clamp_(TINY, 1)
-        bias = F.threshold_(mask.log2_(), LOG2_HIDDEN, float("-inf"))
-        steps = _steps(self.age, first, last)
+    def soft_mask(self, start: int, stop: int) -> Tensor:
+        """[B, H, Q, S]: m, 0 for hidden keys. Spans get a gradient where 0 < m < 1."""
+        steps = _steps(self.age, start, stop)
+        visible = steps >= self.first.unsqueeze(1)
+        if self.hard_last is not None:
+            visible &= steps < self.hard_last.unsqueeze(1)
+        expires_at = _expires_at(self.span, self.age, self.ramp)
+        mask = (expires_at.unsqueeze(-2) - _steps(expires_at, start, stop)) / self.ramp
+        mask = mask.masked_fill(mask >= 1, 1)
+        return mask.masked_fill((mask <= HIDDEN) | ~visible.unsqueeze(1), 0)
+
+    def bias(self, start: int, stop: int) -> Tensor:
+        """[B, H, Q, S]: log2 m, without gradient; -inf for hidden keys."""
+        mask = self._until_expiry(start, stop).div_(self.ramp).clamp_(TINY, 1)
+        bias = torch.threshold_(mask.log2_(), math.log2(HIDDEN), float("-inf"))
+        steps = _steps(self.age, start, stop)
         if self.hard_last is not None:
             bias.masked_fill_((steps >= self.hard_last.unsqueeze(1)).unsqueeze(1), float("-inf"))
-        # All memories are in the past of all queries, and so are the block's tokens before its query ``first``.
-        start = self.age.size(1) - self.own + first if self.min_distance is None else 0
-        early = steps < self.first[:, None, start:]
-        bias[..., start:].masked_fill_(early.unsqueeze(1), float("-inf"))
+        # The past of all these queries needs no look: memories, and the block's own tokens before the first of them.
+        past = self.age.size(1) - self.own + start if self.min_distance is None else 0
+        early = steps < self.first[:, None, past:]
+        bias[..., past:].masked_fill_(early.unsqueeze(1), float("-inf"))
         return bias
 
-    def slope(self, first: int, last: int) -> Tensor:
-        """[B, H, Q, S]: the derivative of log m by the span, 1 / (R m) on the ramp and 0 where m is 1; some number where m is 0."""
+    def slope(self, start: int, stop: int) -> Tensor:
+        """[B, H, Q, S]: the derivative of log m by the span: 1 / (R m) on the ramp, 0 before, any number behind."""
         # 1 / TINY where expired: it is multiplied with a gradient that is exactly 0.
-        slope = self._left(first, last).clamp_(min=TINY).reciprocal_()
-        return F.threshold_(slope, 1 / self.ramp, 0.0)
+        slope = self._until_expiry(start, stop).clamp_(min=TINY).reciprocal_()
+        return torch.threshold_(slope, 1 / self.ramp, 0.0)
 
-    def _left(self, first: int, last: int) -> Tensor:
-        """[B, H, Q, S]: steps until expiry, r + R."""
-        return self.expires_at.unsqueeze(-2) - _steps(self.expires_at, first, last)
+    def _until_expiry(self, start: int, stop: int) -> Tensor:
+        """[B, H, Q, S]: steps until a key expires, r + R."""
+        return self.expires_at.unsqueeze(-2) - _steps(self.expires_at, start, stop)
 
 
 def _expires_at(span: Tensor, age: Tensor, ramp: float) -> Tensor:
@@ -223,9 +238,9 @@ def _expires_at(span: Tensor, age: Tensor, ramp: float) -> Tensor:
     return remaining + ramp
 
 
-def _steps(like: Tensor, first: int, last: int) -> Tensor:
-    """[Q, 1]: first ... last - 1, of the type of ``like``."""
-    return torch.arange(first, last, device=like.device, dtype=like.dtype).unsqueeze(-1)
+def _steps(like: Tensor, start: int, stop: int) -> Tensor:
+    """[Q, 1]: start ... stop - 1, in the type of ``like``."""
+    return torch.arange(start, stop, device=like.device, dtype=like.dtype).unsqueeze(-1)
 
 
 def _queries_before(time: Tensor, block: int) -> Tensor:

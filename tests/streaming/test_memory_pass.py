@@ -53,7 +53,8 @@ def iterator(
 
 def memory_of(number):
     """Returns a memory that is recognised by its age, the number."""
-    return Memory((LayerMemory.from_tensors(age=torch.full((ROWS, 1), number), inputs=torch.zeros(ROWS, 1, 1)),))
+    age = torch.full((ROWS, 1), number)
+    return Memory((LayerMemory.from_tensors(age=age, inputs=torch.zeros(ROWS, 1, 1)),))
 
 
 def number_of(memory):
