@@ -34,7 +34,6 @@ def check_overrides(paths: Iterable[str], overrides: Mapping[str, Any]) -> None:
     Args:
         paths: of the checkpoints.
         overrides: values by name, or by group and name.
-
     Raises:
         ValueError: an override is no option; the sentence lists the options.
     """

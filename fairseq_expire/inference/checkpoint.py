@@ -129,10 +129,10 @@ def _describe(path: Path, options: dict[str, Any], dictionary: SymbolTable) -> L
     """
     models, name = sys.modules.get("fairseq.models"), options.get("_name")
     architecture = None if models is None else models.ARCH_MODEL_REGISTRY.get(name)
-    if not hasattr(architecture, "describe"):
+    if not hasattr(architecture, "make_config"):
         raise ValueError(
             f"{path}: nothing here knows the architecture {name}, whose memory policy only the code that defines it "
             "can make; import the package that registers it first"
         )
     # Architectures read options of this type; fairseq has imported its module.
-    return architecture.describe(sys.modules["omegaconf"].OmegaConf.create(options), dictionary)
+    return architecture.make_config(sys.modules["omegaconf"].OmegaConf.create(options), dictionary)

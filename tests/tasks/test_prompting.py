@@ -1,4 +1,4 @@
-"""Text to the names of symbols, which fairseq looks up in its dictionary, and back."""
+"""From text to the names of symbols, which fairseq looks up in its dictionary, and back."""
 
 import inspect
 import textwrap
@@ -9,7 +9,7 @@ from fairseq.data import Dictionary
 from fairseq_expire.corpora.binarize import Job, binarize
 from fairseq_expire.corpora.sources import find_files
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMConfig, MemoryCachingLMTask
-from fairseq_expire.tasks.symbols_of_text import SymbolsOfText
+from fairseq_expire.tasks.prompting import TokenizerBPE
 from fairseq_expire.tokenizers.bound import BoundTokenizer, make_tokenizer
 
 KINDS = {"bytes": {}, "chars": {}, "words": {}, "subword": {"vocab_size": 400}}
@@ -26,7 +26,7 @@ def data(request, tmp_path_factory):
     return folder / "bin"
 
 
-def test_there_and_back(data):
+def test_text_round_trips(data):
     task = MemoryCachingLMTask.setup_task(MemoryCachingLMConfig(data=str(data)))
     bpe = task.build_bpe(None)
     if task.level == "words":
@@ -35,11 +35,11 @@ def test_there_and_back(data):
     names = bpe.encode(TEXT)
     tokens = Dictionary.load(str(data / "dict.txt")).encode_line(names, add_if_not_exist=False)
     assert tokens.tolist() == [*BoundTokenizer.load(data).encode(TEXT), task.dictionary.eos()]
-    # SentencePiece writes a space for its own sign of one.
+    # SentencePiece turns its own sign for a space into a space.
     assert bpe.decode(task.dictionary.string(tokens)) == TEXT
 
 
-def test_what_is_asked_for_comes_first(data):
+def test_a_given_bpe_takes_precedence(data):
     task = MemoryCachingLMTask.setup_task(MemoryCachingLMConfig(data=str(data)))
-    assert not isinstance(task.build_bpe("characters"), SymbolsOfText)
+    assert not isinstance(task.build_bpe("characters"), TokenizerBPE)
     assert task.build_bpe("characters").encode("ab") == "a b"
