@@ -13,11 +13,9 @@ from fairseq_expire.modules import (
     LanguageModel,
     LanguageModelConfig,
 )
-from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.dictionary import PlainDictionary
-from fairseq_expire.tokenizers.dictionary_check import dictionary_digest
-from fairseq_expire.tokenizers.registry import make_level
-from fairseq_expire.tokenizers.symbols import byte_symbol
+from fairseq_expire.tokenizers.bound import BoundTokenizer, make_tokenizer
+from fairseq_expire.tokenizers.bytes_and_chars import byte_symbol
+from fairseq_expire.tokenizers.dictionary import PlainDictionary, dictionary_digest
 
 WIDTH = 16
 POLICIES = {
@@ -32,7 +30,7 @@ BYTES = [byte_symbol(byte) for byte in range(256)]
 def text_model(policy="expire_span", level="bytes", symbols=BYTES, seed=0):
     """A model whose predictions differ much from token to token, so that no two continuations are alike by chance."""
     dictionary = PlainDictionary(symbols)
-    codec = BoundTokenizer(dictionary, make_level(level, {}))
+    codec = BoundTokenizer(dictionary, make_tokenizer(level, {}))
     torch.manual_seed(seed)
     config = LanguageModelConfig(
         vocab_size=len(dictionary),

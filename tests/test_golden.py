@@ -38,7 +38,8 @@ LAYER_NAMES = {
 def policy_of(config, data):
     if config.compress:
         pytest.skip(
-            "the published compressive memory shifts compressed memories by whole groups of queries; see reader.compressed"
+            "the published compressive memory shifts compressed memories by whole groups of queries; "
+            "see reader.compressed"
         )
     if config.adapt_span:
         ratio = data["param/layers.0.attn.attn.adaptive_span.mask.size_ratio"]
@@ -118,7 +119,7 @@ def first_memory(data, config):
             age = torch.from_numpy(data[f"memory0/{config.nlayers + number}"]).long()
         else:
             age = torch.arange(hidden.size(1), 0, -1).expand(hidden.shape[:2])
-        layers.append(LayerMemory(hidden, age))
+        layers.append(LayerMemory.from_tensors(age=age, inputs=hidden))
     return Memory(tuple(layers))
 
 
@@ -128,16 +129,17 @@ def load(path):
 
 
 class RecordingExpireSpan(ExpireSpan):
-    """Also sums r and e over the pairs on the ramp: the file's auxiliary loss sums r, ours e (see the golden README)."""
+    """Also sums r and e over the pairs on the ramp: the file's auxiliary loss sums r, ours e (see the golden README).
+    """
 
-    def penalty(self, spans, left, age, *, block, padding):
-        distance = age.unsqueeze(1) + torch.arange(block).view(1, block, 1)
-        span = spans.squeeze(1).unsqueeze(1)  # [B, 1, S]
+    def penalty(self, visibility, *, padding):
+        distance = visibility.distance(0, visibility.block)
+        span = visibility.span.squeeze(1).unsqueeze(1)  # [B, 1, S]
         remaining = span - distance
         on_ramp = (remaining > -self.ramp) & (remaining < 0)
         self.sum_remaining = (remaining * on_ramp).sum(dim=(1, 2)) / self.ramp
         self.sum_span = (span * on_ramp).sum(dim=(1, 2)) / self.ramp
-        return super().penalty(spans, left, age, block=block, padding=padding)
+        return super().penalty(visibility, padding=padding)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

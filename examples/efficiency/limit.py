@@ -27,6 +27,6 @@ def operations(shape: Shape, subject: Ours, *, training: bool) -> float:
     attention = sum(2 * shape.width * report.memory_size.sum().item() for report in subject.out.reports)
     multiplications = dense + positions + attention
     if training:
-        remembered = sum(2 * shape.width**2 * sum(layer.held) for layer in subject.before.layers)
+        remembered = sum(2 * shape.width**2 * sum(layer.counts) for layer in subject.before.layers)
         multiplications = 3 * multiplications + 2 * remembered
     return 2.0 * multiplications

@@ -16,18 +16,16 @@ from peak import resident
 import fairseq_expire
 from fairseq_expire.inference import TextModel
 from fairseq_expire.modules import ExpireSpan, LanguageModel, LanguageModelConfig
-from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.dictionary import PlainDictionary
-from fairseq_expire.tokenizers.dictionary_check import dictionary_digest
-from fairseq_expire.tokenizers.registry import make_level
-from fairseq_expire.tokenizers.symbols import byte_symbol
+from fairseq_expire.tokenizers.bound import BoundTokenizer, make_tokenizer
+from fairseq_expire.tokenizers.bytes_and_chars import byte_symbol
+from fairseq_expire.tokenizers.dictionary import PlainDictionary, dictionary_digest
 
 REPORTS = 24
 
 
 def untrained(width: int) -> TextModel:
     """Returns a byte model with random weights, whose spans are spread around 256 steps."""
-    tokenizer = BoundTokenizer(PlainDictionary([byte_symbol(byte) for byte in range(256)]), make_level("bytes", {}))
+    tokenizer = BoundTokenizer(PlainDictionary([byte_symbol(byte) for byte in range(256)]), make_tokenizer("bytes", {}))
     torch.manual_seed(0)
     config = LanguageModelConfig(
         vocab_size=len(tokenizer.symbols),

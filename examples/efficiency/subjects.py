@@ -150,7 +150,7 @@ class Ours(Subject, nn.Module):
     def alive(self) -> list[float]:
         alive = []
         for layer, memory in zip(self.stack.layers, self.memory.layers):
-            spans = layer.policy.spans(memory.states) if memory.spans is None else memory.spans
+            spans = layer.policy.spans(memory.inputs) if memory.spans is None else memory.spans
             seen = memory.age < spans.amax(dim=-1) + layer.policy.ramp
             alive.append(seen.sum(dim=1).float().mean().item())
         return alive

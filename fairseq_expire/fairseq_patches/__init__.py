@@ -1,6 +1,7 @@
 """Everything that changes fairseq, or works around it.
 
-A subclass that overrides what fairseq means to be overridden is no patch and lives in ``tasks``, ``models`` or ``criterions``.
+A subclass that overrides what fairseq means to be overridden is no patch and lives in ``tasks``, ``models`` or
+``criterions``.
 
 ================  ==================================  ================================================================
 module            fairseq's code                      what is different, why, and the test that fails without it
@@ -22,7 +23,7 @@ patched_task      tasks.FairseqTask.train_step        Lets the other processes g
                                                       they would wait forever.
                                                       test_one_that_runs_out_of_memory_does_not_stop_the_others
 bounds            optim.fp16_optimizer                Clamps the float32 copies of parameters, too.
-                                                      test_copies_are_held_to_the_bounds_and_stay_exact
+                                                      test_float32_copies_are_clamped_and_stay_exact
 meters            logging.meters                      Adds a meter for maxima, which fairseq restores by its name.
                                                       test_fairseq_restores_the_maximum_from_a_checkpoint
 saving            checkpoint_utils.save_checkpoint    Saves the memory of every process and makes copies atomic;
@@ -39,21 +40,22 @@ stopping          fairseq_cli.train                   Remembers that a run was o
                                                       test_a_run_that_is_over_stays_so
 best_metric       fairseq_cli.train                   Looks for --best-checkpoint-metric before training; fairseq
                                                       does so after the first validation.
-                                                      test_a_metric_that_is_not_logged_is_refused
+                                                      test_wrong_use
 loading_models    checkpoint_utils                    Tells what is wrong with a file, reads weights without history,
                                                       splits --path a.pt:b.pt for fairseq-eval-lm.
                                                       test_probabilities_are_averaged
 overrides         checkpoint_utils                    Refuses unknown names in --model-overrides, which fairseq drops.
-                                                      test_overrides_that_there_are_not
+                                                      test_unknown_overrides_are_refused
 fusion            fairseq_cli.generate --lm-path      Refuses a language model with another dictionary.
                                                       test_the_dictionary_has_to_be_the_same
 text_streams      fairseq_cli.interactive             Reads and prints UTF-8 in every locale, and bytes that are not.
                                                       test_a_byte_model_reads_lines_as_they_are
 ================  ==================================  ================================================================
 
-Functions of fairseq are replaced by :func:`install` alone. What the other modules do is called from there, or from a task of this
-package. For tasks that are no :class:`~fairseq_expire.fairseq_patches.patched_task.PatchedTask`, fairseq behaves as before, but for
-three things that act on all: clearer errors of files that are no checkpoints, checkpoints without history, stray lines.
+Functions of fairseq are replaced by :func:`install` alone. What the other modules do is called from there, or from a
+task of this package. For tasks that are no :class:`~fairseq_expire.fairseq_patches.patched_task.PatchedTask`, fairseq
+behaves as before, but for three things that act on all: clearer errors of files that are no checkpoints, checkpoints
+without history, stray lines.
 """
 
 import functools

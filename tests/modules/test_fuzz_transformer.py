@@ -1,4 +1,6 @@
-"""Any stack that reads any text in any blocks, against the reader that takes the whole row at once and keeps everything."""
+"""Any stack that reads any text in any blocks, against the reader that takes the whole row at once and keeps
+everything.
+"""
 
 from typing import NamedTuple
 
@@ -9,7 +11,7 @@ from fuzzing import fuzz
 from hypothesis import strategies as st
 
 from fairseq_expire.modules import AdaptiveSpan, Compressive, ExpireSpan, FixedSpan, Memory, MemoryTransformer
-from fairseq_expire.modules.layer_memory import SLACK
+from fairseq_expire.modules.memory import EMPTY_AGE, SLOT_MULTIPLE
 from fairseq_expire.modules.policies.compressive import POOLINGS
 
 
@@ -37,7 +39,7 @@ class Model(NamedTuple):
         if self.kind == "adaptive":
             return AdaptiveSpan(num_heads=self.heads, max_span=span, ramp=self.ramp, span_limit=limit)
         if self.kind == "compressive":
-            compressing = dict(compressed_size=self.size, rate=self.rate, pooling=self.pooling)
+            compressing = {"compressed_size": self.size, "rate": self.rate, "pooling": self.pooling}
             return Compressive(max_span=span, **compressing, span_limit=limit)
         return FixedSpan(max_span=span, span_limit=limit)
 
@@ -117,8 +119,8 @@ def text(model, rows, length):
 
 @torch.no_grad()
 def test_any_blocks_are_the_whole_text(long):
-    """With a memory of inputs or of keys and values, or of both in turn, that is saved, copied and picked by row on the way;
-    with text behind which there is padding; with deletion and without."""
+    """With a memory of inputs or of keys and values, or of both in turn, that is saved, copied and picked by row on the
+    way; with text behind which there is padding; with deletion and without."""
 
     def at(model, blocks, rows, training, gradients, scoring_from, saved, deleting, padded, dtype):
         stack, hidden = model.stack(), text(model, rows, sum(blocks))
@@ -128,7 +130,7 @@ def test_any_blocks_are_the_whole_text(long):
         stack.to(dtype)
         if not deleting:
             for layer in stack.layers:
-                layer.policy.retain = lambda candidates, spans: (candidates, candidates.occupied)
+                layer.policy.retain = lambda visibility: visibility.age < EMPTY_AGE
         expected = model.read_at_once(stack, hidden, limited)
         stack.train(training)
         memory, outputs, sizes, penalties = None, [], [], []
@@ -154,7 +156,7 @@ def test_any_blocks_are_the_whole_text(long):
         actual = torch.cat(outputs, dim=1).double()
         kept = torch.ones(actual.shape[:2], dtype=torch.bool)
         kept[0, actual.size(1) - missing :] = False
-        tolerance = dict(atol=1e-9, rtol=1e-7) if dtype == torch.float64 else dict(atol=2e-4, rtol=1e-3)
+        tolerance = {"atol": 1e-9, "rtol": 1e-7} if dtype == torch.float64 else {"atol": 2e-4, "rtol": 1e-3}
         torch.testing.assert_close(actual[kept], expected[kept], **tolerance)
         if dtype == torch.float64 and not missing:
             whole = stack(hidden)
@@ -171,6 +173,17 @@ def test_any_blocks_are_the_whole_text(long):
     )  # fmt: skip
 
 
+def alive(policy, stored):
+    """How many memories of each row later queries can see; compressed ones are stored before they are seen."""
+    spans = stored.spans.amax(dim=-1)
+    if stored.min_distance is not None:
+        spans = spans.masked_fill(stored.min_distance > 1, policy.max_age)
+    seen = stored.age < spans + policy.ramp
+    if policy.max_distance is not None:
+        seen &= stored.age <= policy.max_distance
+    return seen.sum(dim=1).tolist()
+
+
 @torch.no_grad()
 def test_storage_is_bounded(long):
     """By what the longest row can still see, rounded up, and the block (design, section 6)."""
@@ -180,16 +193,11 @@ def test_storage_is_bounded(long):
         stack, hidden, memory = model.stack().eval(), text(model, rows, sum(blocks)), None
         for block in hidden.split(blocks, dim=1):
             memory = stack(block, memory).memory
-            for layer, held in zip(stack.layers, memory.layers):
-                policy = layer.policy
-                # Compressed memories are stored some steps before they are seen.
-                alive = held.age < held.spans.amax(dim=-1) + policy.ramp
-                if policy.longest is not None:
-                    alive &= held.age <= policy.longest
-                bound = -(-int(alive.sum(dim=1).max()) // SLACK) * SLACK + block.size(1)
-                assert held.age.size(1) + block.size(1) <= held.room.data.size(1) <= bound
-                tensors = [x for x in (held.room.data, held.age, held.spans, held.compressed) if x is not None]
-                assert held.nbytes == sum(x.numel() * x.element_size() for x in tensors)
+            for layer, stored in zip(stack.layers, memory.layers):
+                bound = -(-max(alive(layer.policy, stored)) // SLOT_MULTIPLE) * SLOT_MULTIPLE + block.size(1)
+                assert stored.slots + block.size(1) <= stored.buffer.capacity <= bound
+                tensors = [*stored.buffer.tensors.values(), stored.age]
+                assert stored.nbytes == sum(x.numel() * x.element_size() for x in tensors)
 
     fuzz(
         at, examples=60, long=long, model=MODELS, blocks=st.lists(st.integers(1, 60), min_size=1, max_size=9),

@@ -9,8 +9,8 @@ from fairseq_expire.modules.threads import CALM, PAUSED, Shared, pauses
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's OpenMP alone can be told so late")
 
-# Prints how much time other threads than the main one take while that one sleeps between short parallel regions, in shares of
-# the time it sleeps: without idle pools, with them, and after them.
+# Prints how much time other threads than the main one take while that one sleeps between short parallel regions, in
+# shares of the time it sleeps: without idle pools, with them, and after them.
 SPINNING = """
 import time, torch
 torch.set_num_threads(2)
