@@ -1,4 +1,4 @@
-"""The table of wrong uses (tests/wrong_uses): each ends with one sentence, before work starts, and leaves nothing behind.
+"""The table of wrong uses (tests/wrong_uses): each ends with one sentence before work starts, and leaves nothing behind.
 
 In this process, since starting a command takes seconds; a few in their own to see the last line of the real one.
 """
