@@ -13,6 +13,7 @@ This file is also a program:
     fork_server.py run SOCKET ARGUMENTS...    runs one command, for shell scripts
 """
 
+import atexit
 import json
 import os
 import shlex
@@ -184,7 +185,13 @@ def socket_of(env):
                     pass_fds=[listening.fileno()],
                 )
             _servers[key] = path, process, folder
+            atexit.register(_end, process)
         return _servers[key][0]
+
+
+def _end(server):
+    server.stdin.close()
+    server.wait()
 
 
 def _connect(path, arguments, cwd, env, streams, start_new_session):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from fairseq_expire.streaming.memory_files import UNFINISHED, is_memory_file, set_of
-from fairseq_expire.tokenizers.dictionary_check import DIGEST
+from fairseq_expire.tokenizers.dictionary import DIGEST
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from fairseq_expire.fairseq_patches.overrides import options_of
 from fairseq_expire.fairseq_patches.patched_task import PatchedTask
 from fairseq_expire.fairseq_patches.stopping import stop_if_over
 from fairseq_expire.fairseq_patches.trained_options import check_trained_options
-from fairseq_expire.tokenizers.dictionary_check import check_dictionary, check_names
+from fairseq_expire.tokenizers.dictionary import check_dictionary, check_names
 
 logger = logging.getLogger(__name__)
 

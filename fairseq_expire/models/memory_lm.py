@@ -21,7 +21,7 @@ from fairseq_expire.models.hub import MemoryHubInterface
 from fairseq_expire.models.option_checks import check_size, input_clusters, softmax_clusters
 from fairseq_expire.modules import AdaptiveSoftmax, LanguageModel, LanguageModelConfig, Memory, MemoryPolicy
 from fairseq_expire.streaming.memory_pass import MemoryHandle
-from fairseq_expire.tokenizers.dictionary_check import check_names, dictionary_digest
+from fairseq_expire.tokenizers.dictionary import check_names, dictionary_digest
 
 
 def _help(text: str) -> Dict[str, str]:

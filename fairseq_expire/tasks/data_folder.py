@@ -6,9 +6,9 @@ from pathlib import Path
 from fairseq.data import Dictionary
 
 from fairseq_expire.fairseq_patches.fusion import translation_dictionaries
+from fairseq_expire.tokenizers.bound import make_tokenizer
 from fairseq_expire.tokenizers.dictionary import PlainDictionary
 from fairseq_expire.tokenizers.manifest import FILE_NAME, Manifest, read_manifest
-from fairseq_expire.tokenizers.registry import make_level
 
 
 def read_dictionary(folder: Path) -> Dictionary:
@@ -56,7 +56,7 @@ def _check_manifest(manifest: Manifest, path: Path, *, symbols: int) -> None:
             f"{path}: {manifest.symbols} symbols, and dict.txt has {symbols}; restore the file, or make the data again"
         )
     try:
-        make_level(manifest.level, manifest.options)
+        make_tokenizer(manifest.level, manifest.options)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; restore the file, or make the data again") from None
 

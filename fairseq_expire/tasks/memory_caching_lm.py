@@ -33,7 +33,7 @@ from fairseq_expire.streaming.token_stream import TokenStream, find_parts
 from fairseq_expire.tasks.data_folder import check_split, read_dictionary
 from fairseq_expire.tasks.options import MemoryCachingLMConfig, add_save_memory
 from fairseq_expire.tasks.prompting import PromptingTask
-from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary
+from fairseq_expire.tokenizers.dictionary import DIGEST, check_dictionary
 from fairseq_expire.tokenizers.manifest import Manifest, read_manifest
 
 logger = logging.getLogger(__name__)

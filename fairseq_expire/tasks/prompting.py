@@ -138,5 +138,5 @@ class PromptingTask(FairseqTask):
         """
         bpe = super().build_bpe(args)
         if bpe is None and self.level not in (None, "words"):
-            bpe = TokenizerBPE(BoundTokenizer.of(utils.split_paths(self.cfg.data)[0]))
+            bpe = TokenizerBPE(BoundTokenizer.load(utils.split_paths(self.cfg.data)[0]))
         return bpe

@@ -3,6 +3,7 @@
 import math
 
 import commands
+import doc_pages
 import pytest
 import reader
 import torch
@@ -56,41 +57,28 @@ def test_a_price_shortens_adaptive_spans_and_no_step_takes_them_out_of_range(dat
     assert len(ratios) == 2 and all(ratio.tolist() == [0.0, 0.0] for ratio in ratios)
 
 
-TOY = """
-import torch
-from dataclasses import dataclass
-from fairseq.models import register_model
-from fairseq_expire.models.memory_lm import MemoryLanguageModel, MemoryLMConfig
-from fairseq_expire.modules import MemoryPolicy
+def test_a_policy_of_ones_own_takes_one_file_and_one_registration(data_bin, tmp_path):
+    """As docs/architecture.md says: trained, its memory logged, and scored as by a reader that keeps everything.
 
-class LoudStates(MemoryPolicy):
-    def __init__(self, max_span):
-        super().__init__(ramp=1)
-        self.max_span = max_span
-
-    def spans(self, states):
-        loud = states[..., :1] > 0
-        return torch.where(loud, float(self.max_span), 5.0).to(torch.promote_types(states.dtype, torch.float32))
-
-@dataclass
-class LoudStatesLMConfig(MemoryLMConfig):
-    pass
-
-@register_model("loud_states_lm", dataclass=LoudStatesLMConfig)
-class LoudStatesLanguageModel(MemoryLanguageModel):
-    @classmethod
-    def make_policy(cls, cfg):
-        return lambda: LoudStates(cfg.max_span)
-"""
-
-
-def test_a_new_policy_takes_one_file_and_one_registration(data_bin, tmp_path):
-    """The example of CONTRIBUTING.md: trained, its memory logged, scored as by a reader that keeps everything."""
+    The criterion of that page is used, too.
+    """
     folder = tmp_path / "loud_states"
     folder.mkdir()
-    (folder / "__init__.py").write_text("import fairseq_expire\nfrom . import loud_states_lm\n")
-    (folder / "loud_states_lm.py").write_text(TOY)
-    output = commands.train(data_bin, tmp_path, "--user-dir", folder, arch="loud_states_lm", updates=20)
+    page = doc_pages.ROOT / "docs/architecture.md"
+    policy, registration, package = doc_pages.section_blocks(page, "Add a memory", "python")
+    [criterion] = doc_pages.section_blocks(page, "Add a loss", "python")
+    (folder / "__init__.py").write_text(package)
+    (folder / "loud_states_lm.py").write_text(policy + registration + criterion)
+    output = commands.train(
+        data_bin,
+        tmp_path,
+        "--user-dir",
+        folder,
+        "--criterion",
+        "smoothed_expire_span_loss",
+        arch="loud_states_lm",
+        updates=20,
+    )
     assert 5 < commands.logged(output, "train_inner")[-1]["span_mean"] < 64
 
     def mask_of(weights, states, distance):

@@ -10,8 +10,7 @@ from fairseq_expire.corpora.binarize import Job, binarize
 from fairseq_expire.corpora.sources import find_files
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMConfig, MemoryCachingLMTask
 from fairseq_expire.tasks.prompting import TokenizerBPE
-from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.registry import make_level
+from fairseq_expire.tokenizers.bound import BoundTokenizer, make_tokenizer
 
 KINDS = {"bytes": {}, "chars": {}, "words": {}, "subword": {"vocab_size": 400}}
 TEXT = "  def shorten(text, width):\té\u2581 \U0001f600  "
@@ -22,8 +21,8 @@ def data(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "train").write_text(inspect.getsource(textwrap) + TEXT * 9)
     (folder / "bin").mkdir()
-    level = make_level(request.param, KINDS[request.param])
-    binarize(Job(splits={"train": find_files([folder / "train"])}, level=level), folder / "bin", workers=1)
+    level = make_tokenizer(request.param, KINDS[request.param])
+    binarize(Job(splits={"train": find_files([folder / "train"])}, tokenizer=level), folder / "bin", workers=1)
     return folder / "bin"
 
 
@@ -35,7 +34,7 @@ def test_text_round_trips(data):
         return
     names = bpe.encode(TEXT)
     tokens = Dictionary.load(str(data / "dict.txt")).encode_line(names, add_if_not_exist=False)
-    assert tokens.tolist() == [*BoundTokenizer.of(data).encode(TEXT), task.dictionary.eos()]
+    assert tokens.tolist() == [*BoundTokenizer.load(data).encode(TEXT), task.dictionary.eos()]
     # SentencePiece turns its own sign for a space into a space.
     assert bpe.decode(task.dictionary.string(tokens)) == TEXT
 

@@ -9,8 +9,8 @@ from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMConfig, MemoryCachingLMTask
+from fairseq_expire.tokenizers.bytes_and_chars import byte_of, byte_symbol
 from fairseq_expire.tokenizers.manifest import Manifest
-from fairseq_expire.tokenizers.symbols import byte_of, byte_symbol
 
 DICTIONARY = Dictionary()
 for byte in range(256):
