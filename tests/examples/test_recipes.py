@@ -288,9 +288,10 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory, request):
     """Scripts on their data, two at a time, as futures of what they print."""
-    names = NAMES if request.config.getoption("--long") else RUN_ALWAYS
+    names = NAMES if request.config.getoption("--long") or request.config.getoption("--recipes") else RUN_ALWAYS
     folder = tmp_path_factory.mktemp("runs")
-    path = f"PATH={commands.tool('fairseq-train').parent}{os.pathsep}{os.environ['PATH']}"
+    env = commands.environment(OMP_NUM_THREADS="1")
+    env["PATH"] = f"{commands.write_tools(folder / 'tools', env)}{os.pathsep}{env['PATH']}"
 
     def run(name):
         given = [data / os.path.dirname(name), folder / name]
@@ -302,7 +303,7 @@ def runs(data, tmp_path_factory, request):
         # Fine-tuning goes on with the optimizer's state; that of the others would only fill the disk.
         if name != BASE:
             given += ["--no-save-optimizer-state"]
-        return commands.run("env", path, "OMP_NUM_THREADS=1", "bash", script(name), *given, cwd=folder)
+        return commands.run("bash", script(name), *given, cwd=folder, env=env)
 
     started = {}
     with ThreadPoolExecutor(2) as executor:
@@ -316,7 +317,7 @@ def runs(data, tmp_path_factory, request):
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_at_its_width_and_depth(name, runs, data, train_config):
     if name not in runs:
-        pytest.skip("one like others: with --long")
+        pytest.skip("one like others: with --recipes")
     output = runs[name].result()
     cfg = train_config(name)
     steps = commands.logged(output, "train_inner")
