@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Without fairseq, any Python will do, and each has an environment of its own.
 MODULES = .venv-modules-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: help test test-modules test-long recipes lint format demo bench clean
+.PHONY: help test test-modules test-long recipes lint format demo bench docs clean
 
 help:
 	@echo "make test              run the tests (FILE=tests/test_golden.py: those of one file)"
@@ -19,6 +19,7 @@ help:
 	@echo "make demo              train a small model on the source of Python and score it (TEXT=a file or folder: your text)"
 	@echo "make bench             time blocks of Expire-Span against the arithmetic they take, in 3 minutes (PEER=a checkout of"
 	@echo "                       facebookresearch/transformer-sequential: beside it, which takes longer)"
+	@echo "make docs              generate docs/options.md and build the documentation as a site in build/site"
 	@echo "make clean             remove .venv and what builds and tests leave behind"
 	@echo "PYTHON=python3.12      the Python to make .venv with (3.11 or 3.12; by default python3, or where it is another, one of these)"
 
@@ -53,6 +54,10 @@ bench: .venv/installed
 	$(BIN)/python examples/efficiency/speed.py --rounds 5 --cases 1 2 --no-memory $(if $(PEER),--peer "transformer-sequential=$(PEER)")
 	$(BIN)/python examples/efficiency/growth.py --rounds 5 --parts tokens
 
+docs: .venv/installed-docs
+	$(BIN)/python docs/generate_options.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
 	rm -rf .venv .venv-modules-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -71,6 +76,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install -c constraints.txt -e .
 	touch $@
 
-.venv/installed-test .venv/installed-dev: .venv/installed-%: .venv/installed
+.venv/installed-test .venv/installed-dev .venv/installed-docs: .venv/installed-%: .venv/installed
 	$(BIN)/python -m pip install -c constraints.txt -e '.[$*]'
 	touch $@
+

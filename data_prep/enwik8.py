@@ -1,4 +1,4 @@
-"""enwik8, the first 100 million bytes of a dump of the English Wikipedia, as bytes: 90, 5 and 5 million of them."""
+"""Prepare enwik8, the first 100 million bytes of an English Wikipedia dump, as bytes: 90, 5 and 5 million."""
 
 import argparse
 import zipfile
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from fairseq_expire.fairseq_version import require_for_command
 
-# In front of the imports that need fairseq.
+# Before the imports that need fairseq.
 require_for_command("enwik8.py")
 
 from fairseq_expire.corpora.binarize import Job  # noqa: E402
+from fairseq_expire.corpora.catalogue import ENWIK8, ENWIK8_ZIP  # noqa: E402
 from fairseq_expire.corpora.command import CorpusParser, download, find_local, make_data  # noqa: E402
-from fairseq_expire.corpora.known import ENWIK8, ENWIK8_ZIP, extract  # noqa: E402
+from fairseq_expire.corpora.compressed import extract, unpack  # noqa: E402
 from fairseq_expire.corpora.sources import cut, find_files  # noqa: E402
-from fairseq_expire.corpora.unpacked import unpack  # noqa: E402
 from fairseq_expire.tokenizers.bytes_and_chars import NEWLINES, Bytes  # noqa: E402
 
 SHARES = (Fraction(90, 100), Fraction(5, 100), Fraction(5, 100))
@@ -36,7 +36,7 @@ def build_parser() -> CorpusParser:
 
 
 def find(args: argparse.Namespace) -> Path:
-    """The text, extracted if need be and checked unless --no-verify says not to."""
+    """Finds or downloads the text, extracts it if need be, and checks it unless ``--no-verify`` is given."""
     downloads = args.downloads / "enwik8"
     if args.source:
         path = find_local(args.source, [ENWIK8.name, ENWIK8_ZIP.name])
@@ -47,22 +47,21 @@ def find(args: argparse.Namespace) -> Path:
         [path], zipped = download([ENWIK8_ZIP], downloads), True
     if zipped:
         path = extract(path, [ENWIK8.name], downloads)[ENWIK8.name]
-    # An archive has a name of its own, before it is a file with the wrong hash.
-    [piece] = find_files([str(path)])
+    # Refuses archives by name, before the hash does.
+    find_files([str(path)])
     if not args.no_verify:
-        ENWIK8.check(piece.path)
+        ENWIK8.check(path)
     return path
 
 
 def make_job(args: argparse.Namespace, path: Path, folder: Path) -> Job:
     source = {"corpus": "enwik8", "verified": not args.no_verify}
     if not args.no_verify and args.newlines != "drop":
-        # All splits together are the file again, which --verify can tell.
+        # All splits together are the file again, which --verify checks.
         source["sha256"] = ENWIK8.sha256
     found = unpack({"all": find_files([str(path)])}, folder)
-    return Job(
-        splits=cut(found["all"], shares=SHARES, level="bytes"), level=Bytes(newlines=args.newlines), source=source
-    )
+    splits = cut(found["all"], shares=SHARES, level="bytes")
+    return Job(splits=splits, tokenizer=Bytes(newlines=args.newlines), source=source)
 
 
 def make(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Make fairseq's data, a dictionary and a manifest of any text, in bytes, characters, words or subwords; or get the text back."""
+"""Prepare any text as bytes, characters, words or subwords: data for fairseq and a manifest. Or get the text back."""
 
 import argparse
 import sys
@@ -6,26 +6,27 @@ from pathlib import Path
 
 from fairseq_expire.fairseq_version import require_for_command
 
-# In front of the imports that need fairseq.
+# Before the imports that need fairseq.
 require_for_command("text.py")
 
 from fairseq_expire.corpora.binarize import Job  # noqa: E402
 from fairseq_expire.corpora.command import Parser, make_data, positive  # noqa: E402
-from fairseq_expire.corpora.compressed import compression  # noqa: E402
-from fairseq_expire.corpora.sources import SPLITS, FileSlice, cut, find_files, parse_shares  # noqa: E402
-from fairseq_expire.corpora.unpacked import unpack  # noqa: E402
+from fairseq_expire.corpora.compressed import compression, unpack  # noqa: E402
+from fairseq_expire.corpora.sources import SPLITS, cut, find_files, parse_shares  # noqa: E402
 from fairseq_expire.corpora.verify import restore  # noqa: E402
-from fairseq_expire.tokenizers.registry import LEVELS, make_level  # noqa: E402
+from fairseq_expire.tokenizers.bound import TOKENIZERS, make_tokenizer  # noqa: E402
+from fairseq_expire.tokenizers.chunks import FileSlice  # noqa: E402
 
 
 def build_parser() -> Parser:
     parser = Parser(
         prog="text.py",
         description=__doc__,
-        epilog="Each PATH is a file, or a folder of which every file is taken; hidden and empty ones in it are skipped. What "
-        "gzip, bzip2 or xz compressed is read as the text in it, and GLOB matches its name with and without .gz, .bz2 or .xz.",
+        epilog="Each PATH is a file, or a folder of which every file is taken; hidden and empty ones in it are skipped."
+        " Files that gzip, bzip2 or xz compressed are read as the text in them, and GLOB matches their names with and "
+        "without .gz, .bz2 or .xz.",
     )
-    parser.add_argument("--level", choices=LEVELS, help="what a symbol is")
+    parser.add_argument("--level", choices=TOKENIZERS, help="what a symbol is")
     for split in SPLITS:
         parser.add_argument(f"--{split}", nargs="+", metavar="PATH", help=f"text of the {split} split")
     parser.add_argument("--input", nargs="+", metavar="PATH", help="text of all splits, which --split divides")
@@ -64,7 +65,7 @@ def build_parser() -> Parser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise a ValueError for options that do not go together."""
+    """Raises ValueError for options that do not go together."""
     if not args.level or not args.dest:
         raise ValueError(
             f"{'--dest' if args.level else '--level'} is missing; give --level, --dest and --train, or --restore"
@@ -90,13 +91,13 @@ def check(args: argparse.Namespace) -> None:
     if args.vocab_size and (args.level != "subword" or args.dict):
         raise ValueError("--vocab-size is for learning a model of --level subword; leave it out")
     for path in [*(args.input or []), *(args.train or []), *(args.valid or []), *(args.test or [])]:
-        # Making the data a second time would read what the first one made.
+        # The next run would read the data of this one.
         if Path(args.dest).resolve().is_relative_to(Path(path).resolve()):
             raise ValueError(f"--dest {args.dest}: lies in {path}, which is read; choose a folder outside")
 
 
 def gather(args: argparse.Namespace, folder: Path) -> dict[str, list[FileSlice]]:
-    """The files, or parts of files, of each split; what is compressed is unpacked into `folder`."""
+    """Finds the text of each split. Compressed files are unpacked into ``folder``."""
     shares = parse_shares(args.split) if args.input else None
     given = {"input": args.input} if args.input else {split: vars(args)[split] for split in SPLITS if vars(args)[split]}
     options = {"include": args.include, "exclude": args.exclude, "text": args.level != "bytes"}
@@ -107,7 +108,7 @@ def gather(args: argparse.Namespace, folder: Path) -> dict[str, list[FileSlice]]
 def make_job(args: argparse.Namespace, folder: Path) -> Job:
     return Job(
         splits=gather(args, folder),
-        level=make_level(args.level, {"vocab_size": args.vocab_size} if args.vocab_size else {}),
+        tokenizer=make_tokenizer(args.level, {"vocab_size": args.vocab_size} if args.vocab_size else {}),
         append_eos=args.append_eos,
         threshold=args.threshold,
         dictionary_file=Path(args.dict) if args.dict else None,

@@ -16,10 +16,10 @@ WITHOUT_FAIRSEQ = [
     TESTS / name
     for name in (
         "corpora/test_download.py",
-        "test_folders.py",
+        "test_files.py",
         "tokenizers/test_manifest.py",
         "corpora/test_sources.py",
-        "tokenizers/test_units.py",
+        "tokenizers/test_chunks.py",
         "corpora/test_workers.py",
         "inference",
         "modules",

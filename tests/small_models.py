@@ -1,4 +1,4 @@
-"""Small models with random weights, and text for them, made without a file."""
+"""Small models with random weights, made without a file."""
 
 from functools import partial
 
@@ -13,11 +13,9 @@ from fairseq_expire.modules import (
     LanguageModel,
     LanguageModelConfig,
 )
-from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.dictionary import PlainDictionary
-from fairseq_expire.tokenizers.dictionary_check import dictionary_digest
-from fairseq_expire.tokenizers.registry import make_level
-from fairseq_expire.tokenizers.symbols import byte_symbol
+from fairseq_expire.tokenizers.bound import BoundTokenizer, make_tokenizer
+from fairseq_expire.tokenizers.bytes_and_chars import byte_symbol
+from fairseq_expire.tokenizers.dictionary import PlainDictionary, dictionary_digest
 
 WIDTH = 16
 POLICIES = {
@@ -30,9 +28,9 @@ BYTES = [byte_symbol(byte) for byte in range(256)]
 
 
 def text_model(policy="expire_span", level="bytes", symbols=BYTES, seed=0):
-    """A model whose predictions differ much from token to token, so that no two continuations are alike by chance."""
+    """Makes a model whose predictions differ much from token to token: no two continuations are equal by chance."""
     dictionary = PlainDictionary(symbols)
-    codec = BoundTokenizer(dictionary, make_level(level, {}))
+    codec = BoundTokenizer(dictionary, make_tokenizer(level, {}))
     torch.manual_seed(seed)
     config = LanguageModelConfig(
         vocab_size=len(dictionary),

@@ -9,7 +9,6 @@ import torch
 
 import fairseq_expire
 from fairseq_expire import export
-from fairseq_expire.corpora import journal
 from fairseq_expire.inference import folder as folder_module
 
 
@@ -55,20 +54,17 @@ def test_an_interrupted_export_leaves_no_folder(checkpoint, tmp_path, monkeypatc
         patched.setattr(folder_module.json, "dumps", killed)
         with pytest.raises(KeyboardInterrupt):
             export.export(checkpoint, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
-    with pytest.raises(FileNotFoundError, match=r"no config.json"):
-        fairseq_expire.load(tmp_path / "out.partial")
+    assert not list(tmp_path.iterdir())
     export.export(checkpoint, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert fairseq_expire.load(tmp_path / "out").score("text").bits > 0
 
 
-def test_an_unfinished_data_bin_is_left_alone(checkpoint, tmp_path, capsys):
+def test_a_folder_of_another_program_is_left_alone(checkpoint, tmp_path, capsys):
     (tmp_path / "out.partial").mkdir()
-    for name in ("dict.txt", journal.FILE_NAME):
-        (tmp_path / "out.partial" / name).write_text("{}")
-    assert f"{journal.FILE_NAME} there is not of an unfinished export" in refused(capsys, checkpoint, tmp_path / "out")
-    assert len(list((tmp_path / "out.partial").iterdir())) == 2
+    (tmp_path / "out.partial" / "dict.txt").write_text("{}")
+    assert "out.partial: not empty, and no unfinished data" in refused(capsys, checkpoint, tmp_path / "out")
+    assert len(list((tmp_path / "out.partial").iterdir())) == 1
 
 
 def test_errors_are_one_line(checkpoint, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The function is that of the published implementation: every golden file of tests/golden and $EXPIRE_GOLDEN_DIR."""
+"""The model computes what the published implementation does: golden files of tests/golden and $EXPIRE_GOLDEN_DIR."""
 
 import json
 import os
@@ -38,7 +38,8 @@ LAYER_NAMES = {
 def policy_of(config, data):
     if config.compress:
         pytest.skip(
-            "the published compressive memory shifts compressed memories by whole groups of queries; see reader.compressed"
+            "the published compressive memory shifts compressed memories by whole groups of queries; "
+            "see reader.compressed"
         )
     if config.adapt_span:
         ratio = data["param/layers.0.attn.attn.adaptive_span.mask.size_ratio"]
@@ -97,7 +98,7 @@ class Model:
         return logits.log_softmax(dim=-1), out
 
     def gradients(self):
-        """By the golden file's names."""
+        """Returns the gradients by the golden file's names."""
         grads = {name: tensor.grad for name, tensor in self.outer.items()}
         grads["layers.0.attn.attn.key_pe"] = self.stack.position.grad.flip(0).t().unsqueeze(0)
         for number, layer in enumerate(self.stack.layers):
@@ -118,7 +119,7 @@ def first_memory(data, config):
             age = torch.from_numpy(data[f"memory0/{config.nlayers + number}"]).long()
         else:
             age = torch.arange(hidden.size(1), 0, -1).expand(hidden.shape[:2])
-        layers.append(LayerMemory(hidden, age))
+        layers.append(LayerMemory.from_tensors(age=age, inputs=hidden))
     return Memory(tuple(layers))
 
 
@@ -128,16 +129,16 @@ def load(path):
 
 
 class RecordingExpireSpan(ExpireSpan):
-    """Also sums r and e over the pairs on the ramp: the file's auxiliary loss sums r, ours e (see the golden README)."""
+    """Expire-Span that also sums r and e over the pairs on the ramp: the file's auxiliary loss sums r, ours e."""
 
-    def penalty(self, spans, left, age, *, block, padding):
-        distance = age.unsqueeze(1) + torch.arange(block).view(1, block, 1)
-        span = spans.squeeze(1).unsqueeze(1)  # [B, 1, S]
+    def penalty(self, visibility, *, padding):
+        distance = visibility.distance(0, visibility.block)
+        span = visibility.span.squeeze(1).unsqueeze(1)  # [B, 1, S]
         remaining = span - distance
         on_ramp = (remaining > -self.ramp) & (remaining < 0)
         self.sum_remaining = (remaining * on_ramp).sum(dim=(1, 2)) / self.ramp
         self.sum_span = (span * on_ramp).sum(dim=(1, 2)) / self.ramp
-        return super().penalty(spans, left, age, block=block, padding=padding)
+        return super().penalty(visibility, padding=padding)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

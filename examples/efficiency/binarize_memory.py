@@ -1,6 +1,6 @@
-"""How much memory making data takes, at its peak, above the interpreter with its imports, on a generated text of any size.
+"""Measures the peak memory of binarizing a generated text of any size, above the interpreter with its imports.
 
-The memory is that of all processes together: the sum of their proportional set sizes (pages that several share count once).
+The memory is that of all processes together: the sum of their proportional set sizes (shared pages count once).
 """
 
 import argparse
@@ -16,12 +16,12 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "data_prep" / "text.py"
-# Seconds between two looks at the memory.
+# Seconds between two measurements.
 INTERVAL = 0.05
 
 
 def generate(path: Path, *, num_bytes: int, vocabulary: int) -> None:
-    """Lines of words, every word of the vocabulary at least once if there is room, some much more often than others."""
+    """Writes lines of words: every word of the vocabulary at least once, and more of them as Zipf's law has it."""
     rng = np.random.default_rng(0)
     names = np.array([f"w\u00f6rd{number:x}" for number in range(vocabulary)], dtype=object)
     written = 0
@@ -29,7 +29,7 @@ def generate(path: Path, *, num_bytes: int, vocabulary: int) -> None:
         for start in range(0, vocabulary, 10):
             written += file.write(" ".join(names[start : start + 10]) + "\n")
         while written < num_bytes:
-            # Zipf's law, as natural text has it.
+            # Natural text follows this law, too.
             ranks = np.minimum(rng.zipf(1.2, size=1_000_000), vocabulary) - 1
             words = names[ranks].tolist()
             lines = [" ".join(words[start : start + 20]) for start in range(0, len(words), 20)]
@@ -37,7 +37,7 @@ def generate(path: Path, *, num_bytes: int, vocabulary: int) -> None:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all that come from it."""
+    """The ids of a process and its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
     try:
         return [pid, *(other for child in children.read_text().split() for other in tree(int(child)))]
@@ -46,7 +46,7 @@ def tree(pid: int) -> list[int]:
 
 
 def memory(pid: int) -> int:
-    """Bytes of memory that a process and all that come from it hold."""
+    """The memory of a process and its descendants, in bytes."""
     total = 0
     for process in tree(pid):
         try:
@@ -54,13 +54,13 @@ def memory(pid: int) -> int:
                 if line.startswith("Pss:"):
                     total += int(line.split()[1]) * 1024
         except OSError:
-            # It has ended in the meantime.
+            # The process has ended in the meantime.
             continue
     return total
 
 
 def peak(command: list[str]) -> int:
-    """The most memory that a command held at any time it was looked at."""
+    """Runs a command, and returns the peak of its memory in bytes."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     most = 0
     while process.poll() is None:

@@ -1,8 +1,8 @@
-"""How fast text becomes data, here and with fairseq-preprocess, on the same text in one run.
+"""Compares the speed of binarizing with that of fairseq-preprocess, on the same text in one run.
 
-Both are called in this process, so that loading Python and fairseq, which takes seconds, counts for neither. Bytes and
-characters need a form with spaces between symbols for fairseq-preprocess; making it is not counted, and rates are in bytes
-of the original text. The two take turns, and the medians are compared.
+Both are called in this process, so that loading Python and fairseq, which takes seconds, counts for neither. For bytes
+and characters fairseq-preprocess needs a text with spaces between symbols. Making it does not count, and rates are in
+bytes of the original text. The two take turns, and the medians are compared.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from fairseq_cli import preprocess  # noqa: E402
 
 from fairseq_expire.corpora.binarize import Job, binarize  # noqa: E402
 from fairseq_expire.corpora.sources import find_files  # noqa: E402
-from fairseq_expire.tokenizers.registry import make_level  # noqa: E402
-from fairseq_expire.tokenizers.symbols import byte_symbol, char_symbol  # noqa: E402
+from fairseq_expire.tokenizers.bound import make_tokenizer  # noqa: E402
+from fairseq_expire.tokenizers.bytes_and_chars import byte_symbol, char_symbol  # noqa: E402
 
 FILES = ("dict.txt", "train.bin", "train.idx")
 
 
 def spaced(text: bytes, level: str) -> str:
-    """The text with a space between symbols, a line each for every line of the text."""
+    """The text with spaces between symbols, and with the same lines."""
     if level == "words":
         return text.decode("utf-8")
     names = {"bytes": byte_symbol, "chars": char_symbol}[level]
@@ -53,7 +53,7 @@ def fairseq_seconds(source: Path, dest: Path, workers: int) -> float:
 def our_seconds(source: Path, dest: Path, level: str, workers: int) -> float:
     shutil.rmtree(dest, ignore_errors=True)
     dest.mkdir()
-    job = Job(splits={"train": find_files([str(source)])}, level=make_level(level, {}))
+    job = Job(splits={"train": find_files([str(source)])}, tokenizer=make_tokenizer(level, {}))
     return seconds(lambda: binarize(job, dest, workers=workers))
 
 
@@ -72,7 +72,7 @@ def compare(text: bytes, level: str, *, workers: int, runs: int, folder: Path) -
     for _ in range(runs):
         shutil.rmtree(folder / "fairseq", ignore_errors=True)
         theirs.append(fairseq_seconds(spaced_source, folder / "fairseq", workers))
-        # Several of ours for each of theirs: they are short, and a short time is a noisy one.
+        # Several of ours for each of theirs, since short times are noisy.
         ours.extend(our_seconds(source, folder / "ours", level, workers) for _ in range(3))
     identical = level == "words" and all(
         (folder / "fairseq" / name).read_bytes() == (folder / "ours" / name).read_bytes() for name in FILES

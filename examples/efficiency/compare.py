@@ -1,12 +1,15 @@
-"""Trains every kind of memory on one text with the same model and the same updates, several sizes and seeds of each, and compares
-what a batch costs with how well the test text is predicted (the paper's table 4 and figures 7 and 11).
+"""Compares the cost of a batch with the quality of predictions for every kind of memory (the paper's table 4, figures 7
+and 11).
+
+All are trained on one text with the same base model and the same updates, in several sizes and with several seeds.
 
     python examples/efficiency/compare.py DATA --dest DIR
 
-Each run is the real fairseq-train and fairseq-validate, in a folder of DIR; what is there is not done again. Time (forward and
-backward) and memory are measured at the end, all models in turns in one process, when nothing else runs.
+Each run is the real fairseq-train and fairseq-validate, in a folder of DIR; runs with a result there are not repeated.
+Time (forward and backward) and memory are measured at the end, when nothing else runs: all models in turns in one
+process.
 
-The base is the same for ours, positions included: a distance is known up to the length of a block, whatever is remembered.
+Our models have the same base, positions included: attention knows distances up to the length of a block.
 """
 
 import argparse
@@ -52,11 +55,11 @@ THEIRS = f"""
 --n-layer 2 --d-model 64 --d-inner 256 --n-head 2 --dropout 0
 """.split()
 
-# Three sizes of each, small to large. What has a fixed size is given it, what learns its size is given a price.
+# Three sizes of each, small to large. A memory of fixed size is given the size, one that learns its size a price.
 PRICES = ("1e-3", "1e-4", "1e-5")
 CONFIGURATIONS: dict[str, list[str]] = {
     "transformer_xl_lm": [f"--max-span {size}" for size in (32, 96, 288)],
-    # As many memories as the fixed span has, half of them for four states each.
+    # As many memories as with the fixed span; half of them stand for four states each.
     "compressive_transformer_lm": [f"--max-span {size} --compressed-size {size}" for size in (16, 48, 144)],
     "adaptive_span_lm": [
         f"--max-span 512 --span-ramp 16 --span-init 128 --expire-loss-weight {price}" for price in PRICES
@@ -65,7 +68,7 @@ CONFIGURATIONS: dict[str, list[str]] = {
         f"--max-span 1024 --span-ramp 16 --span-init 128 --span-input-scale 2 --expire-loss-weight {price}"
         for price in PRICES
     ],
-    # fairseq's own example of Adaptive-Span.
+    # The Adaptive-Span of fairseq's examples.
     "adaptive_span": [
         f"--attn-span 512 --adapt-span-ramp 16 --adapt-span-init 0.25 --aux-loss-scaler {price}" for price in PRICES
     ],
@@ -74,7 +77,7 @@ CONFIGURATIONS: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One model: what it remembers with, which of its three sizes (1 to 3), and the seed."""
+    """A training run: architecture, size (1 to 3) and seed."""
 
     arch: str
     size: int
@@ -99,7 +102,7 @@ class Run:
 
 
 def command(name: str, *arguments: object, log: Path) -> str:
-    """Runs a command of fairseq with one thread and returns what it printed; raises SystemExit if it fails."""
+    """Runs a command of fairseq with one thread. Returns its output; raises SystemExit if it fails."""
     path = Path(sys.executable).with_name(name)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(log, "w+", encoding="utf-8") as output:
@@ -114,13 +117,16 @@ def command(name: str, *arguments: object, log: Path) -> str:
 
 
 def last_line(text: str, tag: str) -> dict[str, str]:
-    """The last of the JSON lines that fairseq logged under a tag."""
+    """Returns the last JSON line that fairseq logged under a tag."""
     return json.loads(re.findall(rf"\| INFO \| {tag} \| (\{{.*\}})", text)[-1])
 
 
 def train_and_score(run: Run, data: Path, dest: Path, updates: int) -> dict[str, object]:
-    """What the run gave: bits per token of the test text, and how many memories a query saw in the mean over layers.
+    """Makes a run, if its folder has no result yet.
 
+    Returns:
+        the run, bits per token of the test text (``bits``), and the mean number of memories that a query of a layer
+        saw.
     Raises:
         SystemExit: if the folder holds another run, or a command fails.
     """
@@ -136,15 +142,15 @@ def train_and_score(run: Run, data: Path, dest: Path, updates: int) -> dict[str,
         return found
     folder.mkdir(parents=True, exist_ok=True)
     command(
-        "fairseq-train", data, *run.options, *TRAINING, "--max-update", updates, "--seed", run.seed, "--save-dir", folder,
-        log=folder / "train.log",
+        "fairseq-train", data, *run.options, *TRAINING, "--max-update", updates, "--seed", run.seed,
+        "--save-dir", folder, log=folder / "train.log",
     )  # fmt: skip
     checkpoint = folder / "checkpoint_last.pt"
     if run.is_ours:
         text = command(
-            "fairseq-validate", data, "--path", checkpoint, "--user-dir", "fairseq_expire", "--task", "memory_caching_lm",
-            "--valid-subset", "test", "--cpu", "--batch-size", SCORING_ROWS, "--tokens-per-sample", BLOCK,
-            "--log-format", "json", log=folder / "test.log",
+            "fairseq-validate", data, "--path", checkpoint, "--user-dir", "fairseq_expire",
+            "--task", "memory_caching_lm", "--valid-subset", "test", "--cpu", "--batch-size", SCORING_ROWS,
+            "--tokens-per-sample", BLOCK, "--log-format", "json", log=folder / "test.log",
         )  # fmt: skip
         stats = last_line(text, "test")
         bits, memory = float(stats["test_nll_loss"]), float(stats["test_memory_size"])
@@ -164,7 +170,7 @@ def train_and_score(run: Run, data: Path, dest: Path, updates: int) -> dict[str,
 
 
 def seen_by_the_peer(checkpoint: Path) -> float:
-    """As many states as the longest head of a layer sees of fairseq's example, in the mean over layers."""
+    """Returns the number of states that the longest head of fairseq's example sees, in the mean over layers."""
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
     cfg = state["cfg"].model
     ratios = [value.max().item() for name, value in state["model"].items() if name.endswith("_mask.current_val")]
@@ -172,12 +178,19 @@ def seen_by_the_peer(checkpoint: Path) -> float:
 
 
 class Trained:
-    """A trained model with the text, for so many steps of training on the clock."""
+    """A trained model and batches of the text, for timed training steps.
+
+    Args:
+        run: the run.
+        data: the data-bin.
+        dest: the folder of all runs.
+        steps: number of batches.
+    """
 
     def __init__(self, run: Run, data: Path, dest: Path, steps: int):
         if not run.is_ours:
             utils.import_user_module(argparse.Namespace(user_dir=str(PEER)))
-        # fairseq's loader of models hands its example's task an argument that this does not take.
+        # fairseq's own loader of models fails with its example, whose task lacks an argument.
         state = checkpoint_utils.load_checkpoint_to_cpu(str(dest / run.name / "checkpoint_last.pt"))
         cfg = state["cfg"]
         self.task = tasks.setup_task(cfg.task)
@@ -187,11 +200,11 @@ class Trained:
         self.model.train()
         self.task.load_dataset("train")
         iterator = self.task.get_batch_iterator(self.task.dataset("train"), max_sentences=ROWS, epoch=1)
-        # Read before: what that costs says nothing about models.
+        # Read in advance, so that reading is not timed.
         self.batches = iter(list(itertools.islice(iterator.next_epoch_itr(shuffle=False), steps)))
 
     def step(self) -> float:
-        """Seconds for forward and backward of the next batch."""
+        """Returns the seconds of a forward and backward pass over the next batch."""
         sample = next(self.batches)
         start = time.perf_counter()
         self.model.zero_grad(set_to_none=True)
@@ -201,7 +214,7 @@ class Trained:
 
 
 def warm_steps(longest: int = 1024) -> int:
-    """Batches after which a memory is about as large as it gets."""
+    """Returns the number of batches after which a memory has about its final size."""
     return -(-longest // BLOCK) + 2
 
 
@@ -212,7 +225,7 @@ def _peak(run: Run, data: Path, dest: Path, threads: int) -> int:
 
 
 def measure_cost(runs: list[Run], data: Path, dest: Path, rounds: int) -> dict[Run, dict[str, float]]:
-    """Median seconds of a training step, in turns, and the peak of memory above the model, each in a process of its own."""
+    """Returns the median seconds of a training step, measured in turns, and the peak memory, for each run."""
     models = {run: Trained(run, data, dest, warm_steps() + rounds) for run in runs}
     times: dict[Run, list[float]] = {run: [] for run in runs}
     for trained in models.values():
@@ -230,7 +243,7 @@ def measure_cost(runs: list[Run], data: Path, dest: Path, rounds: int) -> dict[R
 
 
 def show(rows: list[dict[str, object]]) -> None:
-    """One line for each architecture and size, means over seeds; time beside that of the first line."""
+    """Prints a line for each architecture and size with means over seeds; time is relative to the first line."""
     print(f"{'':<32}{'bits/token':>11}{'seeds apart':>13}{'memory size':>13}{'time':>8}{'peak MB':>9}")
     first = None
     for arch in CONFIGURATIONS:
@@ -264,9 +277,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if not (args.data / "dict.txt").exists():
         parser.error(f"{args.data}: expected a data-bin made by a script of data_prep, with a dict.txt")
-    # Before fairseq changes anything: a relative path would mean another folder to other processes.
+    # Other processes may have another current folder.
     data, dest = args.data.resolve(), args.dest.resolve()
-    # The longest first, so that no core waits long at the end.
+    # The largest first, so that no core waits long at the end.
     runs = [Run(arch, size, seed) for size in sorted(args.sizes)[::-1] for arch in args.archs for seed in args.seeds]
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = dict(zip(runs, pool.map(lambda run: train_and_score(run, data, dest, args.updates), runs)))

@@ -1,4 +1,4 @@
-"""Draws what growth.py measured: how cost grows with the longest span, the memories alive, the stream, and token by token."""
+"""Draws the results of growth.py: cost against the longest span, the alive memories, the stream, and token by token."""
 
 import argparse
 import json
@@ -21,10 +21,10 @@ Row = dict[str, object]
 
 
 def read(path: str) -> list[Row]:
-    """The lines of ``growth.py --json``.
+    """Reads the lines of ``growth.py --json``.
 
     Raises:
-        ValueError: one is not such a line.
+        ValueError: if a line is none of these.
     """
     rows = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
@@ -37,11 +37,12 @@ def read(path: str) -> list[Row]:
 
 
 def relative(rows: list[Row], name: str) -> list[float]:
+    """Returns values divided by the first one."""
     return [row[name] / rows[0][name] for row in rows]
 
 
 def draw(rows: list[Row]) -> plt.Figure:
-    """Four panels; time and memory relative to the leftmost point of their line, since seconds are of one machine only."""
+    """Draws four panels; time and memory are relative to the first point of each line, since machines differ."""
     figure, ((span, alive), (stream, token)) = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
     for panel, part, x, label in (
         (span, "max-span", "max_span", "longest span L (steps)"),

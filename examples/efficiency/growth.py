@@ -1,5 +1,7 @@
-"""How the cost of Expire-Span grows: with the longest span L (not), with the memories alive (linearly), with the length of the
-stream (not), and what a single token costs."""
+"""The growth of the cost of Expire-Span, and the cost of a single token.
+
+The cost does not depend on the longest span L or the length of the stream. It grows linearly with the alive memories.
+"""
 
 import argparse
 import copy
@@ -22,7 +24,7 @@ Row = dict[str, object]
 
 
 def filled(shape: Shape, mode: str) -> Ours:
-    """A model whose memory is in its steady state."""
+    """Returns a model whose memory is in its steady state."""
     model = expire_span(shape)
     for block in blocks(shape, shape.blocks_to_fill):
         getattr(model, mode)(block)
@@ -30,7 +32,7 @@ def filled(shape: Shape, mode: str) -> Ours:
 
 
 def in_turns(shapes: list[Shape], mode: str, rounds: int) -> Iterator[Row]:
-    """Seconds a block, medians of blocks read in turns, and the peak memory of each shape alone, the median of three processes."""
+    """Measures shapes: median seconds of a block, read in turns, and peak memory, the median of three processes."""
     models = [filled(shape, mode) for shape in shapes]
     times: list[list[float]] = [[] for _ in shapes]
     alive: list[list[float]] = [[] for _ in shapes]
@@ -52,17 +54,17 @@ def in_turns(shapes: list[Shape], mode: str, rounds: int) -> Iterator[Row]:
 
 
 def with_max_span(mode: str, rounds: int) -> Iterator[Row]:
-    """The same memories alive, from a short longest span to a very long one."""
+    """Measures longest spans from short to very long with the same alive memories."""
     yield from in_turns([replace(BASE, max_span=span) for span in SPAN_LIMITS], mode, rounds)
 
 
 def with_alive(mode: str, rounds: int) -> Iterator[Row]:
-    """More memories alive, at one longest span."""
+    """Measures more and more alive memories at one longest span."""
     yield from in_turns([replace(BASE, span=span) for span in SPANS], mode, rounds)
 
 
 def along_a_stream(num_bytes: int) -> Iterator[Row]:
-    """What the process and the memory hold while a long stream is scored."""
+    """Measures process and memory while a long stream is scored."""
     model, read = expire_span(STREAM), 0
     report = num_bytes // 16
     start = time.perf_counter()
@@ -76,8 +78,10 @@ def along_a_stream(num_bytes: int) -> Iterator[Row]:
 
 
 def token_by_token(tokens: int, rounds: int) -> Iterator[Row]:
-    """Reading one token of each row, and reading the last block again for it, as a model that keeps whole blocks would; in
-    turns, that many tokens of each row a round."""
+    """Measures reading one token of each row against reading the whole last block again for it.
+
+    The two take turns. In each round ``tokens`` tokens of each row are read.
+    """
     for span in SPANS:
         shape = replace(BASE, span=span)
         model = filled(shape, "score")
@@ -86,7 +90,7 @@ def token_by_token(tokens: int, rounds: int) -> Iterator[Row]:
         again: list[float] = []
         one: list[float] = []
         for block in blocks(shape, rounds):
-            # Its room to grow in, too, is as it was.
+            # A copy has the same room to grow.
             memory, model.memory = model.memory, copy.deepcopy(before)
             start = time.perf_counter()
             model.score(block)

@@ -1,18 +1,20 @@
-"""The floating-point operations that a block needs: what is left of its time when everything else is free.
+"""The floating-point operations that a block needs, which limit its speed.
 
-Size legend: B rows, T tokens of a block, D width, F width of the feed-forward network, V vocabulary, P reach of positions.
+Size legend: B rows, T tokens of a block, D width, F width of the feed-forward network, V vocabulary, P reach of
+positions.
 """
 
 from subjects import VOCABULARY, Ours, Shape
 
 
 def operations(shape: Shape, subject: Ours, *, training: bool) -> float:
-    """Multiplications and additions of the block that the subject has just read.
+    """Returns the number of multiplications and additions of the block that the model has just read.
 
-    Counted: the projections, feed-forward networks and the output layer; scores and weighted sums of the memories that are
-    alive and of the block's own past; position scores of those that lie within P steps. In training, the projections of what is remembered
-    (scoring keeps their results) and twice as much for backward as for forward, except that memories want no gradient of
-    their own. Not counted: what an implementation may compute again, softmax, norms, spans.
+    Counted: the projections, feed-forward networks and the output layer; scores and weighted sums of the memories that
+    are alive and of the block's own past; position scores of those that lie within P steps. In training, the
+    projections of what is remembered (scoring keeps their results) and twice as much for backward as for forward,
+    except that memories want no gradient of their own. Not counted: what an implementation may compute again, softmax,
+    norms, spans.
     """
     tokens, block = shape.rows * shape.block, shape.block
     dense = (
@@ -25,6 +27,6 @@ def operations(shape: Shape, subject: Ours, *, training: bool) -> float:
     attention = sum(2 * shape.width * report.memory_size.sum().item() for report in subject.out.reports)
     multiplications = dense + positions + attention
     if training:
-        remembered = sum(2 * shape.width**2 * sum(layer.held) for layer in subject.before.layers)
+        remembered = sum(2 * shape.width**2 * sum(layer.counts) for layer in subject.before.layers)
         multiplications = 3 * multiplications + 2 * remembered
     return 2.0 * multiplications

@@ -1,4 +1,4 @@
-"""The most memory that a process holds while a block is read, above what it holds with nothing but the model."""
+"""Peak memory of a process while a block is read, above the memory with only the model."""
 
 import ctypes
 import multiprocessing
@@ -10,7 +10,7 @@ from subjects import SUBJECTS, Shape, blocks
 
 
 def _kilobytes(name: str) -> int:
-    """A line of /proc/self/status: VmRSS, what is held now, or VmHWM, the most since it was set back."""
+    """Returns a value of /proc/self/status: VmRSS, the resident memory, or VmHWM, its peak since the last reset."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
@@ -20,31 +20,32 @@ def _kilobytes(name: str) -> int:
 
 
 def resident() -> int:
-    """Bytes that this process holds."""
+    """Returns the resident memory of this process in bytes."""
     return _kilobytes("VmRSS") * 1024
 
 
-def _forget_the_past() -> None:
-    """Gives freed memory back and starts the measurement of the peak anew."""
+def _reset_peak() -> None:
+    """Returns freed memory to the system and resets the peak."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_of(step: Callable[[], object], *, before: int, restart: Callable[[], object] = lambda: None) -> int:
-    """Bytes that this process holds at most while a step is made, above what it holds when only the model is there.
+    """Measures the peak memory of this process during a step, above the memory with only the model, in bytes.
 
     Args:
-        before: steps after which memories are in their steady state.
+        step: makes a step.
+        before: number of steps after which memories are in their steady state.
         restart: empties the memories.
     """
-    # Then kernels are loaded, and the gradients, which are the model's, are there.
+    # Loads kernels, and makes the gradients, which count as part of the model.
     step()
     restart()
-    _forget_the_past()
+    _reset_peak()
     model = _kilobytes("VmRSS")
     for _ in range(before):
         step()
-    _forget_the_past()
+    _reset_peak()
     step()
     return (_kilobytes("VmHWM") - model) * 1024
 
@@ -60,6 +61,6 @@ def _measure(name: str, shape: Shape, mode: str, checkout: str | None, threads: 
 
 
 def peak_memory(name: str, shape: Shape, mode: str, checkout: str | None) -> int:
-    """Bytes above the model (weights and their gradients), in a process of its own, in the steady state of the memory."""
+    """Measures the peak memory above weights and gradients in a new process, in the steady state of the memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure, (name, shape, mode, checkout, torch.get_num_threads()))

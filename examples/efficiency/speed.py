@@ -1,8 +1,8 @@
-"""How fast a block is read, in training and in scoring, beside the arithmetic that it takes and beside a peer.
+"""The speed of reading a block, in training and in scoring, against its arithmetic and against a peer.
 
-All subjects read the same stream, one block each in turns, in one process, and medians are compared; the peer has the
-weights of our Expire-Span model. The limit is the number of floating-point operations that the block needs, divided by the rate
-of a large matrix product measured in the same turns.
+All models read the same stream, one block each in turns, in one process, and medians are compared. The peer has the
+weights of our Expire-Span model. The limit is the number of floating-point operations of the block divided by the rate
+of a large matrix product, which is measured in the same turns.
 """
 
 import argparse
@@ -23,18 +23,19 @@ CASES = (
 )
 MODES = {"train": "training step", "score": "scoring"}
 PRODUCT = 2048
-# Operations that a profile names.
+# Number of operations in a profile.
 PROFILED = 16
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Returns the duration of a call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def measure(subjects: list[Subject], shape: Shape, mode: str, rounds: int) -> dict[str, object]:
-    """Medians in seconds of every subject and of the limit, with what their memories held."""
+    """Measures all models: median seconds, the limit, and the sizes of their memories."""
     warm = shape.blocks_to_fill
     stream = blocks(shape, warm + rounds)
     matrix = torch.randn(PRODUCT, PRODUCT)
@@ -52,7 +53,7 @@ def measure(subjects: list[Subject], shape: Shape, mode: str, rounds: int) -> di
             start = time.perf_counter()
             outputs[subject.name] = getattr(subject, mode)(block)
             times[subject.name].append(time.perf_counter() - start)
-            # The peer remembers what our Expire-Span does.
+            # The peer has the same alive memories as our Expire-Span model.
             model = subject if isinstance(subject, Ours) else subjects[0]
             needed[subject.name].append(operations(shape, model, training=mode == "train"))
         if mode == "score" and "transformer-sequential" in outputs:
@@ -78,7 +79,7 @@ def measure(subjects: list[Subject], shape: Shape, mode: str, rounds: int) -> di
 
 
 def profile(subject: Subject, shape: Shape, mode: str, rounds: int) -> dict[str, float]:
-    """The share of time that each operation takes by itself while the subject reads on, the largest first."""
+    """Returns the share of time of each operation while the model reads on, the largest first."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         for block in blocks(shape, rounds):
             getattr(subject, mode)(block)
@@ -88,6 +89,7 @@ def profile(subject: Subject, shape: Shape, mode: str, rounds: int) -> dict[str,
 
 
 def show(result: dict[str, object]) -> None:
+    """Prints a table for a case and mode."""
     subjects = result["subjects"]
     ours = subjects["expire_span"]
     print(f"\n{result['case']}: {MODES[result['mode']]}")
@@ -97,13 +99,15 @@ def show(result: dict[str, object]) -> None:
         peak = f"{one['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in one else "-"
         sizes = ", ".join(f"{size:.0f} ({slots})" for size, slots in zip(one["alive"], one["slots"]))
         print(
-            f"{name:<24}{one['tokens_per_second']:>10.0f}{one['seconds'] / one['limit']:>9.2f}{ratio:>8.2f}x{peak:>9}  {sizes}"
+            f"{name:<24}{one['tokens_per_second']:>10.0f}{one['seconds'] / one['limit']:>9.2f}{ratio:>8.2f}x{peak:>9}  "
+            f"{sizes}"
         )
     for name, share in result.get("profile", {}).items():
         print(f"  {share:>6.1%}  {name}")
     if result["largest_difference"] is not None:
         print(
-            f"largest difference between the log-probabilities of ours and the peer's: {result['largest_difference']:.1e}"
+            "largest difference between the log-probabilities of ours and the peer's: "
+            f"{result['largest_difference']:.1e}"
         )
 
 

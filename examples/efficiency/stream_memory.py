@@ -1,5 +1,7 @@
-"""What a process holds while a long text arrives in small parts, each is read, the next byte is predicted after each, and the
-model writes a little now and then: all through ``fairseq_expire.load(...).stream()``."""
+"""Memory of a process while a long text arrives in small parts, through ``fairseq_expire.load(...).stream()``.
+
+After each part the next byte is predicted. Now and then the model generates a little text.
+"""
 
 import argparse
 import json
@@ -14,22 +16,20 @@ from peak import resident
 import fairseq_expire
 from fairseq_expire.inference import TextModel
 from fairseq_expire.modules import ExpireSpan, LanguageModel, LanguageModelConfig
-from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.dictionary import PlainDictionary
-from fairseq_expire.tokenizers.dictionary_check import dictionary_digest
-from fairseq_expire.tokenizers.registry import make_level
-from fairseq_expire.tokenizers.symbols import byte_symbol
+from fairseq_expire.tokenizers.bound import BoundTokenizer, make_tokenizer
+from fairseq_expire.tokenizers.bytes_and_chars import byte_symbol
+from fairseq_expire.tokenizers.dictionary import PlainDictionary, dictionary_digest
 
 REPORTS = 24
 
 
 def untrained(width: int) -> TextModel:
-    """A model of bytes with random weights, whose spans are spread around 256 steps."""
-    codec = BoundTokenizer(PlainDictionary([byte_symbol(byte) for byte in range(256)]), make_level("bytes", {}))
+    """Returns a byte model with random weights, whose spans are spread around 256 steps."""
+    tokenizer = BoundTokenizer(PlainDictionary([byte_symbol(byte) for byte in range(256)]), make_tokenizer("bytes", {}))
     torch.manual_seed(0)
     config = LanguageModelConfig(
-        vocab_size=len(codec.symbols),
-        pad=codec.pad,
+        vocab_size=len(tokenizer.symbols),
+        pad=tokenizer.pad,
         embed_dim=width,
         num_heads=4,
         ffn_dim=4 * width,
@@ -37,20 +37,20 @@ def untrained(width: int) -> TextModel:
         position_range=128,
         policy=partial(ExpireSpan, embed_dim=width, max_span=65536, ramp=64, span_init=256),
     )
-    model = LanguageModel(config, dictionary_digest(codec.symbols))
+    model = LanguageModel(config, dictionary_digest(tokenizer.symbols))
     for layer in model.stack.layers:
         torch.nn.init.normal_(layer.policy.predictor.weight, std=0.5 * width**-0.5)
-    return TextModel(model, codec)
+    return TextModel(model, tokenizer)
 
 
 def part_of(text: bytes, size: int, start: int) -> bytes:
-    """The next part of a text that begins again when it ends."""
+    """Returns the next part of a text that is repeated without end."""
     start %= len(text)
     return (text[start : start + size] + text[: max(0, start + size - len(text))])[:size]
 
 
 def follow(model: TextModel, text: bytes, *, part: int, minutes: float, num_bytes: int) -> Iterator[dict[str, float]]:
-    """What is held, ``REPORTS`` times over the given time or length, whichever comes first."""
+    """Reads a text and yields ``REPORTS`` measurements until the given time or length, whichever comes first."""
     stream, read, start = model.stream(), 0, time.perf_counter()
     reports = 1
     while True:
@@ -92,8 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(json.dumps(row), flush=True)
         else:
             print(
-                f"{row['seconds']:6.0f} s  {row['bytes']:11,} bytes read  {row['states']:6,} states in the largest layer  "
-                f"{row['memory'] / 2**20:6.2f} MB of memory  {row['resident'] / 2**20:6.0f} MB resident",
+                f"{row['seconds']:6.0f} s  {row['bytes']:11,} bytes read  {row['states']:6,} states in the largest "
+                f"layer  {row['memory'] / 2**20:6.2f} MB of memory  {row['resident'] / 2**20:6.0f} MB resident",
                 flush=True,
             )
 

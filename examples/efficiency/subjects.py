@@ -1,4 +1,4 @@
-"""The models that are measured: embedding, stack and output layer, with a memory in its steady state.
+"""The models that the benchmarks measure: embedding, stack and output layer, with a memory in its steady state.
 
 Size legend: B rows, T tokens of a block, D width, L longest span, R ramp.
 """
@@ -20,8 +20,15 @@ VOCABULARY = 256
 
 @dataclass(frozen=True)
 class Shape:
-    """What is measured. Spans have this mean; ``spread`` is the standard deviation of their logits from token to token, and
-    ``rows_spread`` the step by which they differ from row to row."""
+    """Sizes of a model and its spans.
+
+    Args:
+        rows, layers, width, heads, ffn, block: B, number of layers, D, number of heads, width of the FFN, T.
+        span: mean span.
+        spread: standard deviation of the logits of spans from token to token.
+        rows_spread: step by which the logits of spans differ from row to row.
+        max_span, ramp: L, R.
+    """
 
     rows: int
     span: int
@@ -37,23 +44,24 @@ class Shape:
 
     @property
     def blocks_to_fill(self) -> int:
-        """Blocks after which a memory is about as large as it gets."""
+        """Number of blocks after which a memory has about its final size."""
         return 4 + 4 * self.span // self.block
 
     def smaller(self, divisor: int) -> "Shape":
-        """Widths, blocks, spans and ramp divided; for a quick look."""
+        """Returns a shape with widths, blocks, spans and ramp divided, for a quick look."""
         parts = ("span", "max_span", "ramp", "width", "ffn", "block")
         return replace(self, **{part: getattr(self, part) // divisor for part in parts})
 
     @property
     def label(self) -> str:
+        """Name in tables."""
         return f"{self.rows} row{'s' * (self.rows > 1)}, mean span {self.span}" + ", spread widely" * (
             self.rows_spread > 0
         )
 
 
 def text(shape: Shape, blocks: int, seed: int = 1) -> Tensor:
-    """[B, blocks * T + 1] random tokens; each row has an alphabet of its own if rows differ in their spans."""
+    """Returns random tokens, [B, blocks * T + 1]; each row has its own alphabet if rows differ in their spans."""
     generator = torch.Generator().manual_seed(seed)
     length = blocks * shape.block + 1
     if not shape.rows_spread:
@@ -64,38 +72,39 @@ def text(shape: Shape, blocks: int, seed: int = 1) -> Tensor:
 
 
 def blocks(shape: Shape, count: int, seed: int = 1) -> list[Tensor]:
-    """[B, T + 1] each: a block's tokens and the one after them."""
+    """Returns blocks of tokens with the one after them, [B, T + 1] each."""
     tokens = text(shape, count, seed)
     return [tokens[:, n * shape.block : (n + 1) * shape.block + 1] for n in range(count)]
 
 
 class Subject:
-    """A model that reads a stream. ``train`` and ``score`` read one block each and keep the memory."""
+    """A model that reads a stream; ``train`` and ``score`` read one block and keep the memory."""
 
     name: str
 
     def restart(self) -> None:
+        """Empties the memory."""
         raise NotImplementedError
 
     def train(self, tokens: Tensor) -> None:
-        """[B, T + 1]: forward and backward."""
+        """Makes a forward and a backward pass over a block, [B, T + 1]."""
         raise NotImplementedError
 
     def score(self, tokens: Tensor) -> Tensor:
-        """[B, T + 1]: log-probabilities [B, T, V] of every token after the first."""
+        """Returns log-probabilities [B, T, V] of every token after the first of a block, [B, T + 1]."""
         raise NotImplementedError
 
     def alive(self) -> list[float]:
-        """States per row, in the mean, that the next block's first query can see, for each layer."""
+        """Returns for each layer the mean number of states of a row that the first query of the next block can see."""
         raise NotImplementedError
 
     def slots(self) -> list[int]:
-        """Slots per row of each layer's memory."""
+        """Returns for each layer the number of slots of a row."""
         raise NotImplementedError
 
 
 class Ours(Subject, nn.Module):
-    """A policy of this package."""
+    """A model with a memory policy of this package."""
 
     def __init__(self, name: str, shape: Shape, policy: Callable[[], MemoryPolicy], seed: int = 0):
         nn.Module.__init__(self)
@@ -114,7 +123,7 @@ class Ours(Subject, nn.Module):
         self.restart()
 
     def read(self, tokens: Tensor) -> Tensor:
-        """[B, T + 1] -> [B, T, V]; leaves the memory before and after, and what the layers report."""
+        """[B, T + 1] -> [B, T, V]; keeps the memory before and after, and the reports of the layers."""
         self.before = self.memory
         self.out = self.stack(self.embed(tokens[:, :-1]), self.memory)
         self.memory = self.out.memory
@@ -141,7 +150,7 @@ class Ours(Subject, nn.Module):
     def alive(self) -> list[float]:
         alive = []
         for layer, memory in zip(self.stack.layers, self.memory.layers):
-            spans = layer.policy.spans(memory.states) if memory.spans is None else memory.spans
+            spans = layer.policy.spans(memory.inputs) if memory.spans is None else memory.spans
             seen = memory.age < spans.amax(dim=-1) + layer.policy.ramp
             alive.append(seen.sum(dim=1).float().mean().item())
         return alive
@@ -151,7 +160,7 @@ class Ours(Subject, nn.Module):
 
 
 def expire_span(shape: Shape) -> Ours:
-    """Expire-Span with spans of the shape's mean: random predictors, whose biases are set by looking at the states."""
+    """Returns an Expire-Span model with random span predictors, whose biases give the mean span of the shape."""
 
     def policy() -> ExpireSpan:
         made = ExpireSpan(embed_dim=shape.width, max_span=shape.max_span, ramp=shape.ramp, span_init=shape.span)
@@ -160,13 +169,13 @@ def expire_span(shape: Shape) -> Ours:
 
     model = Ours("expire_span", shape, policy)
     if shape.rows_spread:
-        # Each row's alphabet is moved along what the first layer's predictor looks at.
+        # Moves the alphabet of each row along the weight of the first predictor.
         direction = model.stack.layers[0].policy.predictor.weight.detach()[0]
         row = torch.arange(VOCABULARY) // (VOCABULARY // shape.rows)
         moved = (row - (shape.rows - 1) / 2) * shape.rows_spread
         with torch.no_grad():
             model.embed.weight += moved.unsqueeze(1) * direction / direction.square().sum()
-            # The second layer's states still know the row; let its predictor look the same way.
+            # States of later layers still depend on the row in this direction.
             for layer in model.stack.layers[1:]:
                 layer.policy.predictor.weight.copy_(direction.unsqueeze(0))
     _set_biases(model, shape)
@@ -175,11 +184,11 @@ def expire_span(shape: Shape) -> Ours:
 
 @torch.no_grad()
 def _set_biases(model: Ours, shape: Shape) -> None:
-    """Sets the bias of each predictor, first layer first, so that spans have the mean asked for."""
+    """Sets the bias of each predictor, from the first layer on, by bisection."""
     nn.Module.train(model, False)
     for layer in model.stack.layers:
         seen = []
-        hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        hook = layer.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
         model.restart()
         for block in blocks(shape, 3):
             model.read(block)
@@ -195,11 +204,11 @@ def _set_biases(model: Ours, shape: Shape) -> None:
 
 
 def fixed_span(shape: Shape) -> Ours:
-    """The last ``span`` states, as many as Expire-Span holds in the mean."""
+    """Returns a model that remembers the last ``span`` states, the mean number of Expire-Span."""
     return Ours("fixed_span", shape, lambda: FixedSpan(max_span=shape.span))
 
 
-# Name there -> name here, for each layer.
+# Names of a layer's weights in the published implementation and here.
 PEER_NAMES = {
     "attn.attn.expire_span.span_predictor": "policy.predictor",
     "attn.proj_query": "query_proj",
@@ -214,8 +223,13 @@ PEER_NAMES = {
 
 
 class TransformerSequential(Subject):
-    """The published PyTorch implementation, from a checkout of facebookresearch/transformer-sequential, with the weights
-    of one of ours."""
+    """The published PyTorch implementation, with the weights of a model of ours.
+
+    Args:
+        checkout: path of a checkout of facebookresearch/transformer-sequential.
+        shape: the sizes.
+        ours: the model whose weights it gets.
+    """
 
     name = "transformer-sequential"
 

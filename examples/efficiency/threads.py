@@ -1,7 +1,8 @@
-"""The cost of a busy neighbour for training on all cores, by how PyTorch's threads wait for each other.
+"""The cost of a busy neighbour for training on all cores, for each way in which PyTorch's threads can wait.
 
-A model of the sizes of `make demo` makes training steps, in a process for each way to wait, in turns; first on a quiet machine, then beside
-processes that compute all the time. Printed is the mean time of a step, as a multiple of that of the first way on a quiet machine.
+A model of the sizes of `make demo` makes training steps, in a process for each way to wait, in turns; first on a quiet
+machine, then beside processes that compute all the time. Printed is the mean time of a step, as a multiple of that of
+the first way on a quiet machine.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import time
 from functools import partial
 
 BUSY = "while True: pass"
-# What each way sets in the environment.
+# Environment variables of each way to wait.
 WAYS: dict[str, dict[str, str]] = {
     "PyTorch's default": {},
     "let_waiting_threads_sleep()": {},
@@ -23,7 +24,7 @@ WAYS: dict[str, dict[str, str]] = {
 
 
 def step_time(way: str, steps: int, width: int) -> float:
-    """Seconds of a training step in this process, in the mean."""
+    """Returns the mean seconds of a training step in this process."""
     import torch
     from torch import nn
 
@@ -34,13 +35,14 @@ def step_time(way: str, steps: int, width: int) -> float:
     torch.manual_seed(0)
     symbols, rows, block = 178, 8, 128
     stack = MemoryTransformer(
-        embed_dim=width, num_heads=max(1, width // 64), ffn_dim=4 * width, num_layers=3, position_range=128, pre_norm=True,
+        embed_dim=width, num_heads=max(1, width // 64), ffn_dim=4 * width, num_layers=3, position_range=128,
+        pre_norm=True,
         policy=partial(ExpireSpan, embed_dim=width, max_span=4096, ramp=32, span_init=32.0, input_scale=8.0),
     )  # fmt: skip
     embedding, output = nn.Embedding(symbols, width), nn.Linear(width, symbols)
     optimizer = torch.optim.Adam(nn.ModuleList([stack, embedding, output]).parameters(), lr=1e-3)
     memory = None
-    # It takes a second or two until busy neighbours are noticed.
+    # The first half warms up: it takes a second or two until a busy neighbour slows a process down.
     for step in range(2 * steps):
         if step == steps:
             start = time.perf_counter()
@@ -55,6 +57,7 @@ def step_time(way: str, steps: int, width: int) -> float:
 
 
 def measured(way: str, steps: int, width: int) -> float:
+    """Returns the mean seconds of a training step in a new process."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "MKL_"))}
     command = [sys.executable, __file__, "--steps", str(steps), "--width", str(width), "--way", way]
     return float(

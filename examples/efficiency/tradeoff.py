@@ -1,5 +1,4 @@
-"""Draws what compare.py --json printed: bits per token against the memories that a query sees, a panel for each text (the
-paper's figures 7 and 11)."""
+"""Draws the results of compare.py: bits per token against visible memories (the paper's figures 7 and 11)."""
 
 import argparse
 import json
@@ -22,10 +21,10 @@ Row = dict[str, object]
 
 
 def read(path: str) -> list[Row]:
-    """The lines of ``compare.py --json``.
+    """Reads the lines of ``compare.py --json``.
 
     Raises:
-        ValueError: one is not such a line.
+        ValueError: if a line is none of these.
     """
     rows = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
@@ -38,7 +37,7 @@ def read(path: str) -> list[Row]:
 
 
 def draw(texts: dict[str, list[Row]]) -> plt.Figure:
-    """A line for each architecture through the means of its sizes, and a dot for each seed."""
+    """Draws a panel for each text: a line for each architecture through the means of its sizes, a dot for each seed."""
     figure, panels = plt.subplots(1, len(texts), figsize=(5.5 * len(texts), 4.2), layout="constrained", squeeze=False)
     for panel, (title, rows) in zip(panels[0], texts.items()):
         for arch in dict.fromkeys(row["arch"] for row in rows):

@@ -1,9 +1,10 @@
-"""Trains a tiny Expire-Span model on the source of Python's standard library and compares it to compressors; then trains three
-even smaller models on a task that shows what forgetting is good for (forgetting.py).
+"""Trains a tiny Expire-Span model on the source of Python's standard library and compares it with compressors.
+
+Then it trains three even smaller models on a task that shows the use of forgetting (forgetting.py).
 
     python examples/quickstart/demo.py [--text FOLDER_OR_FILE]
 
-Everything is kept in .demo/ under the repository, and what is there is not done again.
+All results are kept in .demo/ in the repository, and steps with a result there are not repeated.
 """
 
 import argparse
@@ -33,7 +34,7 @@ PLUGIN = ["--user-dir", REPOSITORY / "fairseq_expire", "--task", "memory_caching
 MAX_SPAN = 4096
 TRAIN_SECONDS = 240
 
-# A change here makes the next run start over. How many updates there are depends on the machine: see pace.py.
+# A change here makes the next run start over. The number of updates depends on the machine: see pace.py.
 TRAIN = f"""
 --arch expire_span_lm_tiny --max-span {MAX_SPAN} --criterion expire_span_loss --expire-loss-weight 1e-4
 --tokens-per-sample 128 --batch-size 8
@@ -42,23 +43,29 @@ TRAIN = f"""
 --log-format json --log-interval 10 --num-workers 0 --seed 1
 """.split()
 
-# Enough to tell models apart; scoring more would only take longer.
+# Shares of train, valid and test; these suffice to tell models apart.
 SHARES = "0.97,0.015,0.015"
 
-# Below this a share of 1.5 % is too short to be cut into rows.
+# For less text a share of 1.5 % is too short to be cut into rows.
 LEAST_BYTES = 100_000
 
-# The test text as so many rows side by side, because one after the other takes many times as long; every row starts with
-# an empty memory, so this does the model no favour.
+# Rows side by side are many times as fast as one row. Each starts with an empty memory, which is no advantage for the
+# model.
 SCORE = ["--batch-size", "16", "--tokens-per-sample", "128"]
 
-# Tests of the library and what was installed beside it are no part of it.
+# Tests of the library, and packages that were installed beside it.
 STDLIB_EXCLUDE = ["test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"]
 
 
 @dataclass
 class Corpus:
-    """A text to train on: what to call it, the arguments that make data_prep/text.py read it, and the folder for all results."""
+    """A text to train on.
+
+    Args:
+        title: its name on the screen.
+        arguments: the arguments with which data_prep/text.py reads it.
+        work: the folder for all results.
+    """
 
     title: str
     arguments: list
@@ -66,7 +73,7 @@ class Corpus:
 
 
 def find_corpus(text=None):
-    """The standard library, or the user's folder or file. Raises ValueError where there is nothing to read."""
+    """Returns the standard library, or the user's folder or file. Raises ValueError if there is too little text."""
     if text is None:
         folder = sysconfig.get_path("stdlib")
         excluded = [word for name in STDLIB_EXCLUDE for word in ("--exclude", name)]
@@ -75,7 +82,7 @@ def find_corpus(text=None):
             ["--input", folder, "--include", "*.py", *excluded],
             REPOSITORY / ".demo" / "stdlib",
         )
-    # `make` hands on a ~ that not every shell has replaced.
+    # Not every shell replaces the ~ that `make` passes on.
     path = Path(text).expanduser().resolve()
     if not text or not path.exists():
         raise ValueError(f"--text {text!r}: no such folder or file")
@@ -86,19 +93,19 @@ def find_corpus(text=None):
             f"--text {text!r} holds {size:,} bytes of text (hidden files left out), too few to learn from: "
             f"expected at least {LEAST_BYTES:,}"
         )
-    # fairseq takes a colon in a path for the border between two.
+    # To fairseq a colon separates two paths.
     name = re.sub(r"[^\w.-]", "_", path.name)
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     return Corpus(str(path), ["--input", path], REPOSITORY / ".demo" / f"{name}-{digest}")
 
 
 def hidden(path):
-    """Whether data_prep/text.py skips what has this path below a folder."""
+    """Returns True if data_prep/text.py skips a file with this path below a folder."""
     return any(part.startswith(".") for part in path.parts)
 
 
 def tool(name):
-    """A command of fairseq, from the folder of the Python that runs this."""
+    """Returns the path of a command of fairseq, beside the Python that runs this."""
     path = Path(sys.executable).with_name(name)
     if not path.exists():
         raise ValueError(
@@ -108,7 +115,7 @@ def tool(name):
 
 
 def once(path, step, status):
-    """The result of `step(folder, status)`, which is kept in the json file `path` of that folder and not computed again."""
+    """Returns the result of `step(folder, status)`, which is computed only if the JSON file `path` does not exist."""
     if path.exists():
         status.say("kept from an earlier run")
     else:
@@ -117,13 +124,14 @@ def once(path, step, status):
 
 
 def keep(path, result):
+    """Writes a result to a JSON file, which appears when it is complete."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(result, indent=1))
     part.replace(path)
 
 
 def prepare(corpus, status):
-    """Fills data-bin, and restores from it the bytes that the baselines read: what the model sees, no more and no less."""
+    """Makes the data-bin, and restores from it the bytes that the model reads, for the baselines."""
     work = corpus.work
     data = work / "data-bin"
     if not data.exists():
@@ -137,6 +145,7 @@ def prepare(corpus, status):
 
 
 def restore(data, split, path):
+    """Writes the bytes of a split of the data-bin to a file."""
     part = path.with_suffix(".part")
     with open(part, "wb") as file:
         done = subprocess.run([*PREPARE, "--restore", data, split], stdout=file, stderr=subprocess.PIPE, text=True)
@@ -146,6 +155,7 @@ def restore(data, split, path):
 
 
 def baselines(work, status):
+    """Returns the bits per byte of each baseline."""
     status.say("order-2 context model")
     with open(work / "train", "rb") as train, open(work / "test", "rb") as test:
         order_2 = ContextModel(train).bits_per_byte(test)
@@ -159,7 +169,7 @@ def baselines(work, status):
 
 
 def forget_other_settings(work):
-    """Removes all that other settings made: no figure of the report may come from a mixture of two."""
+    """Removes the results of other settings, so that the report never mixes two."""
     settings, now = work / "settings.json", [SHARES, STDLIB_EXCLUDE, TRAIN, TRAIN_SECONDS, SCORE]
     if settings.exists() and json.loads(settings.read_text()) != now:
         print("The settings have changed since the last run: starting over.")
@@ -169,14 +179,14 @@ def forget_other_settings(work):
 
 
 def train(work, status):
-    """Trains in legs (see pace.py), each of which is kept; a leg that was interrupted goes on from the last checkpoint."""
+    """Trains in legs (see pace.py); a leg that is interrupted continues from the last checkpoint."""
     path = work / "pace.json"
     pace = Pace.of(json.loads(path.read_text())) if path.exists() else Pace(TRAIN_SECONDS, cores=Pace.cores_here())
     while leg := pace.next_leg():
         progress = TrainingProgress(leg.max_update, TRAIN_SECONDS, pace.updates, pace.trained)
         status.say(progress.last)
 
-        def show(line):
+        def show(line, progress=progress):
             if text := progress.line(line):
                 status.say(text)
 
@@ -192,7 +202,7 @@ def train(work, status):
 
 
 def score(work, status):
-    """Bits per byte of the test text from fairseq-eval-lm, and the mean memory size from fairseq-validate."""
+    """Returns the bits per byte of fairseq-eval-lm and the mean memory size of fairseq-validate on the test text."""
     common = [work / "data-bin", *PLUGIN, *SCORE, "--path", work / "checkpoints" / "checkpoint_last.pt"]
     found = {}
 
@@ -219,14 +229,15 @@ def score(work, status):
     length = (work / "test").stat().st_size
     if found["tokens"] != length:
         raise Failed(
-            f"fairseq-eval-lm scored {found['tokens']:,} tokens, but the test text has {length:,} bytes; see {work / 'score.log'}"
+            f"fairseq-eval-lm scored {found['tokens']:,} tokens, but the test text has {length:,} bytes; see "
+            f"{work / 'score.log'}"
         )
     status.say(f"{found['bits_per_byte']:.3f} bits per byte, {found['memory_size']:.0f} memories")
     return found
 
 
 def forget(work, status):
-    """Returns what forgetting.py finds; it does not depend on the text."""
+    """Returns the results of forgetting.py, which do not depend on the text."""
     path = work / "forgetting.part"
     run([*FORGETTING, "--json", path], work / "forgetting.log", status.say)
     results = json.loads(path.read_text())
@@ -235,6 +246,7 @@ def forget(work, status):
 
 
 def demo(corpus):
+    """Does all steps and prints the report."""
     work = corpus.work
     work.mkdir(parents=True, exist_ok=True)
     print(f"1/6 text: {corpus.title}\n    results in {work}: delete it to start over", flush=True)
@@ -252,7 +264,7 @@ def demo(corpus):
     with Status("5/6 score") as status:
         scored = once(work / "score.json", score, status)
 
-    # Kept under a name that another version of the task does not have.
+    # Another version of the task has another file.
     version = hashlib.sha256(Path(forgetting.__file__).read_bytes()).hexdigest()[:8]
     with Status("6/6 remember and forget, about 3 minutes") as status:
         forgot = once(work / f"forgetting-{version}.json", forget, status)
@@ -284,6 +296,6 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    # Whoever ends this program otherwise than with Ctrl-C must not leave a training behind either.
+    # A SIGTERM ends the training, too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -1,11 +1,11 @@
-"""A task that needs a long memory of little: what forgetting is good for, in about three minutes on two cores.
+"""The use of forgetting: a task that needs a long memory of few states, in about three minutes on two cores.
 
     python examples/quickstart/forgetting.py
 
-A stream of symbols, most of which mean nothing. Here and there one gives a key a new value, or asks for the value of one of the keys
-that were set last. The answer may lie more than a hundred steps back, so a model must look far; but only one step in twenty is worth
-keeping. Three models learn the task side by side, with one thread each: Expire-Span, which may remember 256 steps and pays for
-each; a fixed span of 256; and a fixed span with as many memories as Expire-Span has in the mean.
+Most symbols of the stream are fillers without meaning. Some give a key a new value, and some ask for the value of a key
+that was set recently. The answer can lie more than a hundred steps back, but only one step in twenty is worth keeping.
+Three models learn the task side by side, with one thread each: Expire-Span, which may remember 256 steps and pays for
+each; a fixed span of 256; and a fixed span with as many memories as Expire-Span has on average.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,13 +24,13 @@ from torch import Tensor, nn
 
 from fairseq_expire.modules import ExpireSpan, FixedSpan, MemoryTransformer
 
-# What a symbol does: nothing, set a key, ask for one.
+# Kinds of symbols: one has no meaning, one sets a key, one asks for a key.
 FILLER, PAIR, QUESTION = range(3)
 KINDS = ("fillers", "pairs", "questions")
 
 FILLERS, KEYS, VALUES = 16, 12, 4
 PAIR_SHARE, QUESTION_SHARE = 0.05, 0.1
-# Questions are about one of the last so many pairs. Keys come in turn, so each of these has another key.
+# Questions are about one of this many last pairs. Keys are set in turn, so that these pairs have different keys.
 RECENT = 8
 
 LONGEST = 256
@@ -39,7 +40,7 @@ SEED = 1
 
 
 class Block(NamedTuple):
-    """A block of the stream: symbols, the answers to questions (-1 elsewhere), and what each symbol does; all [B, T] int64."""
+    """A block of the stream: symbols, answers to questions (-1 elsewhere), and kinds of symbols; all [B, T] int64."""
 
     symbols: Tensor
     answers: Tensor
@@ -51,16 +52,17 @@ class PairStream:
 
     Args:
         rows: B.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
     """
 
     def __init__(self, rows: int, seed: int):
         self.random = np.random.default_rng(seed)
-        self.pairs = np.zeros(rows, dtype=np.int64)  # how many there have been
+        # [B], number of pairs so far.
+        self.pairs = np.zeros(rows, dtype=np.int64)
         self.values = np.zeros((rows, KEYS), dtype=np.int64)
 
     def read(self, length: int) -> Block:
-        """The next ``length`` symbols of each row."""
+        """Returns the next ``length`` symbols of each row."""
         rows = len(self.pairs)
         symbols = self.random.integers(FILLERS, size=(rows, length))
         values = self.random.integers(VALUES, size=(rows, length))
@@ -86,38 +88,40 @@ class PairStream:
 
 
 class Answerer(nn.Module):
-    """Reads a stream and says at each step what the value asked for is.
+    """A model that reads a stream and predicts at each step the value that is asked for.
 
     Args:
-        span: how many steps the memory reaches; with ``expire`` the longest span, otherwise that of all states.
-        expire: whether states learn how long they stay.
+        span: the longest span with ``expire``, otherwise the span of all states.
+        expire: learn a span for each state (Expire-Span).
     """
 
     def __init__(self, *, span: int, expire: bool, width: int = 64):
         super().__init__()
         self.embed = nn.Embedding(FILLERS + KEYS * VALUES + KEYS, width)
+        if expire:
+            policy = partial(ExpireSpan, embed_dim=width, max_span=span, ramp=32, span_init=span / 2)
+        else:
+            policy = partial(FixedSpan, max_span=span)
         self.stack = MemoryTransformer(
-            embed_dim=width, num_heads=2, ffn_dim=4 * width, num_layers=2, position_range=1, pre_norm=True,
-            policy=lambda: (
-                ExpireSpan(embed_dim=width, max_span=span, ramp=32, span_init=span / 2) if expire else FixedSpan(max_span=span)
-            ),
+            embed_dim=width, num_heads=2, ffn_dim=4 * width, num_layers=2, position_range=1, policy=policy,
+            pre_norm=True,
         )  # fmt: skip
         self.answer = nn.Linear(width, VALUES)
 
     def forward(self, symbols, memory=None):
-        """[B, T] -> scores [B, T, VALUES], the memory to read on from, and the layers' reports."""
+        """[B, T] -> scores [B, T, VALUES], the new memory, and the layers' reports."""
         out = self.stack(self.embed(symbols), memory)
         return self.answer(out.hidden), out.memory, out.reports
 
 
 @dataclass
 class Result:
-    """Answers of a model on a stream that it was not trained on.
+    """Performance of a model on a stream that it was not trained on.
 
     Args:
-        right: share of the questions that it answers rightly.
-        memory_size: how many states a query sees, in the mean over layers.
-        spans: [layers][KINDS] steps that a state stays, in the mean; those of a fixed span are all equal.
+        right: share of the questions with a correct answer.
+        memory_size: mean number of states that a query sees in a layer.
+        spans: [layers][KINDS], mean span of the states of each kind; all are equal with a fixed span.
     """
 
     right: float
@@ -126,11 +130,12 @@ class Result:
 
 
 def memory_size(reports) -> float:
+    """Returns the mean number of states that a query sees in a layer."""
     return float(np.mean([report.memory_size.double().mean().item() for report in reports]))
 
 
 def train(name: str, model: Answerer, *, updates: int, price: float = 1e-4, lr: float = 3e-3) -> None:
-    """Trains on a stream, remembering from block to block; the learning rate falls to zero."""
+    """Trains on a stream with a memory from block to block; the learning rate falls to zero."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / 50) * (1 - n / updates))
     stream, memory = PairStream(ROWS, SEED), None
@@ -160,7 +165,7 @@ def train(name: str, model: Answerer, *, updates: int, price: float = 1e-4, lr: 
 
 @torch.no_grad()
 def test(model: Answerer, *, blocks: int = 60) -> Result:
-    """Reads a new stream; what comes before memories are full does not count."""
+    """Tests on a new stream; the blocks before memories are full do not count."""
     model.eval()
     stream, memory = PairStream(ROWS, SEED + 1), None
     skipped = LONGEST // BLOCK + 1
@@ -193,8 +198,8 @@ def experiment(name: str, *, span: int, expire: bool, updates: int) -> Result:
 
 
 def compare(updates: int = UPDATES) -> dict[str, Result]:
-    """All three: "expire", "far" (a fixed span of the full reach) and "near" (one of Expire-Span's memory size)."""
-    # Started anew: a fork would inherit threads that do not run there.
+    """Returns the results of "expire", "far" (the longest fixed span) and "near" (one of Expire-Span's memory size)."""
+    # Spawned, since threads of the parent do not run in a fork.
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             far = pool.submit(experiment, f"fixed span of {LONGEST}", span=LONGEST, expire=False, updates=updates)
@@ -203,14 +208,14 @@ def compare(updates: int = UPDATES) -> dict[str, Result]:
             near = pool.submit(experiment, f"fixed span of {span}", span=span, expire=False, updates=updates)
             return {"near": near.result(), "far": far.result(), "expire": expire}
         except BaseException:
-            # The pool would wait for what is running.
+            # Otherwise the pool would wait for its processes.
             for process in multiprocessing.active_children():
                 process.kill()
             raise
 
 
 def report(results: dict[str, Result]) -> str:
-    """The tables: right answers and memories of each, and how long Expire-Span keeps what."""
+    """Returns the tables: right answers and memories of each model, and the spans of Expire-Span by kind of symbol."""
     names = {
         "near": f"fixed span, {results['near'].memory_size:.0f} steps",
         "far": f"fixed span, {LONGEST} steps",
@@ -244,7 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # Whoever ends this program otherwise than with Ctrl-C must not leave a training behind either.
+    # A SIGTERM ends the training, too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()

@@ -1,4 +1,4 @@
-"""Commands run with their output in a log, and one line on the screen that says how far they are."""
+"""Commands with their output in a log, and one line of progress on the screen."""
 
 import json
 import os
@@ -9,18 +9,19 @@ import threading
 import time
 from collections import deque
 
-# What the criterion calls the mean number of memories that a query can see; fairseq puts the subset in front of it outside training.
+# Log name of the mean number of memories that a query can see; fairseq adds the subset in front of it outside of
+# training.
 MEMORY_SIZE = "memory_size"
-# Over how long a rate is measured: a machine may have become busy.
+# Seconds over which a rate is measured; a short time shows that a machine has become busy.
 RATE_SECONDS = 10
 
 
 class Failed(Exception):
-    """A step that went wrong, with the line to show for it."""
+    """A failed step, with a message for the user."""
 
 
 class Status:
-    """What a step is doing and for how long: a line rewritten every second on a terminal, a new line now and then elsewhere."""
+    """Status line of a step with its duration, rewritten every second on a terminal, repeated every ten elsewhere."""
 
     def __init__(self, title, stream=None):
         self.title = title
@@ -60,32 +61,35 @@ class Status:
 
 
 class TrainingProgress:
-    """Turns the json log of fairseq-train into one line (updates, bits per byte, memory size, time left), and measures it.
+    """Progress of a training from the JSON log of fairseq-train, as one line and as a rate.
 
-    `seconds` is the time for the whole training, `max_update` how many updates it is to have.
+    Args:
+        max_update: number of updates of the whole training.
+        seconds: time for the whole training.
+        updates, trained: updates and seconds before this part of it.
     """
 
     def __init__(self, max_update, seconds, updates=0, trained=0.0):
         self.max_update = max_update
         self.seconds = seconds
         self.updates, self.trained = updates, trained
-        # Updates and seconds between two lines.
+        # (updates, seconds) between successive lines.
         self.recent = deque()
         self.lines = 0
         self.last = "starting"
 
     def line(self, log_line):
-        """The progress that a line of the log reports, or None where it reports none."""
+        """Returns the progress that a line of the log reports; None if it reports none."""
         tag, stats = read_json(log_line)
         if tag != "train_inner":
             return None
-        # Not `wall`, which is 0 in a training that went on from a checkpoint.
+        # `wall` restarts at 0 in a training that continues from a checkpoint.
         updates = int(float(stats["num_updates"])) - self.updates
         seconds = updates / max(float(stats["ups"]), 0.001)
         self.updates, self.trained = self.updates + updates, self.trained + seconds
         self.lines += 1
         if self.lines > 1:
-            # What comes before is not measured: the first updates take longer.
+            # The first updates are slower and do not count.
             self.recent.append((updates, seconds))
         while sum(seconds for _, seconds in list(self.recent)[1:]) >= RATE_SECONDS:
             self.recent.popleft()
@@ -97,13 +101,13 @@ class TrainingProgress:
 
     @property
     def rate(self):
-        """Updates per second of late, without what came before the first line; None if there was only one."""
+        """Recent updates per second, without those before the first line; None if there was only one."""
         seconds = sum(seconds for _, seconds in self.recent)
         return sum(updates for updates, _ in self.recent) / seconds if seconds else None
 
 
 def read_json(log_line):
-    """Tag and statistics of a line that fairseq wrote for --log-format json; (None, {}) for every other line."""
+    """Returns tag and statistics of a line of --log-format json; (None, {}) for every other line."""
     parts = log_line.split(" | ", 3)
     if len(parts) == 4 and parts[3].startswith("{"):
         try:
@@ -115,13 +119,22 @@ def read_json(log_line):
 
 
 def clock(seconds):
+    """Formats a duration as minutes and seconds."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def run(command, log, on_line=lambda line: None, mode="w", threads=None):
-    """Run a command with all it says in the file at the Path `log`, each line also to `on_line`. Raises Failed where it ends with an error.
+    """Runs a command with its output in a file.
 
-    `threads` is how many PyTorch uses; all cores if None."""
+    Args:
+        command: program and arguments.
+        log: path of the file.
+        on_line: called with each line of the output.
+        mode: "w" for a new file, "a" to add to it.
+        threads: number of threads of PyTorch; None for all cores.
+    Raises:
+        Failed: if the command fails.
+    """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
@@ -141,7 +154,7 @@ def run(command, log, on_line=lambda line: None, mode="w", threads=None):
                 file.write(line)
                 file.flush()
                 on_line(line.rstrip("\n"))
-        # After Ctrl-C, or an error in `on_line`, nothing goes on in the background.
+        # After Ctrl-C, or an error in `on_line`, the command must not continue in the background.
         except BaseException:
             process.terminate()
             process.wait()
@@ -151,5 +164,6 @@ def run(command, log, on_line=lambda line: None, mode="w", threads=None):
 
 
 def tail(log, lines=15):
+    """Returns the last lines of a log, indented."""
     text = log.read_text(encoding="utf-8", errors="replace")
     return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])

@@ -1,4 +1,4 @@
-"""What the demo says at its end."""
+"""The report at the end of the demo."""
 
 import sys
 from pathlib import Path
@@ -14,16 +14,20 @@ ROWS = {
 
 
 def table(bits_per_byte):
-    """A line for each model, aligned; `bits_per_byte` has the keys of ROWS."""
+    """Returns an aligned line for each model; `bits_per_byte` has the keys of ROWS."""
     width = max(len(name) for name in ROWS.values())
     lines = [f"{'model':{width}} | test bits per byte", f"{'-' * width}-|-------------------"]
     return "\n".join(lines + [f"{name:{width}} | {bits_per_byte[key]:18.3f}" for key, name in ROWS.items()])
 
 
 def report(baselines, score, max_span, forgot, data, checkpoint):
-    """All figures of the demo, where its model is and what can be done with it.
+    """Returns all figures of the demo, the place of its model, and commands to use it.
 
-    `baselines`, `score` and `forgot` are what the steps of the demo return; `data` is the data-bin and `checkpoint` the model.
+    Args:
+        baselines, score, forgot: results of the steps of the demo.
+        max_span: longest span of the model.
+        data: path of the data-bin.
+        checkpoint: path of the model.
     """
     results = {key: forgetting.Result(**values) for key, values in forgot.items()}
     return "\n".join(
@@ -41,7 +45,7 @@ def report(baselines, score, max_span, forgot, data, checkpoint):
 
 
 def next_steps(data, checkpoint):
-    """The commands to type next, whole."""
+    """Returns the commands to type next."""
     tools, mine = Path(sys.executable).parent, data.parent / "mine"
     return f"""Score a text of your own with it:
   {sys.executable} data_prep/text.py --level bytes --dict {data}/dict.txt --dest {mine} --test FILE

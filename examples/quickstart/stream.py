@@ -1,4 +1,4 @@
-"""A language model that learns to forget, without fairseq: it reads this very file, over and over, byte by byte.
+"""A language model that learns to forget, without fairseq: it reads the bytes of this file again and again.
 
 python examples/quickstart/stream.py
 """
@@ -13,6 +13,8 @@ from fairseq_expire.modules import ExpireSpan, MemoryTransformer
 
 
 class ByteModel(nn.Module):
+    """Predicts the next byte with an Expire-Span transformer."""
+
     def __init__(self, width=64):
         super().__init__()
         self.embed, self.output = nn.Embedding(256, width), nn.Linear(width, 256)
@@ -27,7 +29,7 @@ class ByteModel(nn.Module):
 
 
 def train(model, text, *, block=32, epochs=20, expire_loss_weight=1e-5, log=print):
-    """Reads ``text`` block by block, remembering from block to block; returns the bits per byte of each epoch."""
+    """Reads ``text`` block by block, with a memory from block to block. Returns the bits per byte of each epoch."""
     tokens, bits = torch.frombuffer(bytearray(text), dtype=torch.uint8).long(), []
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for epoch in range(epochs):

@@ -1,37 +1,38 @@
-"""Writing text as fairseq's memory-mapped data with its dictionary."""
+"""Binarizing: text becomes fairseq's memory-mapped dataset, with a dictionary and a manifest."""
 
-import hashlib
-import json
-import shutil
+import os
+import struct
+import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
 
 from fairseq_expire import requires_fairseq  # noqa: F401
 
 # isort: split
 from fairseq.data import Dictionary
-from fairseq.data.indexed_dataset import best_fitting_int_dtype
+from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dtype
 
 from fairseq_expire import __version__
-from fairseq_expire.corpora import journal
-from fairseq_expire.corpora.journal import Journal
-from fairseq_expire.corpora.sources import FileSlice
-from fairseq_expire.corpora.split_writer import SIZES, SplitWriter, Written
-from fairseq_expire.corpora.unpacked import UNPACKED
-from fairseq_expire.corpora.verify import TextHash, texts
+from fairseq_expire.corpora.verify import TextHash
 from fairseq_expire.corpora.workers import PROCESSES, available_cores, ordered_map
-from fairseq_expire.files import file_sha256, naming, write_atomically
-from fairseq_expire.tokenizers.base import Tokenizer
-from fairseq_expire.tokenizers.dictionary import load_dictionary
+from fairseq_expire.files import file_crc32, file_sha256, naming, write_atomically
+from fairseq_expire.tokenizers.chunks import CHUNK_BYTES, Chunk, FileSlice, split_into_chunks
 from fairseq_expire.tokenizers.manifest import Manifest, SplitCounts, write_manifest
-from fairseq_expire.tokenizers.registry import LEVELS
-from fairseq_expire.tokenizers.units import UNIT_BYTES, Unit, split_into_units
+from fairseq_expire.tokenizers.tokenizer import EncodedChunk, Tokenizer, load_dictionary
 
-# Called with what is being done ("vocabulary", or the name of a split) and the number of bytes of text just read for it.
+Result = TypeVar("Result")
+
+# Called with the current step ("vocabulary", or the name of a split) and the number of bytes just read for it.
 OnProgress = Callable[[str, int], None]
+
+# Items whose offsets are computed at once when an index is written.
+INDEX_ITEMS = 1 << 18
 
 
 def _no_progress(doing: str, num_bytes: int) -> None:
@@ -40,218 +41,242 @@ def _no_progress(doing: str, num_bytes: int) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What to make of which text.
+    """The data to make, and the text to make it of.
 
-    `splits` are the files, or parts of files, of each split; "train" among them where no dictionary is given. With
-    `append_eos` every file ends in `</s>`; in words every line ends so anyway. `threshold` leaves out symbols that train
-    holds less often. `dictionary_file` is the dict.txt of other data of the same level (a trained model's), to be used as
-    it is. An item is a unit of text, a line (words), or with `item_per_file` a file. `source` goes to the manifest, and so
-    do `words`, the number of words in each split if it is known.
+    An item of the dataset is a chunk of text; with words a line, and with ``item_per_file`` a file.
+
+    Args:
+        splits: the slices of files of each split, with a train split unless ``dictionary_file`` is given.
+        tokenizer: makes the symbols.
+        append_eos: end every file with ``</s>``. With words every line ends in it anyway.
+        threshold: leave out symbols that occur less often in train.
+        dictionary_file: the dict.txt of other data, to use as it is; None to make one of the train split.
+        item_per_file: make an item of each file.
+        chunk_bytes: about how much text to encode at once.
+        source: how the text was chosen, for the manifest.
+        words: the number of words of each split, for the manifest, if it is known.
+
+    Raises:
+        ValueError: there is no train split to make a dictionary of.
     """
 
     splits: Mapping[str, Sequence[FileSlice]]
-    level: Tokenizer
+    tokenizer: Tokenizer
     append_eos: bool = False
     threshold: int = 0
     dictionary_file: Path | None = None
     item_per_file: bool = False
-    unit_bytes: int = UNIT_BYTES
+    chunk_bytes: int = CHUNK_BYTES
     source: Mapping[str, Any] = field(default_factory=dict)
     words: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.dictionary_file is None and "train" not in self.splits:
             raise ValueError(
-                f"splits are {', '.join(self.splits) or 'none'}, expected train among them: the dictionary is made of it"
+                f"splits are {', '.join(self.splits) or 'none'}, expected train among them: "
+                "the dictionary is made of it"
             )
 
-    @property
-    def level_name(self) -> str:
-        return next(name for name, kind in LEVELS.items() if isinstance(self.level, kind))
-
-    def plan(self) -> str:
-        """The same for two jobs only if the data they make is the same: a hash of all that it depends on. Files count as
-        the same if their path, size and time of change are."""
-        stats = {piece.name: piece.name.stat() for pieces in self.splits.values() for piece in pieces}
-        files = [(str(path.resolve()), stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()]
-        pieces = {name: [(str(p.name), p.start, p.stop) for p in pieces] for name, pieces in self.splits.items()}
-        dictionary = self.dictionary_file and file_sha256(self.dictionary_file)
-        settings = [self.append_eos, self.threshold, self.item_per_file, self.unit_bytes, self.source, self.words]
-        content = [__version__, self.level_name, self.level.options, files, pieces, dictionary, settings]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-    def units(self, split: str) -> list[Unit]:
-        """The text of a split in the units that it is worked on in."""
-        return list(split_into_units(self.splits[split], unit_bytes=self.unit_bytes, boundary=self.level.boundary))
+    def chunks(self, split: str) -> list[Chunk]:
+        """The text of a split, in chunks."""
+        boundary = self.tokenizer.boundary
+        return list(split_into_chunks(self.splits[split], chunk_bytes=self.chunk_bytes, boundary=boundary))
 
 
 def binarize(
-    job: Job,
-    folder: str | Path,
-    *,
-    workers: int | None = None,
-    on_progress: OnProgress = _no_progress,
-    save_seconds: float = journal.SAVE_SECONDS,
+    job: Job, folder: str | Path, *, workers: int | None = None, on_progress: OnProgress = _no_progress
 ) -> Manifest:
-    """Write dict.txt, a .bin and an .idx per split, and manifest.json; with subwords also their model.
+    """Writes dict.txt, a .bin and an .idx for each split, and last manifest.json; for subwords also their model.
 
-    Text is read twice, a unit at a time: memory grows with the dictionary only. What an earlier call with the same job
-    left unfinished in the folder is gone on with, and the result is the same, as it is for any number of workers.
+    Text is read twice, a chunk at a time, so that memory grows with the dictionary only. The data does not depend on
+    the number of workers.
 
     Args:
-        job: what to make.
-        folder: an existing folder, empty or with what an earlier call left unfinished.
-        workers: threads or processes; None for as many as there are cores, but no more than PROCESSES processes.
-        on_progress: called after every unit.
-        save_seconds: how often to record how far it is.
+        job: the data to make.
+        folder: an existing folder to write to, such as :func:`~fairseq_expire.files.new_folder` makes.
+        workers: number of threads or processes; None for one a core, but at most ``PROCESSES`` processes.
+        on_progress: called after every chunk.
 
     Raises:
-        ValueError: a file is not UTF-8 (any level but bytes), or has become shorter; the dictionary is damaged or of
-            another level.
+        ValueError: a file is not UTF-8 (unless symbols are bytes), or has become shorter; the dictionary is damaged or
+            of another tokenizer.
         OSError: a file cannot be read or written; names it.
-        RuntimeError: there is something else in the folder, or a worker was killed.
+        RuntimeError: a worker was killed.
     """
+    folder, tokenizer = Path(folder), job.tokenizer
     if workers is None:
-        workers = min(available_cores(), PROCESSES) if job.level.in_processes else available_cores()
-    return _Run(job, Path(folder), workers, on_progress, save_seconds).make()
-
-
-class _Run:
-    """One call of `binarize`. The journal's state has one key for each thing that is done or under way:
-
-    - "vocabulary": {"units": how many are counted, "counts": of symbols}, or "done" once dict.txt is complete;
-    - "splits": {name: the manifest's entry} for those that are complete, and the writer's record for the one under way.
-    """
-
-    def __init__(self, job: Job, folder: Path, workers: int, on_progress: OnProgress, save_seconds: float):
-        self.job, self.folder, self.workers, self.on_progress = job, folder, workers, on_progress
-        self.level = job.level
-        self.journal = Journal(folder, plan=job.plan(), save_seconds=save_seconds)
-        if self.journal.state is None:
-            _empty(folder)
-            self.journal.save({"vocabulary": {"units": 0, "counts": {}}, "splits": {}})
-        self.state = self.journal.state
-
-    def make(self) -> Manifest:
-        dictionary_path = self.folder / "dict.txt"
-        if self.state["vocabulary"] != "done":
-            self._make_vocabulary(dictionary_path)
-        self.level.load(self.folder)
-        dictionary = load_dictionary(dictionary_path, self.level, given=self.job.dictionary_file)
-        for split in self.job.splits:
-            if "text_sha256" not in self.state["splits"].get(split, {}):
-                self.state["splits"][split] = asdict(self._write(split, dictionary))
-                self.journal.save(self.state)
-        for path in self.folder.glob("*" + SIZES):
-            path.unlink()
-        manifest = Manifest(
-            version=__version__,
-            level=self.job.level_name,
-            options=self.level.options,
-            source={**self.job.source, "threshold": self.job.threshold},
-            append_eos=self.job.append_eos,
-            symbols=len(dictionary),
-            dictionary_sha256=file_sha256(dictionary_path),
-            splits={split: SplitCounts(**self.state["splits"][split]) for split in self.job.splits},
-        )
-        write_manifest(self.folder, manifest)
-        return manifest
-
-    def _make_vocabulary(self, path: Path) -> None:
-        if self.job.dictionary_file is not None:
-            self.level.adopt(self.job.dictionary_file.parent, self.folder)
-            write_atomically(path, self.job.dictionary_file.read_bytes())
-        else:
-            units = self.job.units("train")
-            self.level.learn(units, self.folder)
-            self.level.load(self.folder)
-            dictionary = self._count(self.level.counted(units))
-            with naming(path):
-                dictionary.save(str(path))
-        self.state["vocabulary"] = "done"
-        self.journal.save(self.state)
-
-    def _count(self, units: Sequence[Unit]) -> Dictionary:
-        done = self.state["vocabulary"]
-        counts = Counter(done["counts"])
-        rest = units[done["units"] :]
-        self._report("vocabulary", units[: done["units"]])
-        with ordered_map(self.level.count, rest, **self._how(rest)) as results:
-            for number, (unit, result) in enumerate(zip(rest, results), start=done["units"] + 1):
-                counts.update(result)
-                self._report("vocabulary", [unit])
-                if self.journal.due():
-                    self.state["vocabulary"] = {"units": number, "counts": counts}
-                    self.journal.save(self.state)
-        dictionary = Dictionary()
-        for symbol, count in counts.items():
-            dictionary.add_symbol(symbol, count)
-        for symbol in self.level.more_symbols():
-            dictionary.add_symbol(symbol, 0)
-        dictionary.finalize(threshold=self.job.threshold, padding_factor=self.level.padding_factor)
-        return dictionary
-
-    def _write(self, split: str, dictionary: Dictionary) -> SplitCounts:
-        units = self.job.units(split)
-        dtype = best_fitting_int_dtype(len(dictionary))
-        encode = self.level.encoder(
-            dictionary, dtype=dtype, append_eos=self.job.append_eos, item_per_file=self.job.item_per_file
-        )
-        writer = SplitWriter(self.folder, split, dtype=dtype, written=Written(**self.state["splits"].get(split, {})))
-        written = writer.written
-        text_hash = TextHash(self.level)
-        # A hash cannot be recorded half made, so what an earlier run wrote is read once more.
-        with open(writer.sizes_path, "rb") as sizes:
-            prefix = self.folder / split
-            for text in texts(prefix, sizes, self.level, dictionary, dtype=dtype, tokens=written.tokens):
-                text_hash.add(text)
-        self._report(split, units[: written.units])
-        rest = units[written.units :]
-        with ordered_map(encode, rest, **self._how(rest)) as results:
-            for unit, encoded in zip(rest, results):
+        workers = min(available_cores(), PROCESSES) if tokenizer.uses_processes else available_cores()
+    dictionary_path = folder / "dict.txt"
+    _make_dictionary(job, dictionary_path, workers, on_progress)
+    tokenizer.load(folder)
+    dictionary = load_dictionary(dictionary_path, tokenizer, given=job.dictionary_file)
+    dtype = best_fitting_int_dtype(len(dictionary))
+    encode = tokenizer.make_encoder(dictionary, dtype=dtype, append_eos=job.append_eos, item_per_file=job.item_per_file)
+    splits = {}
+    for split in job.splits:
+        chunks, text_hash = job.chunks(split), TextHash(tokenizer)
+        with open_split(folder / split, dtype) as writer, _map(encode, chunks, tokenizer, workers) as results:
+            for chunk, encoded in zip(chunks, results):
                 writer.add(encoded)
                 text_hash.add(encoded.text)
-                self._report(split, [unit])
-                if self.journal.due():
-                    self.state["splits"][split] = writer.save()
-                    self.journal.save(self.state)
-        idx_crc32 = writer.finish()
-        self.state["splits"][split] = writer.save()
-        self.journal.save(self.state)
-        writer.close()
-        return SplitCounts(
-            tokens=written.tokens,
-            items=written.items,
-            unknown=written.unknown,
-            source_bytes=sum(unit.num_bytes for unit in units),
+                on_progress(split, chunk.num_bytes)
+        splits[split] = SplitCounts(
+            tokens=writer.tokens,
+            items=writer.items,
+            unknown=writer.num_unknown,
+            source_bytes=sum(chunk.num_bytes for chunk in chunks),
             text_bytes=text_hash.num_bytes,
             text_chars=text_hash.num_chars,
             text_sha256=text_hash.hexdigest(),
-            bin_crc32=written.bin_crc32,
-            idx_crc32=idx_crc32,
-            words=self.job.words.get(split),
+            bin_crc32=writer.bin_crc32,
+            idx_crc32=file_crc32(f"{folder / split}.idx"),
+            words=job.words.get(split),
         )
-
-    def _how(self, units: Sequence[Unit]) -> dict[str, Any]:
-        return {"workers": max(1, min(self.workers, len(units))), "in_processes": self.level.in_processes}
-
-    def _report(self, doing: str, units: Sequence[Unit]) -> None:
-        self.on_progress(doing, sum(unit.num_bytes for unit in units))
-
-
-def check_unfinished(folder: Path) -> list[Path]:
-    """Files that an unfinished run left in a folder, without the text that it unpacked. Raises RuntimeError if the folder is not
-    such a run's."""
-    paths = [path for path in folder.iterdir() if path.name != UNPACKED]
-    # A run may have been killed in the middle of writing its first record.
-    if paths and not any(path.name.startswith(journal.FILE_NAME) for path in paths):
-        raise RuntimeError(f"{folder}: not empty, and no unfinished data; move it away, or choose another folder")
-    return paths
+    manifest = Manifest(
+        version=__version__,
+        level=tokenizer.name,
+        options=tokenizer.options,
+        source={**job.source, "threshold": job.threshold},
+        append_eos=job.append_eos,
+        symbols=len(dictionary),
+        dictionary_sha256=file_sha256(dictionary_path),
+        splits=splits,
+    )
+    write_manifest(folder, manifest)
+    return manifest
 
 
-def _empty(folder: Path) -> None:
-    """Remove what an unfinished run of another job left."""
-    for path in check_unfinished(folder):
-        if path.name == journal.FILE_NAME:
-            continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _make_dictionary(job: Job, path: Path, workers: int, on_progress: OnProgress) -> None:
+    """Writes dict.txt, and beside it what the tokenizer learns."""
+    tokenizer = job.tokenizer
+    if job.dictionary_file is not None:
+        tokenizer.adopt(job.dictionary_file.parent, path.parent)
+        write_atomically(path, job.dictionary_file.read_bytes())
+        return
+    chunks = job.chunks("train")
+    tokenizer.learn(chunks, path.parent)
+    tokenizer.load(path.parent)
+    sample, counts = tokenizer.sample(chunks), Counter()
+    with _map(tokenizer.count, sample, tokenizer, workers) as results:
+        for chunk, result in zip(sample, results):
+            counts.update(result)
+            on_progress("vocabulary", chunk.num_bytes)
+    dictionary = Dictionary()
+    for symbol, count in counts.items():
+        dictionary.add_symbol(symbol, count)
+    for symbol in tokenizer.fixed_symbols():
+        dictionary.add_symbol(symbol, 0)
+    dictionary.finalize(threshold=job.threshold, padding_factor=tokenizer.padding_factor)
+    with naming(path):
+        dictionary.save(str(path))
+
+
+def _map(
+    function: Callable[[Chunk], Result], chunks: Sequence[Chunk], tokenizer: Tokenizer, workers: int
+) -> AbstractContextManager[Iterator[Result]]:
+    """Calls a function on each chunk, by workers; see :func:`~fairseq_expire.corpora.workers.ordered_map`."""
+    workers = max(1, min(workers, len(chunks)))
+    return ordered_map(function, chunks, workers=workers, in_processes=tokenizer.uses_processes)
+
+
+class SplitWriter:
+    """Writes encoded chunks as a .bin and an .idx, byte for byte as fairseq's own builder writes the items.
+
+    Unlike that, it does not keep the sizes of all items in memory. Use :func:`open_split`.
+
+    Args:
+        prefix: the path of the files without .bin.
+        dtype: of the ids.
+    """
+
+    def __init__(self, prefix: Path, dtype: type):
+        self.prefix, self.dtype = prefix, dtype
+        self.tokens = self.items = self.num_unknown = self.bin_crc32 = 0
+        # Tokens of the item that continues in the next chunk.
+        self.open_tokens = 0
+        self._bin_path, self._idx_path = (prefix.with_name(prefix.name + suffix) for suffix in (".bin", ".idx"))
+        with naming(self._idx_path), MMapIndexedDataset.Index.writer(str(self._idx_path), dtype):
+            # Writes the header. It could also write the rest, but takes that as lists of Python numbers.
+            pass
+        with naming(self._bin_path):
+            self._bin = open(self._bin_path, "wb")  # noqa: SIM115
+        self._idx = open(self._idx_path, "r+b")  # noqa: SIM115
+        # The number of items, to be overwritten at the end.
+        self._count_offset = self._idx.seek(0, os.SEEK_END)
+        self._idx.write(struct.pack("<Q", 0))
+
+    def add(self, encoded: EncodedChunk) -> None:
+        """Appends a chunk.
+
+        Raises:
+            ValueError: an item is longer than the format allows.
+            OSError: a file cannot be written; names it.
+        """
+        ends = encoded.item_ends
+        if len(ends):
+            sizes = np.diff(ends, prepend=0)
+            sizes[0] += self.open_tokens
+            # A file of which everything is left out makes no item.
+            sizes = sizes[sizes > 0]
+            if sizes.max(initial=0) > np.iinfo(np.int32).max:
+                raise ValueError(
+                    f"{self.prefix}: an item of {sizes.max()} tokens, and fairseq's format has room for 2^31 - 1; "
+                    "cut the text into more files or lines"
+                )
+            with naming(self._idx_path):
+                self._idx.write(sizes.astype(np.int32).tobytes())
+            self.items += len(sizes)
+            self.open_tokens = len(encoded.ids) - int(ends[-1])
+        else:
+            self.open_tokens += len(encoded.ids)
+        ids = np.ascontiguousarray(encoded.ids, dtype=self.dtype).data
+        with naming(self._bin_path):
+            self._bin.write(ids)
+        self.bin_crc32 = zlib.crc32(ids, self.bin_crc32)
+        self.tokens += len(encoded.ids)
+        self.num_unknown += encoded.num_unknown
+
+    def finish(self) -> None:
+        """Completes the index with the offsets of the items, and brings both files onto the disk."""
+        if self.open_tokens:
+            raise RuntimeError(f"{self.prefix}: the last item has not ended")
+        with naming(self._idx_path):
+            self._idx.seek(self._count_offset)
+            self._idx.write(struct.pack("<Q", self.items))
+            item_bytes, start = np.dtype(self.dtype).itemsize, 0
+            for sizes in self._read_sizes():
+                ends = start + np.cumsum(sizes, dtype=np.int64) * item_bytes
+                self._idx.seek(0, os.SEEK_END)
+                self._idx.write((ends - sizes * np.int64(item_bytes)).tobytes())
+                start = int(ends[-1])
+            _sync(self._idx)
+        with naming(self._bin_path):
+            _sync(self._bin)
+
+    def _read_sizes(self) -> Iterator[np.ndarray]:
+        """Yields the sizes of items, int32, some at a time."""
+        for done in range(0, self.items, INDEX_ITEMS):
+            self._idx.seek(self._count_offset + 8 + 4 * done)
+            yield np.frombuffer(self._idx.read(4 * min(INDEX_ITEMS, self.items - done)), dtype=np.int32)
+
+    def close(self) -> None:
+        """Closes the files, complete or not."""
+        for file in (self._bin, self._idx):
+            with suppress(OSError):
+                file.close()
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def open_split(prefix: Path, dtype: type) -> Iterator[SplitWriter]:
+    """Opens the files of a split for writing. They are complete after the ``with``, unless an error ends it."""
+    writer = SplitWriter(prefix, dtype)
+    try:
+        yield writer
+        writer.finish()
+    finally:
+        writer.close()

@@ -1,27 +1,31 @@
-"""What the scripts of data_prep share: their common options, making data, checking it, and errors in one line."""
+"""The command line that the scripts of data_prep share: options, progress, the final report, and errors in one line."""
 
 import argparse
 import errno
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from fairseq_expire.corpora.binarize import Job, binarize, check_unfinished
-from fairseq_expire.corpora.compressed import find_named
-from fairseq_expire.corpora.download import RemoteFile, fetch
-from fairseq_expire.corpora.report import ByteProgress, table
-from fairseq_expire.corpora.unpacked import remove_unpacked
-from fairseq_expire.corpora.verify import verify
-from fairseq_expire.folders import check_new, new_folder
-from fairseq_expire.tokenizers.manifest import Manifest, read_manifest
+from tqdm import tqdm
 
-# What the system says of a disk, a quota or a file that is full.
+from fairseq_expire.corpora.binarize import Job, binarize
+from fairseq_expire.corpora.compressed import find_named, remove_unpacked
+from fairseq_expire.corpora.download import RemoteFile, fetch
+from fairseq_expire.corpora.verify import verify
+from fairseq_expire.files import check_new, new_folder
+from fairseq_expire.tokenizers.chunks import FileSlice
+from fairseq_expire.tokenizers.manifest import FILE_NAME, Manifest, read_manifest
+
+# Seconds between two lines of progress where the output is not a terminal, so that logs stay short.
+QUIET_SECONDS = 5.0
+# Errors of the system if a disk, a quota or a file is full.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Parser(argparse.ArgumentParser):
-    """Options of a script; those that all scripts have are there from the start."""
+    """A parser with the options that all scripts have."""
 
     def __init__(self, **kwargs: str):
         super().__init__(**kwargs)
@@ -40,13 +44,13 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """One line, without the usage, which would bury it."""
+        """Ends the script with one line. The usage, which argparse prints, would bury it."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
     def run(self, make: Callable[[argparse.Namespace], None], arguments: list[str] | None) -> None:
-        """Call `make` with the options, or do what --verify says; end with one line if something is wrong."""
+        """Calls ``make`` with the options, or verifies data. Ends the script with one line if something is wrong."""
         args = self.parse_args(arguments)
-        # Some of what fairseq imports makes every library tell everything.
+        # Some of what fairseq imports sets the log level of all libraries to DEBUG.
         logging.getLogger("urllib3").setLevel(logging.WARNING)
         try:
             if args.verify:
@@ -54,18 +58,18 @@ class Parser(argparse.ArgumentParser):
             else:
                 make(args)
         except OSError as error:
-            advice = "; make room, and the same command goes on from here" if error.errno in NO_ROOM else ""
+            advice = "; make room, and run the same command again" if error.errno in NO_ROOM else ""
             if isinstance(error, PermissionError):
                 advice = "; change its permissions, or leave it out"
             self.error(f"{error.filename}: {error.strerror}{advice}" if error.filename else str(error))
         except (ValueError, RuntimeError) as error:
             self.error(str(error))
         except KeyboardInterrupt:
-            self.exit(130, f"{self.prog}: interrupted; the same command goes on from here\n")
+            self.exit(130, f"{self.prog}: interrupted; run the same command again\n")
 
 
 class CorpusParser(Parser):
-    """Options of a script for a corpus that can be downloaded."""
+    """A parser for a corpus that can be downloaded."""
 
     def __init__(self, **kwargs: str):
         super().__init__(**kwargs)
@@ -80,7 +84,7 @@ class CorpusParser(Parser):
         )
 
     def run(self, make: Callable[[argparse.Namespace], None], arguments: list[str] | None) -> None:
-        """As `Parser.run`; `make` gets a path in `downloads`."""
+        """See :meth:`Parser.run`. ``make`` gets a path in ``downloads``."""
 
         def checked(args: argparse.Namespace) -> None:
             if not args.dest:
@@ -89,29 +93,58 @@ class CorpusParser(Parser):
                 raise ValueError("--no-verify is for --from; what is downloaded is always checked")
             args.downloads = Path(args.downloads or Path(args.dest).resolve().parent / "downloads")
             # Before hours of downloading.
-            check_new(args.dest, force=args.force)
+            check_new(args.dest, mark=FILE_NAME, force=args.force)
             make(args)
 
         super().run(checked, arguments)
 
 
 def positive(text: str) -> int:
-    """The number in `text`. Raises argparse.ArgumentTypeError if it is none above zero."""
+    """Parses a number above 0. Raises argparse.ArgumentTypeError if it is none."""
     number = int(text) if text.isdigit() else 0
     if not number:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return number
 
 
+class ByteProgress(tqdm):
+    """A progress bar of bytes: one line on a terminal, elsewhere a line every few seconds, or none if that suffices.
+
+    Args:
+        total: number of bytes.
+    """
+
+    # Switches off a thread of tqdm, since processes are forked while bars are shown.
+    monitor_interval = 0
+
+    def __init__(self, total: int | None):
+        quiet = not sys.stderr.isatty()
+        wait = QUIET_SECONDS if quiet else 0.1
+        super().__init__(
+            total=total, unit="B", unit_scale=True, file=sys.stderr, leave=False, mininterval=wait, delay=wait,
+            ascii=quiet, dynamic_ncols=not quiet,
+        )  # fmt: skip
+
+    def advance(self, doing: str, num_bytes: int) -> None:
+        """Adds bytes that are done, and shows what is being done."""
+        if doing != self.desc:
+            self.set_description_str(doing, refresh=False)
+        self.update(num_bytes)
+
+
 def download(files: Sequence[RemoteFile], folder: Path, *, at_once: int = 1) -> list[Path]:
-    """As `download.fetch`, and say how far it is."""
+    """Calls :func:`~fairseq_expire.corpora.download.fetch` with a progress bar."""
     with ByteProgress(sum(file.size for file in files)) as progress:
-        # Several files at once would take turns at being named.
+        # Without the names: files that are downloaded at once would alternate.
         return fetch(files, folder, at_once=at_once, on_progress=lambda name, num_bytes: progress.update(num_bytes))
 
 
 def find_local(path: str, names: Sequence[str]) -> Path:
-    """The file at `path`, or in the folder there the first that is there of these, which may be compressed.
+    """Finds a file that the user has.
+
+    Args:
+        path: the file, or a folder with it.
+        names: its names in a folder, in the order to look for them. It may be compressed.
 
     Raises:
         ValueError: there is nothing, or none of them.
@@ -129,17 +162,16 @@ def find_local(path: str, names: Sequence[str]) -> Path:
 def make_data(
     args: argparse.Namespace, make_job: Callable[[Path], Job], *, check: Callable[[Manifest], None] | None = None
 ) -> None:
-    """Make the data of a job in --dest and print what it is.
+    """Makes the data of a job in ``--dest`` and prints a table of it.
 
     Args:
-        args: as `Parser` has them.
-        make_job: called with a folder to `unpack` compressed text in, once it is clear that the data can be made there.
-        check: called with the manifest before the folder appears; raises ValueError if the data is not what it should be.
+        args: the options of :class:`Parser`.
+        make_job: called with a folder to :func:`~fairseq_expire.corpora.compressed.unpack` text in.
+        check: called with the manifest before the folder appears; raises ValueError if the data is not the corpus.
     """
-    with new_folder(args.dest, force=args.force) as folder:
-        check_unfinished(folder)
+    with new_folder(args.dest, mark=FILE_NAME, force=args.force) as folder:
         job = make_job(folder)
-        sizes = {split: sum(piece.num_bytes for piece in pieces) for split, pieces in job.splits.items()}
+        sizes = {split: sum(part.num_bytes for part in slices) for split, slices in job.splits.items()}
         counted = 0 if job.dictionary_file else sizes["train"]
         with ByteProgress(counted + sum(sizes.values())) as progress:
             manifest = binarize(job, folder, workers=args.workers, on_progress=progress.advance)
@@ -150,9 +182,25 @@ def make_data(
 
 
 def print_verified(folder: str) -> None:
-    """Compare the data in a folder with what it was made of. Raises ValueError if it differs."""
+    """Compares the data in a folder with the text it was made of. Raises ValueError if it differs."""
     manifest = read_manifest(folder)
     total = manifest and sum(counts.text_bytes for counts in manifest.splits.values())
     with ByteProgress(total) as progress:
         lines = list(verify(folder, on_progress=progress.advance))
     print("\n".join(lines))
+
+
+def table(manifest: Manifest, splits: Mapping[str, Sequence[FileSlice]]) -> str:
+    """A table with a row for each split, then a line on the corpus.
+
+    A file that is divided counts in each of its splits.
+    """
+    rows = [("split", "files", "bytes", "characters", "tokens", "unknown")]
+    for name, counts in manifest.splits.items():
+        rows.append((name, len(splits[name]), counts.source_bytes, counts.text_chars, counts.tokens, counts.unknown))
+    lines = [f"{row[0]:<6}" + "".join(f"{column:>15}" for column in row[1:]) for row in rows]
+    lines.append(f"{manifest.symbols} symbols in the dictionary")
+    if "corpus" in manifest.source:
+        checked = {True: "checked by hash", False: "not verified (--no-verify)"}.get(manifest.source["verified"])
+        lines.append(f"{manifest.source['corpus']}, {checked or manifest.source['verified']}")
+    return "\n".join(lines)

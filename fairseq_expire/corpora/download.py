@@ -1,4 +1,4 @@
-"""Fetching files whose size and hash are known, from addresses that fail."""
+"""Downloads of files whose size and hash are known. They resume, and try again where an address fails."""
 
 import hashlib
 import logging
@@ -14,19 +14,18 @@ import requests
 
 from fairseq_expire import __version__
 from fairseq_expire.corpora.compressed import compression, content_of
-from fairseq_expire.files import file_sha256, naming
-from fairseq_expire.folders import existing_folder
+from fairseq_expire.files import existing_folder, file_sha256, naming
 
-# Some servers refuse the names that programming languages' libraries give themselves.
+# Some servers refuse the names that libraries of programming languages give themselves.
 HEADERS = {"User-Agent": f"fairseq-expire/{__version__}", "Accept-Encoding": "identity"}
-# Seconds to wait for a connection, and for more of an answer.
+# Seconds to wait for a connection, and for more of a response.
 TIMEOUT = (10, 60)
-# Seconds to wait before each further attempt at an address from which nothing new has come.
+# Seconds to wait before each further attempt at an address that sent nothing new.
 BACK_OFF = (1.0, 2.0, 4.0, 8.0)
-# Answers after which the same question may get another one.
+# Status codes after which the same request may succeed.
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
 READ_BYTES = 1 << 16
-# Files that fail before the rest is not tried.
+# Number of failed files after which the others are not tried.
 GIVE_UP = 8
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,14 @@ OnProgress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file, the addresses it can be had from, and what it must be. `name` is relative to the folder it is kept in."""
+    """A file to download.
+
+    Args:
+        name: its path, relative to the folder it is kept in.
+        urls: its addresses, in the order to try them. None for a file that only comes in an archive.
+        size: its length in bytes.
+        sha256: its SHA-256, in hexadecimal.
+    """
 
     name: str
     urls: tuple[str, ...]
@@ -44,7 +50,7 @@ class RemoteFile:
     sha256: str
 
     def check(self, path: Path) -> None:
-        """Raise a ValueError unless the file at `path`, or what is compressed in it, is this one."""
+        """Raises ValueError unless the file at ``path``, or the content of a compressed one, is this file."""
         size, sha256 = path.stat().st_size, None
         if compression(path):
             size, sha256 = _content_sha256(path)
@@ -56,7 +62,7 @@ class RemoteFile:
 
 
 def _content_sha256(path: Path) -> tuple[int, str]:
-    """How many bytes are compressed in a file, and their SHA-256."""
+    """The length and the SHA-256 of the content of a compressed file."""
     size, digest = 0, hashlib.sha256()
     for block in content_of(path):
         size += len(block)
@@ -65,7 +71,7 @@ def _content_sha256(path: Path) -> tuple[int, str]:
 
 
 class WrongFile(Exception):
-    """An address gives another file than it should."""
+    """An address gives another file than the one expected."""
 
 
 def fetch(
@@ -76,21 +82,23 @@ def fetch(
     back_off: Sequence[float] = BACK_OFF,
     on_progress: OnProgress = lambda doing, num_bytes: None,
 ) -> list[Path]:
-    """The paths of the files in `folder`; those that are not there are downloaded.
+    """Downloads the files that are not in a folder yet.
 
-    What an interrupted download left in NAME.part is gone on with. A file gets its name when its hash is right.
+    A file gets its name when its hash is right. An interrupted download is in NAME.part and resumes. A file that is
+    there already and is not the one expected is deleted, with a warning that names it.
 
     Args:
-        files: which ones.
-        folder: where they are kept; made if need be.
-        at_once: how many to fetch at the same time.
+        files: the files to download.
+        folder: where to keep them; made if need be.
+        at_once: how many to download at the same time.
         back_off: seconds to wait before each further attempt at an address.
-        on_progress: called with the name of a file and a number of bytes that were read, or found there already.
+        on_progress: called with the name of a file and the number of bytes just read, or found there already.
 
-    A file that is there and is not the one expected is deleted, with a warning that names it.
+    Returns:
+        The paths of the files.
 
     Raises:
-        ValueError: a file cannot be had from any of its addresses, and what to do about it; there is no room for them.
+        ValueError: no address gives a file, or there is no room for them; says what to do.
     """
     with ExitStack() as stack:
         for place in dict.fromkeys([folder, *((folder / file.name).parent for file in files)]):
@@ -128,7 +136,7 @@ def _fetch(
 
 
 class DownloadFailed(Exception):
-    """A file cannot be had; the message says what to do, and `no_network` whether others need not be asked for."""
+    """No address gives a file; the message says what to do. With ``no_network`` other files need not be tried."""
 
     def __init__(self, message: str, *, no_network: bool):
         super().__init__(message)
@@ -136,6 +144,8 @@ class DownloadFailed(Exception):
 
 
 class _Fetcher:
+    """Downloads single files."""
+
     def __init__(self, folder: Path, back_off: list[float], on_progress: OnProgress):
         self.folder, self.back_off, self.on_progress = folder, back_off, on_progress
         self.session = requests.Session()
@@ -172,18 +182,18 @@ class _Fetcher:
             if self.stopped.is_set():
                 break
         raise DownloadFailed(
-            f"{file.name} could not be downloaded ({'; '.join(failures)}). Get {file.urls[0]} ({file.size} bytes, SHA-256 "
-            f"{file.sha256}) in another way and put it at {path}, or name its place with --from",
+            f"{file.name} could not be downloaded ({'; '.join(failures)}). Get {file.urls[0]} ({file.size} bytes, "
+            f"SHA-256 {file.sha256}) in another way and put it at {path}, or name its place with --from",
             no_network=no_network,
         )
 
     def _fetch_from(self, url: str, file: RemoteFile, part: Path) -> None:
-        """Fill `part` with the whole file. Raises RequestException or WrongFile if this address does not give it."""
+        """Completes the file at ``part``. Raises RequestException or WrongFile if this address does not give it."""
         waits = iter(self.back_off)
         while True:
             offset = part.stat().st_size if part.exists() else 0
             try:
-                # An empty file is asked for, too, as no part is there.
+                # Without a part, an empty file is requested, too.
                 if offset < file.size or not part.exists():
                     self._transfer(url, file, part, offset)
                 return self._check(url, file, part, resumed=offset > 0)
@@ -198,21 +208,21 @@ class _Fetcher:
                     raise
                 failure = error
             if part.exists() and part.stat().st_size > offset:
-                # As long as something comes, there is no reason to give up.
+                # Do not give up as long as something comes.
                 waits = iter(self.back_off)
             wait = next(waits, None)
             if wait is None or self.stopped.wait(wait):
                 raise failure
 
     def _transfer(self, url: str, file: RemoteFile, part: Path, offset: int) -> None:
-        """Append to `part` what comes; raises ConnectionError if that is not all."""
+        """Appends to ``part`` what comes. Raises ConnectionError if that is not all."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         with self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if response.status_code == 416:
                 raise WrongFile(f"has no more than {offset} bytes, expected {file.size}")
             response.raise_for_status()
             if response.status_code != 206:
-                # The server gives the whole file whatever it is asked for.
+                # The server does not support ranges, and sends the whole file.
                 offset = 0
             length = response.headers.get("Content-Length")
             if length is not None and offset + int(length) != file.size:
@@ -222,7 +232,7 @@ class _Fetcher:
                     if self.stopped.is_set():
                         raise requests.ConnectionError("stopped")
                     if out.tell() + len(content) > file.size:
-                        # Not what was there before, which may be right.
+                        # Keep what was there before, which may be right.
                         out.truncate(offset)
                         if not offset:
                             part.unlink()
@@ -239,17 +249,17 @@ class _Fetcher:
             return
         part.unlink()
         if resumed:
-            # What was there before may be what was wrong.
+            # What was there before may be wrong.
             raise _StartOver
         raise WrongFile(f"gave a file with the SHA-256 {sha256}, expected {file.sha256}; it was deleted")
 
 
 class _StartOver(Exception):
-    """The file was put together of parts that do not fit; it is deleted."""
+    """The parts of the file do not fit together. It is deleted."""
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the objects that requests' messages are full of."""
+    """Describes an error, without the object names in the messages of requests."""
     if isinstance(error, WrongFile):
         return str(error)
     if isinstance(error, requests.HTTPError):
@@ -262,7 +272,7 @@ def _reason(error: Exception) -> str:
 
 
 def _no_such_host(error: Exception) -> bool:
-    # requests has no class for it, only the name of urllib3's in the text.
+    # requests has no class for it, but the name of urllib3's is in the text.
     return "NameResolutionError" in str(error)
 
 

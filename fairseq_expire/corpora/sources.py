@@ -1,95 +1,75 @@
-"""Which bytes of which files make up a split: finding files, and cutting their concatenation into shares."""
+"""Sources of a split: finding files, and cutting their concatenation into shares."""
 
 import mmap
 import os
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
 
 from fairseq_expire.corpora.compressed import check_readable, names_of
+from fairseq_expire.tokenizers.chunks import FileSlice
 
 SPLITS = ("train", "valid", "test")
 
-# What text mode takes for the end of a line; a "\r" right before a "\n" belongs to it.
+# Line ends as in text mode: a "\r" right before a "\n" belongs to it.
 LINE_END = re.compile(rb"\r\n|\r|\n")
-
-
-@dataclass(frozen=True)
-class FileSlice:
-    """Bytes [start, stop) of the file at `path`, never none; `ends_file` says whether the file ends at `stop`, and `source`
-    which file it was unpacked from, if it was."""
-
-    path: Path
-    start: int
-    stop: int
-    ends_file: bool = True
-    source: Path | None = None
-
-    @property
-    def name(self) -> Path:
-        """The file that was given."""
-        return self.source or self.path
-
-    @property
-    def num_bytes(self) -> int:
-        return self.stop - self.start
 
 
 def find_files(
     paths: Sequence[str], *, include: Sequence[str] = (), exclude: Sequence[str] = (), text: bool = False
 ) -> list[FileSlice]:
-    """All files given, and all files below the folders given: folders in the order given, their files sorted.
+    """Finds the files given, and the files below the folders given: in the order given, the files of a folder sorted.
 
-    Hidden files and folders below a given folder are skipped, and so are empty files. Sorting compares path components
-    by code point, so it does not depend on the locale. Compressed files are among them as they are: see `unpack`.
+    In folders, hidden files and folders are skipped, and so are empty files. Sorting compares path components by code
+    point, so that it does not depend on the locale. Compressed files are found as they are, see
+    :func:`~fairseq_expire.corpora.compressed.unpack`; their names are known with and without ``.gz``, ``.bz2`` or
+    ``.xz``.
 
     Args:
-        paths: files, taken as they are, and folders, searched recursively.
-        include: patterns (`*.txt`), one of which the name of a file in a folder must match; none means all files.
-        exclude: patterns that no component of a path below the given folder may match.
-        text: whether they are to be read as text, so that a file that does not begin like one is refused.
-
-    A compressed file is known by its name without `.gz`, `.bz2` or `.xz`, too.
+        paths: files, and folders to search recursively.
+        include: patterns (``*.txt``). The name of a file in a folder must match one of them; none means all files.
+        exclude: patterns that no component of a path below a given folder may match.
+        text: refuse files that do not begin like text.
 
     Raises:
         ValueError: a path is missing or neither file nor folder; a file that was given is empty; a folder has no
             matching file with text in it, or a file beside its compressed form; a file is an archive, or damaged.
         OSError: a file or folder cannot be read; names it.
     """
-    pieces = []
+    slices = []
     for path in map(Path, paths):
         if path.is_dir():
             matching = sorted(
                 _walk(path, include=include, exclude=exclude), key=lambda file: file.relative_to(path).parts
             )
             _check_no_twins(matching)
-            found = [piece for piece in map(_whole_file, matching) if _has_content(piece, text)]
+            found = [whole for whole in map(_whole_file, matching) if _has_content(whole, text)]
             if not found:
                 what = f"its {len(matching)} matching files are all empty" if matching else "no file in it matches"
                 raise ValueError(f"{path}: {what} (looked for {_wanted(include, exclude)}); name a folder with text")
-            pieces += found
+            slices += found
         else:
-            piece = _whole_file(path)
-            if not _has_content(piece, text):
+            whole = _whole_file(path)
+            if not _has_content(whole, text):
                 raise ValueError(f"{path}: the file is empty; leave it out")
-            pieces.append(piece)
-    return pieces
+            slices.append(whole)
+    return slices
 
 
 def _check_no_twins(paths: Sequence[Path]) -> None:
-    """Raises ValueError if a file and its compressed form are both there: their text would be read twice."""
+    """Raises ValueError if a file and its compressed form are both there, since their text would be read twice."""
     there = set(paths)
     for path in paths:
         for name in names_of(path.name)[1:]:
             if path.with_name(name) in there:
                 raise ValueError(
-                    f"{path}: {name} beside it would be read, too, and is the same text by its name; leave one of them out "
-                    f"(data_prep/text.py has --exclude '*{path.suffix}')"
+                    f"{path}: {name} beside it would be read, too, and is the same text by its name; leave one of them "
+                    f"out (data_prep/text.py has --exclude '*{path.suffix}')"
                 )
 
 
@@ -102,8 +82,8 @@ def _whole_file(path: Path) -> FileSlice:
     return FileSlice(path, 0, path.stat().st_size)
 
 
-def _has_content(piece: FileSlice, text: bool) -> bool:
-    return piece.num_bytes > 0 and check_readable(piece.path, text=text)
+def _has_content(whole: FileSlice, text: bool) -> bool:
+    return whole.num_bytes > 0 and check_readable(whole.path, text=text)
 
 
 def _wanted(include: Sequence[str], exclude: Sequence[str]) -> str:
@@ -135,7 +115,7 @@ def _walk(folder: Path, *, include: Sequence[str], exclude: Sequence[str]) -> It
 
 
 def parse_shares(text: str) -> list[Fraction]:
-    """The shares in `text`, such as "0.9,0.05,0.05": of train, valid and, if there are three, test. Exact.
+    """Parses shares such as "0.9,0.05,0.05", of train, valid and, if there are three, test. They are exact.
 
     Raises:
         ValueError: not two or three positive numbers that sum to 1 (to within 1e-6).
@@ -152,52 +132,56 @@ def parse_shares(text: str) -> list[Fraction]:
     return shares
 
 
-def cut(pieces: Sequence[FileSlice], *, shares: Sequence[Fraction], level: str) -> dict[str, list[FileSlice]]:
-    """Cut the concatenation of whole files into consecutive splits.
+def cut(slices: Sequence[FileSlice], *, shares: Sequence[Fraction], level: str) -> dict[str, list[FileSlice]]:
+    """Cuts the concatenation of whole files into consecutive splits.
 
-    Each cut is at the byte that its share asks for, or else at the next place where `level` allows one: any byte for
-    "bytes", the next character for "chars", the next line for "words". A file that lies across a cut is divided.
+    Each cut is at the byte that its share asks for, or else at the next place that the level allows: any byte for
+    "bytes", the next line for "words", the next character for others. A file that lies across a cut is divided.
 
     Args:
-        pieces: whole files, as `find_files` gives them.
-        shares: one for each split, in the order of `SPLITS`; what rounding leaves over is the last one's.
+        slices: whole files, as :func:`find_files` gives them.
+        shares: one for each split, in the order of ``SPLITS``. The last split gets what rounding leaves over.
+        level: name of the tokenizer.
+
+    Returns:
+        The slices of each split.
 
     Raises:
         ValueError: a split would be empty.
     """
-    total = sum(piece.num_bytes for piece in pieces)
-    # A sum that is 1 only to within the tolerance must not lose the last bytes.
+    total = sum(whole.num_bytes for whole in slices)
+    # The last one gets all, even if the shares sum to 1 only to within the tolerance.
     wanted = [int(total * share) for share in accumulate(shares[:-1])] + [total]
-    splits, rest = {}, deque(pieces)
+    splits, rest = {}, deque(slices)
     done = 0
     for name, target in zip(SPLITS, wanted):
         part = []
         while rest and done < target:
-            piece = rest.popleft()
-            middle = _next_boundary(piece, piece.start + target - done, level)
-            part.append(replace(piece, stop=middle, ends_file=piece.ends_file and middle == piece.stop))
-            if middle < piece.stop:
-                rest.appendleft(replace(piece, start=middle))
+            first = rest.popleft()
+            middle = _next_boundary(first, first.start + target - done, level)
+            part.append(replace(first, stop=middle, ends_file=first.ends_file and middle == first.stop))
+            if middle < first.stop:
+                rest.appendleft(replace(first, start=middle))
             done += part[-1].num_bytes
         if not part:
             share = float(shares[SPLITS.index(name)])
             raise ValueError(
-                f"--split: {name} would be empty: its share {share:g} of {total} bytes has no room for one of the {level}; "
-                "give it a larger share, or more text"
+                f"--split: {name} would be empty: its share {share:g} of {total} bytes has no room for one of the "
+                f"{level}; give it a larger share, or more text"
             )
         splits[name] = part
     return splits
 
 
-def _next_boundary(piece: FileSlice, offset: int, level: str) -> int:
-    """The first place in `piece`, not before `offset` (which is after its start), where `level` allows a cut."""
-    if offset >= piece.stop or level == "bytes":
-        return min(offset, piece.stop)
-    with open(piece.path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+def _next_boundary(whole: FileSlice, offset: int, level: str) -> int:
+    """The first offset in a slice, not before ``offset`` (which is after its start), where the level allows a cut."""
+    if offset >= whole.stop or level == "bytes":
+        return min(offset, whole.stop)
+    with open(whole.path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if level == "words":
-            # From one byte before: a line that ends right at `offset` is a place to cut.
+            # From one byte before: a line may end right at `offset`.
             match = LINE_END.search(content, offset - 1)
-            return match.end() if match else piece.stop
-        while offset < piece.stop and 0x80 <= content[offset] < 0xC0:
+            return match.end() if match else whole.stop
+        while offset < whole.stop and 0x80 <= content[offset] < 0xC0:
             offset += 1
     return offset

@@ -1,4 +1,4 @@
-"""Working on many things at once, and getting the results in order."""
+"""Parallel work whose results come in order."""
 
 import multiprocessing
 import os
@@ -14,18 +14,18 @@ from typing import Any, TypeVar
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
 
-# Things handed out for each worker, so that none waits and few results do.
+# Things to hand out ahead for each worker, so that no worker waits and few results are kept.
 AHEAD = 2
 
-# No more processes than this unless asked for, as each comes to hold a table of all words.
+# At most this many processes unless the user asks for more, since each holds a table of all words.
 PROCESSES = 8
 
-# What a worker process was started for.
+# The function that a worker process was started for.
 _function: Callable[[Any], Any] | None = None
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -33,12 +33,15 @@ def available_cores() -> int:
 def ordered_map(
     function: Callable[[Thing], Result], things: Iterable[Thing], *, workers: int, in_processes: bool
 ) -> Iterator[Iterator[Result]]:
-    """Inside the `with`, the results of `function` on each thing, in order.
+    """Calls a function on many things, in parallel.
+
+    Inside the ``with``, an iterator over the results, in the order of the things.
 
     Args:
-        function: called in `workers` threads, or in processes that are forked for it, so that it need not be picklable;
-            with one worker, in this thread.
-        things: picklable, if there are processes.
+        function: need not be picklable, since processes are forked for it.
+        things: must be picklable if there are processes.
+        workers: number of threads or processes. With one, the function is called in this thread.
+        in_processes: use processes instead of threads.
 
     Raises:
         RuntimeError: a process was killed, as Linux does when memory runs out.
@@ -67,7 +70,7 @@ def _in_order(executor: Executor, call: Callable, things: Iterable, ahead: int) 
 
 
 def _processes(function: Callable, workers: int) -> Executor:
-    # Forking takes what is loaded along: starting afresh would load fairseq in every process, which takes seconds.
+    # A forked process has fairseq loaded already, which takes seconds in a new one.
     context = multiprocessing.get_context("fork")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(function,))
 
@@ -75,7 +78,7 @@ def _processes(function: Callable, workers: int) -> Executor:
 def _start(function: Callable) -> None:
     global _function
     _function = function
-    # Ctrl-C goes to all processes, and is the first one's to act on.
+    # Ctrl-C goes to all processes. The main one handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

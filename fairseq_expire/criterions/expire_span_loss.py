@@ -1,4 +1,4 @@
-"""Cross-entropy plus what the memory policy asks for, with what the memory did in the log."""
+"""Cross-entropy plus the penalty of the memory policy, with statistics of the memory in the log."""
 
 import math
 from dataclasses import dataclass, field
@@ -40,16 +40,17 @@ class ExpireSpanLoss(FairseqCriterion):
             raise ValueError(f"--expire-loss-weight is a price: expected a number from 0 on, got {expire_loss_weight}")
         if not hasattr(task, "level"):
             raise ValueError(
-                f"--criterion expire_span_loss needs the memories of --task memory_caching_lm, which {type(task).__name__} "
+                "--criterion expire_span_loss needs the memories of --task memory_caching_lm, which "
+                f"{type(task).__name__} "
                 "does not keep: name that task, or use --criterion cross_entropy"
             )
         self.expire_loss_weight = expire_loss_weight
         self.sentence_avg = sentence_avg
-        # The symbol is a byte or a character: bits per token are bits per character.
+        # For these symbols, bits per token are bits per character.
         self.log_bpc = task.level in ("bytes", "chars")
 
     def forward(self, model, sample, reduce=True) -> Tuple[Tensor, int, Dict[str, Any]]:
-        """Returns the loss summed over tokens (natural logarithm), the sample size, and what to log."""
+        """Returns the loss summed over tokens in nats, the sample size, and the values to log."""
         features, extra = model(**sample["net_input"])
         nll = self.cross_entropy(model, features, sample["target"])
         penalties = [report.penalty.sum() for report in extra["reports"] if report.penalty is not None]
@@ -68,15 +69,16 @@ class ExpireSpanLoss(FairseqCriterion):
             "memory_bytes": extra["memory"].nbytes,
             **self.memory_statistics(extra["reports"], sample["target"] != self.padding_idx),
         }
-        # Of a batch made by hand there is one.
+        # A batch that a program made is the only one.
         micro_batch, micro_batches = sample.get("micro_batch", 0), sample.get("micro_batches", 1)
         logging_output["span_max"] = scatter_to_rank(logging_output["span_max"], micro_batch, micro_batches)
         return loss, sample_size, logging_output
 
     def cross_entropy(self, model, features: Tensor, target: Tensor) -> Tensor:
-        """Summed over the tokens that are not padding, in nats.
+        """Returns the cross-entropy in nats, summed over the tokens that are not padding.
 
         Args:
+            model: the model, for its adaptive softmax.
             features: [B, T, V] scores, or [B, T, D] with an adaptive softmax.
             target: [B, T].
         """
@@ -85,18 +87,23 @@ class ExpireSpanLoss(FairseqCriterion):
             return F.cross_entropy(scores, target.flatten(), ignore_index=self.padding_idx, reduction="sum")
         (head, *tails), (head_target, *tail_targets) = model.decoder.adaptive_softmax(features, target.flatten())
         loss = F.cross_entropy(head.float(), head_target, ignore_index=self.padding_idx, reduction="sum")
-        for scores, band in zip(tails, tail_targets):
-            if band is not None:
-                # Words count from the start of their band here: the padding index is an ordinary word.
-                loss = loss + F.cross_entropy(scores.float(), band, reduction="sum")
+        for scores, cluster_target in zip(tails, tail_targets):
+            if cluster_target is not None:
+                # Words are counted from the start of their cluster: the padding index is an ordinary word.
+                loss = loss + F.cross_entropy(scores.float(), cluster_target, reduction="sum")
         return loss
 
     @staticmethod
     @torch.no_grad()
     def memory_statistics(reports: Tuple[LayerReport, ...], tokens: Tensor) -> Dict[str, Tensor]:
-        """Sums over the tokens of a batch ([B, T] bool marks them), one value for each layer, and the largest span."""
+        """Returns sums over the tokens of a batch, one value per layer, and the largest span.
+
+        Args:
+            reports: of the layers.
+            tokens: [B, T] bool, False for padding.
+        """
         sizes = torch.stack([(report.memory_size * tokens).sum() for report in reports]).double()  # [layers]
-        # [B, T, H], a mean over heads where each has its own.
+        # [B, T, H]; H is 1 unless each head has spans of its own.
         spans = [report.span.masked_fill(~tokens.unsqueeze(-1), 0) for report in reports]
         largest = torch.stack([span.max() for span in spans]).max()
         spans = torch.stack([span.mean(dim=-1).sum(dtype=torch.float64) for span in spans])
@@ -104,7 +111,7 @@ class ExpireSpanLoss(FairseqCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs: List[Dict[str, Any]]) -> None:
-        """Logs what all processes saw: bits per token, spans in steps, memory sizes in states, megabytes."""
+        """Logs bits per token, spans in steps, memory sizes in states and in megabytes, over all processes."""
 
         def total(key):
             return sum(log[key] for log in logging_outputs)
@@ -131,16 +138,22 @@ class ExpireSpanLoss(FairseqCriterion):
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
-        """fairseq adds them up over processes (what it has for others needs a GPU); for a maximum see :func:`scatter_to_rank`."""
+        """Returns True: fairseq adds the values of all processes up. Its other way needs a GPU.
+
+        For a maximum see :func:`scatter_to_rank`.
+        """
         return True
 
 
 def scatter_to_rank(value: Tensor, micro_batch: int, micro_batches: int) -> Tensor:
-    """A scalar in a vector with a place for each micro-batch of each process, zeros elsewhere: a sum of such vectors holds them all.
+    """Returns a vector with one place per process and micro-batch, all zero but for the value of this one.
+
+    The sum of such vectors over processes and micro-batches holds all values, and so their maximum.
 
     Args:
         value: a scalar, not negative.
-        micro_batch, micro_batches: which micro-batch of an update of this process it belongs to, of how many.
+        micro_batch: the micro-batch of an update that the value belongs to.
+        micro_batches: how many micro-batches an update of this process has.
     """
     processes = distributed_utils.get_data_parallel_world_size()
     # Without several processes fairseq has no ranks.

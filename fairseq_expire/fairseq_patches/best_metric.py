@@ -24,7 +24,8 @@ def check_best_metric(trainer: Trainer) -> None:
         for option, value in (("--patience", cfg.patience), ("--keep-best-checkpoints", cfg.keep_best_checkpoints)):
             if value > 0:
                 raise ValueError(
-                    f"{option} {value} compares validations, and --disable-validation leaves them out: leave out one of the two"
+                    f"{option} {value} compares validations, and --disable-validation leaves them out: leave out one "
+                    "of the two"
                 )
         return
     if cfg.maximize_best_checkpoint_metric and metric in LOSSES:
@@ -36,14 +37,17 @@ def check_best_metric(trainer: Trainer) -> None:
     if metric not in names:
         names = [name for name in names if name not in ("num_updates", "wps", "wpb", "bsz")]
         raise ValueError(
-            f"--best-checkpoint-metric {metric}: no validation logs that with --criterion {trainer.cfg.criterion._name}; "
-            f"expected one of {', '.join(names)}"
+            f"--best-checkpoint-metric {metric}: no validation logs that with --criterion "
+            f"{trainer.cfg.criterion._name}; expected one of {', '.join(names)}"
         )
 
 
 @torch.no_grad()
 def logged_names(trainer: Trainer, subset: str) -> list[str]:
-    """Returns the names that a validation on a split logs, from validating on its first batch as fairseq's trainer does."""
+    """Returns the names that a validation on a split logs.
+
+    It validates on the first batch, as fairseq's trainer does.
+    """
     dummy = trainer._dummy_batch
     batch = trainer.get_valid_iterator(subset).first_batch
     trainer.reset_dummy_batch(dummy)

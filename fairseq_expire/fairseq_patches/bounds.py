@@ -27,7 +27,9 @@ def keep_bounds_of(optimizer: FairseqOptimizer, model: nn.Module) -> None:
 
 
 def _copies(optimizer: FairseqOptimizer) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Yields each parameter of ``--fp16`` or ``--bf16`` with (a view of) the float32 copy that is optimised in its place."""
+    """Yields each parameter of ``--fp16`` or ``--bf16`` with (a view of) the float32 copy that is optimised in its
+    place.
+    """
     if not isinstance(optimizer, FP16Optimizer):
         return
     copies = optimizer.fp32_params

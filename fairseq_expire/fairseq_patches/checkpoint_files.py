@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from fairseq_expire.streaming.memory_files import UNFINISHED, is_memory_file, set_of
-from fairseq_expire.tokenizers.dictionary_check import DIGEST
+from fairseq_expire.tokenizers.dictionary import DIGEST
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ class _Progress(NamedTuple):
 
 
 class ModelSummary(NamedTuple):
-    """The digest of the dictionary that a checkpoint's model was trained with, None if it has none; the names of the weights; and
-    whether there is a moving average of them."""
+    """The digest of the dictionary that a checkpoint's model was trained with, None if it has none; the names of the
+    weights; and whether there is a moving average of them."""
 
     digest: str | None
     weights: list[str]
@@ -35,13 +35,12 @@ class ModelSummary(NamedTuple):
 def last_complete(filename: str, *, suffix: str) -> str:
     """Returns the checkpoint to load in place of ``filename``.
 
-    That is ``filename`` itself if it is complete or missing. If the last checkpoint of a folder is cut short, it is the complete one
-    with the most updates.
+    That is ``filename`` itself if it is complete or missing. If the last checkpoint of a folder is cut short, it is the
+    complete one with the most updates.
 
     Args:
         filename: the checkpoint that fairseq asks for.
         suffix: of fairseq's checkpoint names.
-
     Raises:
         ValueError: the checkpoint is cut short and there is nothing to load instead.
     """
@@ -64,7 +63,10 @@ def last_complete(filename: str, *, suffix: str) -> str:
 
 
 def read_model_summary(path: str) -> ModelSummary | None:
-    """Reads the summary of a checkpoint. Returns None if the file is missing or unreadable: loading all of it tells why."""
+    """Reads the summary of a checkpoint.
+
+    Returns None if the file is missing or unreadable: loading all of it tells why.
+    """
     try:
         # Memory-mapped, so that the weights are not read.
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -98,7 +100,10 @@ def _checkpoints(folder: Path) -> Iterator[Path]:
 
 
 def _is_complete(path: Path) -> bool:
-    """Returns whether a file of torch.save has its end. A file of another format counts as complete: torch tells what it is."""
+    """Returns whether a file of torch.save has its end.
+
+    A file of another format counts as complete: torch tells what it is.
+    """
     with open(path, "rb") as file:
         start = file.read(4)
     return len(start) == 4 and (start != b"PK\x03\x04" or zipfile.is_zipfile(path))

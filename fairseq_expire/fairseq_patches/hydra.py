@@ -1,4 +1,4 @@
-"""The end of a ``fairseq-hydra-train`` run that cannot begin: the sentence of the error in the last line, as in ``fairseq-train``.
+"""The end of a ``fairseq-hydra-train`` run that cannot begin: its last line is the error, as in ``fairseq-train``.
 
 Hydra prints a hint below the error. An option in the sentence also gets its name in a config file.
 """

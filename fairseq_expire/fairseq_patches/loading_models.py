@@ -1,6 +1,6 @@
-"""Loading models from checkpoints, as all of fairseq's commands do: clear errors, several files, weights without a history.
+"""Loading models from checkpoints in all of fairseq's commands: clear errors, several files, weights without history.
 
-Two of the three patches also act for other tasks: they only turn what fails into a clear error, or into something that works.
+Two of the three patches act for every task: they turn what fails into a clear error, or into something that works.
 """
 
 import ast
@@ -19,14 +19,16 @@ from fairseq_expire.inference.checkpoint_problems import problem_of
 
 
 def install() -> None:
-    """Wraps three functions of ``fairseq.checkpoint_utils``, and lets torch load the options of older translation models."""
+    """Wraps three functions of ``fairseq.checkpoint_utils``, and lets torch load the options of older translation
+    models.
+    """
     checkpoint_utils.load_checkpoint_to_cpu = _with_clear_errors(checkpoint_utils.load_checkpoint_to_cpu)
     checkpoint_utils._upgrade_state_dict = _without_history(checkpoint_utils._upgrade_state_dict)
     checkpoint_utils.load_model_ensemble_and_task = _with_checked_arguments(
         checkpoint_utils.load_model_ensemble_and_task
     )
-    # torch from 2.6 on refuses the Namespace in which fairseq's translation models (--lm-path) keep their options. It only holds
-    # values.
+    # torch from 2.6 on refuses the Namespace in which fairseq's translation models (--lm-path) keep their options. It
+    # only holds values.
     if hasattr(torch.serialization, "add_safe_globals"):
         torch.serialization.add_safe_globals([Namespace])
 

@@ -11,7 +11,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq_expire.modules.config import MODEL_CONFIG
-from fairseq_expire.tokenizers.dictionary_check import DIGEST
+from fairseq_expire.tokenizers.dictionary import DIGEST
 
 
 def options_of(path: str) -> DictConfig | None:
@@ -34,7 +34,6 @@ def check_overrides(paths: Iterable[str], overrides: Mapping[str, Any]) -> None:
     Args:
         paths: of the checkpoints.
         overrides: values by name, or by group and name.
-
     Raises:
         ValueError: an override is no option; the sentence lists the options.
     """

@@ -1,4 +1,4 @@
-"""The base class of the tasks that the patches are for, and what it does when one of several processes runs out of memory."""
+"""The base class of the tasks that the patches are for; it handles one of several processes running out of memory."""
 
 import logging
 
@@ -15,11 +15,11 @@ class PatchedTask(FairseqTask):
 
     Subclasses have a ``dictionary`` and the option ``save_memory``.
 
-    A process that trains alone leaves out a batch that is too large for its memory: fairseq's trainer does this. One of several
-    processes also has to send its gradients and its log, or the others wait forever. PyTorch's DDP sends gradients in the
-    backward pass only. So the process reads one token instead, with an ignored gradient, as fairseq does in a process that has
-    no text left. If the memory runs out in the backward pass, DDP has sent some gradients already, and only
-    ``--ddp-backend legacy_ddp`` can go on.
+    A process that trains alone leaves out a batch that is too large for its memory: fairseq's trainer does this. One of
+    several processes also has to send its gradients and its log, or the others wait forever. PyTorch's DDP sends
+    gradients in the backward pass only. So the process reads one token instead, with an ignored gradient, as fairseq
+    does in a process that has no text left. If the memory runs out in the backward pass, DDP has sent some gradients
+    already, and only ``--ddp-backend legacy_ddp`` can go on.
     """
 
     # The name of the memory files of the checkpoint that is being written; None if it has none. ``saving`` sets it.
@@ -34,8 +34,8 @@ class PatchedTask(FairseqTask):
             if "out of memory" not in str(error) or distributed_utils.get_data_parallel_world_size() == 1:
                 raise
             logger.warning("OOM: this process takes no part in an update: %s", error)
-        # Outside the handler, because the error keeps the batch alive. As in fairseq, the gradients of earlier micro-batches of
-        # this update are lost, too.
+        # Outside the handler, because the error keeps the batch alive. As in fairseq, the gradients of earlier
+        # micro-batches of this update are lost, too.
         optimizer.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -4,8 +4,8 @@ import os
 
 import torch
 
-# Programs that start several processes; the variables that each process then has, the last of which counts the processes; and the
-# advice for a run on GPUs.
+# Programs that start several processes; the variables that each process then has, the last of which counts the
+# processes; and the advice for a run on GPUs.
 _STARTERS = (
     (
         "torchrun",
@@ -24,8 +24,8 @@ _STARTERS = (
 def check_processes_are_joined() -> None:
     """Raises ValueError if this is one of several processes each of which would train a model of its own.
 
-    fairseq looks for other processes only if ``--distributed-world-size`` is not 1. Its default is the number of GPUs that the
-    process sees, and so it is 1 if there is one GPU or none.
+    fairseq looks for other processes only if ``--distributed-world-size`` is not 1. Its default is the number of GPUs
+    that the process sees, and so it is 1 if there is one GPU or none.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return
@@ -34,8 +34,8 @@ def check_processes_are_joined() -> None:
             continue
         rank, count = variables[-2], os.environ[variables[-1]]
         raise ValueError(
-            f"{starter} started {count} processes, but fairseq has not joined them: each would train a model of its own; "
-            f"{with_gpus.format(count=count)}, on CPUs --cpu --ddp-backend legacy_ddp --distributed-backend gloo "
+            f"{starter} started {count} processes, but fairseq has not joined them: each would train a model of its "
+            f"own; {with_gpus.format(count=count)}, on CPUs --cpu --ddp-backend legacy_ddp --distributed-backend gloo "
             f"--distributed-world-size {count} --distributed-rank ${rank} --distributed-no-spawn "
             "--distributed-init-method tcp://HOST:PORT (README, 'Several processes'). "
             f"If each is meant to train its own, unset {variables[-1]}"

@@ -19,7 +19,7 @@ from fairseq_expire.fairseq_patches.overrides import options_of
 from fairseq_expire.fairseq_patches.patched_task import PatchedTask
 from fairseq_expire.fairseq_patches.stopping import stop_if_over
 from fairseq_expire.fairseq_patches.trained_options import check_trained_options
-from fairseq_expire.tokenizers.dictionary_check import check_dictionary, check_names
+from fairseq_expire.tokenizers.dictionary import check_dictionary, check_names
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ def _with_checks(fairseq_load):
         restore_file = self.cfg.checkpoint.restore_file
         if restore_file != "checkpoint_last.pt" and not PathManager.isfile(filename):
             raise ValueError(
-                f"--restore-file {restore_file}: there is no such file, and fairseq would train a new model; look at the "
-                "spelling, or leave the option out"
+                f"--restore-file {restore_file}: there is no such file, and fairseq would train a new model; look at "
+                "the spelling, or leave the option out"
             )
         filename = last_complete(filename, suffix=self.checkpoint_suffix)
         summary = _check_dictionary_of(filename, self.task)
@@ -76,7 +76,8 @@ def _with_checks(fairseq_load):
         new_run = reset_optimizer or reset_meters or self.cfg.checkpoint.reset_dataloader
         stop_if_over(self, patience=None if new_run else state.get("patience"))
         if not reset_meters and extra_state["train_iterator"]["iterations_in_epoch"] == 0:
-            # At the end of an epoch fairseq drops all meters, but the averages of --log-interval do not end with an epoch.
+            # At the end of an epoch fairseq drops all meters, but the averages of --log-interval do not end with an
+            # epoch.
             metrics.load_state_dict(
                 {name: meter for name, meter in extra_state["metrics"].items() if name == "train_inner"}
             )
@@ -101,7 +102,10 @@ def _check_dictionary_of(path: str, task: PatchedTask) -> ModelSummary | None:
 
 @contextmanager
 def _average_from(summary: ModelSummary | None, trainer: Trainer):
-    """Lets ``--store-ema`` begin with the weights of a checkpoint that has no moving average, where fairseq ends in a KeyError."""
+    """Lets ``--store-ema`` begin with the weights of a checkpoint without a moving average.
+
+    fairseq would end in a KeyError.
+    """
     options = trainer.cfg.ema
     begins = options.store_ema and summary is not None and not summary.has_average
     if begins:

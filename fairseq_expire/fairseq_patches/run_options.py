@@ -18,8 +18,8 @@ def install() -> None:
     """Wraps ``fairseq.dataclass.initialize.add_defaults``, the first function that training calls with its options."""
     fairseq_defaults = initialize.add_defaults
     initialize.add_defaults = _with_checks(fairseq_defaults)
-    # fairseq_cli.train has imported the function by name, and is the main module if it was started with `python -m`. It is
-    # looked up, because importing it would set up logging.
+    # fairseq_cli.train has imported the function by name, and is the main module if it was started with `python -m`. It
+    # is looked up, because importing it would set up logging.
     for name in ("fairseq_cli.train", "__main__"):
         if getattr(sys.modules.get(name), "add_defaults", None) is fairseq_defaults:
             sys.modules[name].add_defaults = initialize.add_defaults
@@ -39,13 +39,14 @@ def _with_checks(fairseq_defaults):
             return
         if task.save_memory:
             raise ValueError(
-                "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good one, and "
-                "later than the memory that belongs to them: leave it out, or give --no-save-memory"
+                "--write-checkpoints-asynchronously writes checkpoints in place, where a kill cuts short the last good "
+                "one, and later than the memory that belongs to them: leave it out, or give --no-save-memory"
             )
         # fairseq looks for it soon after, without a clear error.
         if "iopath" not in sys.modules and importlib.util.find_spec("iopath") is None:
             raise ValueError(
-                "--write-checkpoints-asynchronously needs iopath, which is not installed: pip install iopath, or leave it out"
+                "--write-checkpoints-asynchronously needs iopath, which is not installed: pip install iopath, or leave "
+                "it out"
             )
 
     return add_defaults

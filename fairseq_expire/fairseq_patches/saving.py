@@ -1,7 +1,8 @@
 """Saving a checkpoint together with its memory, so that a kill at any moment leaves a complete pair.
 
-fairseq asks only the first process for the state of the task, and makes checkpoints with other names by copying in place. Here every
-process writes its memory first, then the checkpoint is written, then memory files that no checkpoint needs are deleted.
+fairseq asks only the first process for the state of the task, and makes checkpoints with other names by copying in
+place. Here every process writes its memory first, then the checkpoint is written, then memory files that no checkpoint
+needs are deleted.
 """
 
 import functools
@@ -43,9 +44,8 @@ def _save_memory(folder: Path, trainer: Trainer, epoch_itr) -> str | None:
     """Writes the memory of this process and waits for the other processes.
 
     Returns:
-        The name that the files of all processes share; None if there is nothing to save, as at the end of an epoch, since the next
-        one starts with an empty memory.
-
+        The name that the files of all processes share. None if there is nothing to save, as at the end of an epoch:
+        the next one starts with an empty memory.
     Raises:
         OSError, RuntimeError: a process could not write its file.
     """

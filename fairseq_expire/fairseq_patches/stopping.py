@@ -13,8 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def patience_state() -> dict[str, float] | None:
-    """Returns the best validation so far and the number of validations since then, as fairseq-train counts them; None before the
-    first."""
+    """Returns the best validation so far, and how many there were since then; None before the first validation."""
     counter = _counter()
     if not hasattr(counter, "best"):
         return None
@@ -29,7 +28,7 @@ def load_patience_state(state: dict[str, float] | None) -> None:
 
 def _counter():
     """Returns fairseq's function that counts; None outside of fairseq-train."""
-    # Looked up, because importing the command sets up logging. It is the main module if it was started with `python -m`.
+    # Looked up, because importing the command sets up logging. With `python -m` it is the main module.
     commands = (sys.modules.get(name) for name in ("fairseq_cli.train", "__main__"))
     return next((command.should_stop_early for command in commands if hasattr(command, "should_stop_early")), None)
 

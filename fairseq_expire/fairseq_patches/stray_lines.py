@@ -1,4 +1,4 @@
-"""A filter for lines of other libraries that a user can do nothing about, because only fairseq could change what they tell."""
+"""A filter for lines of other libraries that a user can do nothing about: only fairseq could change their cause."""
 
 import logging
 import re
@@ -19,7 +19,8 @@ WARNINGS = (
     ("`torch.cuda.amp.GradScaler(args...)` is deprecated.", FutureWarning, "fairseq.optim.amp_optimizer"),
     ("'pin_memory' argument is set as true but no accelerator is found", UserWarning, "torch.utils.data.dataloader"),
 )
-# Python, about fairseq's source. pip compiles it during the installation, other installers leave it to the first import.
+# Python, about fairseq's source. pip compiles it during the installation, other installers leave it to the first
+# import.
 OF_THE_SOURCE = ('"is not" with a literal', "invalid escape sequence")
 SOURCE = r".*[\\/]fairseq[\\/]"
 
@@ -38,5 +39,5 @@ def silence() -> None:
 
 
 def _is_about_a_parameter(record: logging.LogRecord) -> bool:
-    """Returns False for the biases that layers do not have, which the trainer takes for one parameter that they share."""
+    """Returns False for a missing bias: the trainer takes all missing biases for one shared parameter."""
     return re.fullmatch(r"detected shared parameter: \S+\.bias <- \S+\.bias", record.getMessage()) is None

@@ -1,6 +1,7 @@
-"""Text in and out of ``fairseq-interactive``, ``fairseq-generate`` and ``fairseq-eval-lm``: UTF-8 in every locale, and any bytes.
+"""Input and output of ``fairseq-interactive``, ``-generate`` and ``-eval-lm``: UTF-8 in every locale, and any bytes.
 
-A byte that is not UTF-8 becomes a lone surrogate in a str (Python's ``surrogateescape``). A byte model turns it back into the byte.
+A byte that is not UTF-8 becomes a lone surrogate in a str (Python's ``surrogateescape``). A byte model turns it back
+into the byte.
 """
 
 import io
@@ -24,13 +25,17 @@ def use_utf8() -> None:
 
 
 def read_lines(path: str, number: int) -> Iterator[list[str]]:
-    """Yields lines without white space at their ends. fairseq's ``buffered_read`` ends at the first byte that is not UTF-8.
+    """Yields lines without white space at their ends.
+
+    It replaces fairseq's ``buffered_read``, which ends at the first byte that is not UTF-8.
 
     Args:
         path: of the file; "-" for standard input.
         number: lines in each list.
     """
-    source = nullcontext(sys.stdin) if path == "-" else open(path, encoding="utf-8", errors="surrogateescape")
+    source = (
+        nullcontext(sys.stdin) if path == "-" else open(path, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    )
     with source as file:
         # Line by line, so that a typed line is answered at once.
         lines = (line.strip() for line in iter(file.readline, ""))

@@ -1,10 +1,10 @@
-"""A check of the options that are part of a trained model: training goes on from a checkpoint only with the same values.
+"""A check of the options that are part of a trained model, which must not change when training goes on.
 
 fairseq takes the options of the command line, whatever the checkpoint was trained with.
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any, NamedTuple
 
 from fairseq import options
@@ -12,12 +12,12 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 
 # Key in the metadata of an option's field: the option is part of the trained model.
 TRAINED = "trained"
-# A value of this key: the weights fit with any value of the option, and a run that takes only the weights may change it.
+# A value of this key: the weights fit with any value of the option. A run that takes only the weights may change it.
 SPANS = "spans"
 
 
 class Difference(NamedTuple):
-    """An option (``--max-span``), its value in the checkpoint and in this run, and whether the weights fit with both."""
+    """An option (``--max-span``), its value in the checkpoint and in this run; whether the weights fit with both."""
 
     option: str
     trained: str
@@ -51,10 +51,8 @@ def _values_in_use(model: Mapping[str, Any], relevant) -> dict[str, Any]:
 
     An option that a checkpoint does not have yet gets its default.
     """
-    values = {
-        field.name: model[field.name] if field.name in model else None if field.default is MISSING else field.default
-        for field in relevant
-    }
+    # omegaconf's get would return the default for a value of None, too.
+    values = {field.name: model[field.name] if field.name in model else _default(field) for field in relevant}
     for clusters, present in (
         ("adaptive_input", values["adaptive_input"]),
         ("adaptive_softmax", values["adaptive_softmax_cutoff"] is not None),
@@ -70,6 +68,10 @@ def _values_in_use(model: Mapping[str, Any], relevant) -> dict[str, Any]:
         name: value if isinstance(value, (int, float, list, type(None))) else str(value)
         for name, value in values.items()
     }
+
+
+def _default(field: Field) -> Any:
+    return None if field.default is MISSING else field.default
 
 
 def _shown(value: Any) -> str:
@@ -89,10 +91,8 @@ def check_trained_options(
         path: of the checkpoint.
         trained, asked: see :func:`differences`.
         weights_only: whether the run takes the weights alone and begins anew.
-
     Returns:
         A sentence about the allowed differences of a run that takes the weights alone; empty if there are none.
-
     Raises:
         ValueError: the model is another one.
     """
@@ -105,8 +105,9 @@ def check_trained_options(
     if refused:
         fits = all(each.weights_fit for each in refused)
         raise ValueError(
-            f"{path} was trained with {values(refused, 'trained')}, and this run asks for {values(refused, 'asked')}: that "
-            "is part of the trained model; give what it was trained with, or train a new model in another --save-dir"
+            f"{path} was trained with {values(refused, 'trained')}, and this run asks for {values(refused, 'asked')}: "
+            "that is part of the trained model; give what it was trained with, or train a new model in another "
+            "--save-dir"
             + (" (or, in one, take its weights alone into other spans with --finetune-from-model)" if fits else "")
         )
     if not different:

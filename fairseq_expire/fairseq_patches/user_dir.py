@@ -1,15 +1,16 @@
 """Registration when fairseq loads this package with ``--user-dir``, by any path and any name.
 
-``fairseq.utils.import_user_module`` takes the last part of the path as the name of a package. If no package of this name is
-imported yet, it imports it, and then every module in its folders ``tasks`` and ``models``. Otherwise it only asks whether the
-path is in the package's ``__path__``. So this package registers itself in two moments: when it is imported during such a call,
-and when it is asked for a path during such a call. A user directory that builds on this package is such a call as well.
+``fairseq.utils.import_user_module`` takes the last part of the path as the name of a package. If no package of this
+name is imported yet, it imports it, and then every module in its folders ``tasks`` and ``models``. Otherwise it only
+asks whether the path is in the package's ``__path__``. So this package registers itself in two moments: when it is
+imported during such a call, and when it is asked for a path during such a call. A user directory that builds on this
+package is such a call as well.
 
-The package registers under one name, ``fairseq_expire``. A folder with another name (a link, or a renamed folder) becomes a
-second name of that package, so that nothing is registered twice.
+The package registers under one name, ``fairseq_expire``. A folder with another name (a link, or a renamed folder)
+becomes a second name of that package, so that nothing is registered twice.
 
-Neither this module nor ``fairseq_patches/__init__.py`` imports anything of fairseq or of this package: both are imported with
-the package itself, under the name of its folder.
+Neither this module nor ``fairseq_patches/__init__.py`` imports anything of fairseq or of this package: both are
+imported with the package itself, under the name of its folder.
 """
 
 import importlib
@@ -36,7 +37,7 @@ def is_loading() -> bool:
 
 
 class SearchPath(list):
-    """The package's ``__path__``. It contains every path to the package's folder, not only the one that it was imported by.
+    """The package's ``__path__``, which contains every path to the package's folder, not only the imported one.
 
     Without this, fairseq would advise to rename the folder, which does not help.
     """
@@ -64,7 +65,6 @@ def become(name: str, folder: str) -> None:
     Args:
         name: the name under which ``folder`` is being imported.
         folder: a folder of this package that has another name.
-
     Raises:
         ImportError: Python finds another copy of the package under its own name.
     """
@@ -107,7 +107,7 @@ def _check_same(folder: str, other: str) -> None:
 
 def _two_copies(path: str, other: str) -> str:
     return (
-        f"--user-dir {path} is a copy of {NAME} beside the one in {other}, which Python finds first, and fairseq can register "
-        f"only one; give --user-dir {other}, or remove that one (pip uninstall fairseq-expire, if it is installed) and name the "
-        f"copy's folder {NAME}"
+        f"--user-dir {path} is a copy of {NAME} beside the one in {other}, which Python finds first, and fairseq can "
+        f"register only one; give --user-dir {other}, or remove that one (pip uninstall fairseq-expire, if it is "
+        f"installed) and name the copy's folder {NAME}"
     )

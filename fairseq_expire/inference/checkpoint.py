@@ -11,8 +11,7 @@ from fairseq_expire.inference.checkpoint_problems import NO_MODEL, problem_of
 from fairseq_expire.modules import LanguageModel, LanguageModelConfig
 from fairseq_expire.modules.config import MODEL_CONFIG
 from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.dictionary import SymbolTable
-from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary, check_names, dictionary_digest
+from fairseq_expire.tokenizers.dictionary import DIGEST, SymbolTable, check_dictionary, check_names, dictionary_digest
 
 # What fairseq puts in front of the names of the model's weights.
 PREFIX = "decoder.model."
@@ -41,7 +40,7 @@ def read_checkpoint(path: Path, data: Path | None, *, span_limit: int | None = N
     options = state["cfg"]["model"]
     _check_kind(path, options)
     data = data or _training_data(path, state["cfg"]["task"])
-    tokenizer = BoundTokenizer.of(data)
+    tokenizer = BoundTokenizer.load(data)
     check_dictionary(
         options.get(DIGEST), tokenizer.symbols, model=f"the checkpoint {path}", dictionary=str(data / "dict.txt")
     )
@@ -130,10 +129,10 @@ def _describe(path: Path, options: dict[str, Any], dictionary: SymbolTable) -> L
     """
     models, name = sys.modules.get("fairseq.models"), options.get("_name")
     architecture = None if models is None else models.ARCH_MODEL_REGISTRY.get(name)
-    if not hasattr(architecture, "describe"):
+    if not hasattr(architecture, "make_config"):
         raise ValueError(
             f"{path}: nothing here knows the architecture {name}, whose memory policy only the code that defines it "
             "can make; import the package that registers it first"
         )
     # Architectures read options of this type; fairseq has imported its module.
-    return architecture.describe(sys.modules["omegaconf"].OmegaConf.create(options), dictionary)
+    return architecture.make_config(sys.modules["omegaconf"].OmegaConf.create(options), dictionary)

@@ -9,11 +9,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fairseq_expire.files import file_sha256, write_atomically
+from fairseq_expire.files import file_sha256, new_folder, write_atomically
 from fairseq_expire.modules import LanguageModel, LanguageModelConfig
 from fairseq_expire.tokenizers import manifest
 from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary
+from fairseq_expire.tokenizers.dictionary import DIGEST, check_dictionary
 from fairseq_expire.tokenizers.subwords import MODEL_FILE
 
 FORMAT = 3
@@ -34,39 +34,23 @@ def write_folder(dest: str | Path, model: LanguageModel, data: Path, *, version:
     Raises:
         ValueError: if something else is at ``dest``; if only the code of its memory policy can make the model.
     """
-    # Imported here because it locks folders with POSIX means; on other systems exports are only read.
-    from fairseq_expire.folders import new_folder
-
     model_config = model.config.to_json()
     with new_folder(dest, force=force, mark=CONFIG) as folder:
-        _empty(folder)
         for name in TEXT_FILES:
             if (data / name).is_file():
                 write_atomically(folder / name, (data / name).read_bytes())
-        tokenizer = BoundTokenizer.of(folder)
+        tokenizer = BoundTokenizer.load(folder)
         weights = {name: value.cpu().contiguous() for name, value in _distinct(model.state_dict()).items()}
         write_atomically(folder / WEIGHTS, safetensors.torch.save(weights))
         config = {
             "format": FORMAT,
             "version": version,
-            "level": tokenizer.level_name,
+            "level": tokenizer.level,
             DIGEST: model.dictionary_digest,
             "model": model_config,
             "weights_sha256": file_sha256(folder / WEIGHTS),
         }
         write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-
-
-def _empty(folder: Path) -> None:
-    """Removes the files of an unfinished export. Raises ValueError if there are others."""
-    paths = list(folder.iterdir())
-    for path in paths:
-        if path.name.removesuffix(".unfinished") not in (CONFIG, WEIGHTS, *TEXT_FILES):
-            raise ValueError(
-                f"{folder}: {path.name} there is not of an unfinished export; move it away, or choose another folder"
-            )
-    for path in paths:
-        path.unlink()
 
 
 def read_folder(folder: Path, *, span_limit: int | None = None) -> tuple[LanguageModel, BoundTokenizer]:
@@ -85,7 +69,7 @@ def read_folder(folder: Path, *, span_limit: int | None = None) -> tuple[Languag
     for name in (WEIGHTS, DICTIONARY):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}, which {CONFIG} belongs to: export the model again")
-    tokenizer = BoundTokenizer.of(folder)
+    tokenizer = BoundTokenizer.load(folder)
     try:
         model_config = LanguageModelConfig.from_json(config["model"])
         if span_limit is not None:
@@ -94,10 +78,10 @@ def read_folder(folder: Path, *, span_limit: int | None = None) -> tuple[Languag
             model = LanguageModel(model_config, config[DIGEST])
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
-    if tokenizer.level_name != config["level"]:
+    if tokenizer.level != config["level"]:
         raise ValueError(
             f"{folder}: the model reads {config['level']}, but its {manifest.FILE_NAME} (or the lack of it) says "
-            f"{tokenizer.level_name}; restore the file, or export the model again"
+            f"{tokenizer.level}; restore the file, or export the model again"
         )
     if len(tokenizer.symbols) != model_config.vocab_size:
         raise ValueError(

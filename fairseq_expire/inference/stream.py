@@ -102,7 +102,7 @@ class Stream:
     @property
     def pending(self) -> bytes:
         """Text that was fed and waits for more, in UTF-8."""
-        return self._encoder.held
+        return self._encoder.pending
 
     def next_distribution(self) -> Distribution:
         """Predicts the token after all that was read."""
@@ -223,8 +223,7 @@ class Stream:
             {name.removeprefix("memory."): value for name, value in state.items() if name not in expected}
         )
         stack = self._model.model.stack
-        parts = 3 if stack.layers[0].policy.compresses else 2
-        memory.check_fits(batch=1, num_layers=len(stack.layers), embed_dim=stack.embed_dim, parts=parts)
+        stack.check_memory(memory, batch=1)
         expected_shape, shape = [1, 1, stack.embed_dim], list(state["features"].shape)
         if shape != expected_shape:
             raise ValueError(f"not the state of a stream: expected features {expected_shape}, got {shape}")

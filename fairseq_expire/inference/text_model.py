@@ -14,7 +14,7 @@ from fairseq_expire.inference.stream import Stream
 from fairseq_expire.inference.utf8 import Utf8Mask
 from fairseq_expire.modules import LanguageModel
 from fairseq_expire.tokenizers.bound import BoundTokenizer, Text
-from fairseq_expire.tokenizers.dictionary_check import check_dictionary
+from fairseq_expire.tokenizers.dictionary import check_dictionary
 
 # Tokens that are read at once by default; the value changes the speed only.
 BLOCK = 512
@@ -126,8 +126,8 @@ class TextModel:
     @functools.cached_property
     def utf8_mask(self) -> Utf8Mask:
         """The mask of tokens that keep a text valid UTF-8. Raises ValueError if the model is not one of bytes."""
-        if self.tokenizer.level_name != "bytes":
-            raise ValueError(f"utf8 is for models of bytes; the symbols of this one are {self.tokenizer.level_name}")
+        if self.tokenizer.level != "bytes":
+            raise ValueError(f"utf8 is for models of bytes; the symbols of this one are {self.tokenizer.level}")
         return Utf8Mask(self.tokenizer.symbols)
 
     @functools.cached_property

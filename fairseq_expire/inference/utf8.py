@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fairseq_expire.tokenizers.bytes_and_chars import byte_of
 from fairseq_expire.tokenizers.dictionary import SPECIAL_SYMBOLS
-from fairseq_expire.tokenizers.symbols import byte_of
 
 # The states between characters, and after bytes that are not UTF-8.
 BOUNDARY, INVALID = 0, 8

@@ -1,4 +1,7 @@
-"""The architectures. Importing them registers all that this package has for fairseq: ``from_pretrained`` needs the task, too."""
+"""The architectures.
+
+Importing them registers all that this package has for fairseq: ``from_pretrained`` needs the task, too.
+"""
 
 from fairseq_expire import requires_fairseq  # noqa: F401
 

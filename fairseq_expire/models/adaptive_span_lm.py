@@ -24,7 +24,7 @@ class AdaptiveSpanLMConfig(MemoryLMConfig):
 
 @register_model("adaptive_span_lm", dataclass=AdaptiveSpanLMConfig)
 class AdaptiveSpanLanguageModel(MemoryLanguageModel):
-    """Remembers the last ``--max-span`` states, or as many of them as its longest head looks back to (Adaptive-Span)."""
+    """Remembers the last ``--max-span`` states, or as many as its longest head looks back to (Adaptive-Span)."""
 
     @classmethod
     def make_policy(cls, cfg: AdaptiveSpanLMConfig) -> Callable[[], AdaptiveSpan]:

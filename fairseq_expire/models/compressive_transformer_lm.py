@@ -1,4 +1,4 @@
-"""``--arch compressive_transformer_lm``: the same model in which old states are compressed, several into one."""
+"""``--arch compressive_transformer_lm``: the same model with a compressive memory (Compressive Transformer)."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +28,7 @@ class CompressiveTransformerLMConfig(MemoryLMConfig):
 
 @register_model("compressive_transformer_lm", dataclass=CompressiveTransformerLMConfig)
 class CompressiveTransformerLanguageModel(MemoryLanguageModel):
-    """Remembers the last ``--max-span`` states, then ``--compressed-size`` compressed ones (Compressive Transformer)."""
+    """Remembers the last ``--max-span`` states, then ``--compressed-size`` compressed ones."""
 
     @classmethod
     def make_policy(cls, cfg: CompressiveTransformerLMConfig) -> Callable[[], Compressive]:

@@ -20,7 +20,8 @@ class ExpireSpanLMConfig(MemoryLMConfig):
     span_init: Optional[float] = field(
         default=None,
         metadata={
-            "help": "mean span before training, in steps; the predictor's bias follows from it; default: --max-span / 16"
+            "help": "mean span before training, in steps; the predictor's bias follows from it; default: "
+            "--max-span / 16"
         },
     )
     span_input_scale: float = field(
@@ -51,7 +52,7 @@ class ExpireSpanLanguageModel(MemoryLanguageModel):
 
 
 def _preset(args, **values) -> None:
-    """Sets what the command line left open."""
+    """Sets the options that the command line has left open."""
     for name, value in values.items():
         setattr(args, name, safe_getattr(args, name, value))
 

@@ -1,4 +1,4 @@
-"""What ``from_pretrained`` gives: fairseq's hub interface, which knows how the model's text becomes symbols."""
+"""The hub interface that ``from_pretrained`` returns, with the tokenizer of the model's data."""
 
 from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
@@ -7,16 +7,16 @@ from fairseq_expire.tokenizers.bound import Text, as_bytes
 
 
 class MemoryHubInterface(GeneratorHubInterface):
-    """``encode``, ``decode``, ``score``, ``sample``, ``generate`` as fairseq's own language models have them.
+    """``encode``, ``decode``, ``score``, ``sample`` and ``generate``, as fairseq's own language models have them.
 
-    Text becomes symbols as the data in the folder was made (``manifest.json`` there), unless a ``bpe`` was asked for. It is a str
-    or bytes.
+    Text is a str or bytes. It becomes symbols as in the data of the model (``manifest.json`` in its folder), unless
+    ``bpe`` names another way.
     """
 
     def __init__(self, cfg, task, models):
         super().__init__(cfg, task, models)
         self.tokenizer = task.build_tokenizer(cfg.tokenizer)
-        self.bpe = task.symbols_of_text(cfg.bpe)
+        self.bpe = task.text_encoder(cfg.bpe)
 
     def score(self, sentences: Text | list[Text], *given, **options) -> dict | list[dict]:
         return super().score(_str_of(sentences), *given, **options)
@@ -25,11 +25,14 @@ class MemoryHubInterface(GeneratorHubInterface):
         return super().sample(_str_of(sentences), *given, **options)
 
     def encode(self, sentence: Text) -> Tensor:
-        """[N + 1] int64, the symbols of a text, and ``</s>``. Raises ValueError if the text has bytes that are not UTF-8 and a
-        symbol is not a byte."""
+        """Returns the symbols of a text, and ``</s>``: [N + 1] int64.
+
+        Raises:
+            ValueError: the text has bytes that are not UTF-8, and symbols are not bytes.
+        """
         text = _str_of(sentence)
         if self.bpe is None and not text.isascii():
-            # Words are looked up as they are, and this one would only be unknown.
+            # Without this check the word would be an unknown one.
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError as error:
@@ -39,12 +42,12 @@ class MemoryHubInterface(GeneratorHubInterface):
         return super().encode(text)
 
     def binarize(self, sentence: str) -> Tensor:
-        """[N + 1] int64, the symbols that are named, and ``</s>``."""
+        """Returns the named symbols, and ``</s>``: [N + 1] int64."""
         return self.task.text_tokens(super().binarize(sentence))
 
 
 def _str_of(text: Text | list[Text]) -> str | list[str]:
-    """Bytes that are not UTF-8 as lone surrogates; a list as one of such texts."""
+    """Returns a str with a lone surrogate for each byte that is not UTF-8; for a list of texts, a list."""
     if isinstance(text, (list, tuple)):
         return [_str_of(each) for each in text]
     return as_bytes(text).decode("utf-8", "surrogateescape")

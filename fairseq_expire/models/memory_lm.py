@@ -1,4 +1,4 @@
-"""What every language model with a memory shares: options, embedding, stack, output, and the memory handle."""
+"""The shared part of all architectures: options, and the model behind fairseq's interface."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ from fairseq_expire.models.hub import MemoryHubInterface
 from fairseq_expire.models.option_checks import check_size, input_clusters, softmax_clusters
 from fairseq_expire.modules import AdaptiveSoftmax, LanguageModel, LanguageModelConfig, Memory, MemoryPolicy
 from fairseq_expire.streaming.memory_pass import MemoryHandle
-from fairseq_expire.tokenizers.dictionary_check import check_names, dictionary_digest
+from fairseq_expire.tokenizers.dictionary import check_names, dictionary_digest
 
 
 def _help(text: str) -> Dict[str, str]:
@@ -29,13 +29,13 @@ def _help(text: str) -> Dict[str, str]:
 
 
 def _trained(text: str) -> Dict[str, Any]:
-    """Of an option that is part of the trained model: see trained_options.py."""
+    """Returns the metadata of an option that is part of the trained model; see ``fairseq_patches.trained_options``."""
     return {"help": text, TRAINED: True}
 
 
 @dataclass
 class MemoryLMConfig(FairseqDataclass):
-    """Options that all memory policies share, under fairseq's names where it has them."""
+    """The options of all architectures, under fairseq's names where it has them."""
 
     decoder_layers: int = field(default=12, metadata=_trained("number of layers"))
     decoder_embed_dim: int = field(default=512, metadata=_trained("width of the hidden states (D)"))
@@ -87,7 +87,7 @@ class MemoryLMConfig(FairseqDataclass):
     checkpoint_activations: bool = field(
         default=False, metadata=_help("keep nothing inside a layer for backward: less memory, more time")
     )
-    # Not for users: training stores here which dictionary a model is trained with.
+    # Not for users: training stores here which dictionary the model was trained with.
     dictionary_digest: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
     # And here how to build the model without fairseq, as JSON; None if only the code of its policy can.
     model_config: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
@@ -95,7 +95,8 @@ class MemoryLMConfig(FairseqDataclass):
 
 
 class MemoryLMDecoder(FairseqIncrementalDecoder):
-    """A language model with a memory, as fairseq calls it: tokens and a memory in, scores of the next tokens and a memory out.
+    """A language model with a memory, as fairseq calls it: tokens and a memory in, scores of the next tokens and a
+    memory out.
 
     Args:
         dictionary: the dictionary of the tokens that are read and predicted.
@@ -136,12 +137,12 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
             src_tokens: [B, T] int64; padding stands at the end of a row.
             src_lengths: not needed; fairseq's batches have it.
             memory: the memory to read on from; or the handle of a batch to it, through which the new memory is stored.
-            incremental_state: where generation stores the memory from call to call, with the number of ``src_tokens`` that it
-                has read: only the tokens after these are read. See :meth:`start_from`.
+            incremental_state: where generation stores the memory from call to call, with the number of ``src_tokens``
+                that it has read: only the tokens after these are read. See :meth:`start_from`.
             encoder_out: None; fairseq's generator passes it.
         Returns:
-            scores [B, N, V] (features [B, N, D] with an adaptive softmax) of the N tokens that were read, and a dict with the
-            new ``memory`` and the ``reports`` of the layers. N is T without an incremental state.
+            scores [B, N, V] (features [B, N, D] with an adaptive softmax) of the N tokens that were read, and a dict
+            with the new ``memory`` and the ``reports`` of the layers. N is T without an incremental state.
         Raises:
             ValueError: if an incremental state has read all of ``src_tokens`` before, or comes with a memory.
         """
@@ -185,8 +186,8 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
         Args:
             incremental_state: a dict, as fairseq's generator passes to every call.
             memory: a memory of B rows.
-            done: how many tokens at the start of the next call's ``src_tokens`` [B, T] the memory has read already; 0 if those
-                begin where the memory ends.
+            done: how many tokens at the start of the next call's ``src_tokens`` [B, T] the memory has read already; 0
+                if those begin where the memory ends.
         """
         self.set_incremental_state(incremental_state, "stream", {"memory": memory, "done": done})
 
@@ -221,8 +222,8 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
         position_range = self.model.config.position_range
         if positions is not None and positions.size(0) != position_range:
             raise ValueError(
-                f"the checkpoint has positions for {positions.size(0)} steps, --position-range (or its default, see --help) "
-                f"asks for {position_range}: the range is part of the trained model; "
+                f"the checkpoint has positions for {positions.size(0)} steps, --position-range (or its default, see "
+                f"--help) asks for {position_range}: the range is part of the trained model; "
                 f"give --position-range {positions.size(0)}"
             )
         weights = self.state_dict()
@@ -231,48 +232,49 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
             if theirs is None or theirs.shape != own.shape:
                 found = "none" if theirs is None else list(theirs.shape)
                 raise ValueError(
-                    f"the checkpoint is not of this model, which has a weight {weight} of shape {list(own.shape)} where the "
-                    f"checkpoint has {found}: give the options that it was trained with, or another checkpoint"
+                    f"the checkpoint is not of this model, which has a weight {weight} of shape {list(own.shape)} "
+                    f"where the checkpoint has {found}: give the options that it was trained with, or another "
+                    "checkpoint"
                 )
         more = [weight for weight in state_dict if weight.removeprefix(f"{name}.") not in weights]
         if more:
             raise ValueError(
-                f"the checkpoint is not of this model: it has a weight {more[0].removeprefix(f'{name}.')}, which the model lacks; "
-                "give the options that it was trained with, or another checkpoint"
+                f"the checkpoint is not of this model: it has a weight {more[0].removeprefix(f'{name}.')}, which the "
+                "model lacks; give the options that it was trained with, or another checkpoint"
             )
         return state_dict
 
 
 class MemoryLanguageModel(FairseqLanguageModel):
-    """A registered architecture is this with a policy: see ``make_policy``."""
+    """A language model with a memory. An architecture is a subclass with a policy: see :meth:`make_policy`."""
 
     def get_normalized_probs(self, net_output, log_probs: bool, sample: Optional[Dict] = None) -> Tensor:
-        """[B, T, V], as fairseq's; the batches of a scoring run carry a sum, to which those of the targets are added."""
+        """Returns [B, T, V] as fairseq does. A batch of a scoring run has a sum, to which its targets' are added."""
         probs = super().get_normalized_probs(net_output, log_probs, sample)
         if sample is not None and "score_sum" in sample:
             sample["score_sum"].add(probs, sample["target"], log_probs=log_probs)
         return probs
 
     def max_decoder_positions(self) -> int:
-        """No limit, but as a number, which fairseq's generator compares with others."""
+        """Returns the largest number: there is no limit, and fairseq's generator compares numbers."""
         return sys.maxsize
 
     @classmethod
     def from_pretrained(
         cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **overrides
     ) -> MemoryHubInterface:
-        """As fairseq's own models have it.
+        """Loads a model as fairseq's own models do.
 
         Args:
             model_name_or_path: the folder of the checkpoint.
-            checkpoint_file: its name there; several, separated by ':', are averaged.
-            data_name_or_path: the folder of the data it was trained with, for the dictionary; one that starts with '.' is
-                below the first.
+            checkpoint_file: its name in the folder; several, separated by ':', are averaged.
+            data_name_or_path: the folder of its data, for the dictionary. If it starts with '.', it is relative to the
+                folder of the checkpoint.
             overrides: options in place of those in the checkpoint.
         Raises:
-            ValueError: if the checkpoint has no option of such a name.
+            ValueError: the checkpoint has no option of such a name.
         """
-        # What fairseq takes out of these itself.
+        # Two of these are no options: fairseq takes them out itself.
         given = {name: value for name, value in overrides.items() if name not in ("archive_map", "generation_args")}
         if "archive_map" not in overrides:
             folder = file_utils.load_archive_file(model_name_or_path)
@@ -282,31 +284,37 @@ class MemoryLanguageModel(FairseqLanguageModel):
 
     @classmethod
     def make_policy(cls, cfg: MemoryLMConfig) -> Callable[[], MemoryPolicy]:
-        """What makes the memory policy of a layer, from the options of the architecture.
+        """Returns a function that makes the memory policy of a layer.
 
-        A model whose policy comes from a ``functools.partial`` of one of ``fairseq_expire.modules.config.POLICIES`` can be
-        exported.
+        A model can be exported if this is a ``functools.partial`` of one of ``fairseq_expire.modules.config.POLICIES``.
+
+        Args:
+            cfg: the options of the architecture.
         """
         raise NotImplementedError
 
     @classmethod
     def default_position_range(cls, cfg: MemoryLMConfig) -> int:
-        """P where ``--position-range`` isn't given."""
+        """Returns P, the position range, if ``--position-range`` is not given."""
         return cfg.tokens_per_sample
 
     @classmethod
-    def describe(cls, cfg: MemoryLMConfig, dictionary: Dictionary) -> LanguageModelConfig:
-        """What the options say, as a value. Raises ValueError, with the option's value, if they do not fit each other."""
+    def make_config(cls, cfg: MemoryLMConfig, dictionary: Dictionary) -> LanguageModelConfig:
+        """Returns the options as a :class:`LanguageModelConfig`.
+
+        Raises:
+            ValueError: options do not fit each other; the sentence has their values.
+        """
         position_range = cfg.position_range
         if position_range is None:
             position_range = cls.default_position_range(cfg)
         dropout_in = cfg.dropout if cfg.decoder_dropout_in is None else cfg.decoder_dropout_in
-        shares = dict(
-            dropout=cfg.dropout,
-            decoder_dropout_in=dropout_in,
-            decoder_dropout_out=cfg.decoder_dropout_out,
-            adaptive_softmax_dropout=cfg.adaptive_softmax_dropout,
-        )
+        shares = {
+            "dropout": cfg.dropout,
+            "decoder_dropout_in": dropout_in,
+            "decoder_dropout_out": cfg.decoder_dropout_out,
+            "adaptive_softmax_dropout": cfg.adaptive_softmax_dropout,
+        }
         for name, value in shares.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is a share: expected 0 <= {name} < 1, got {value}")
@@ -337,12 +345,16 @@ class MemoryLanguageModel(FairseqLanguageModel):
 
     @classmethod
     def build_model(cls, cfg: MemoryLMConfig, task) -> "MemoryLanguageModel":
-        """Builds the model. Raises ValueError, with the option's value, if options do not fit each other."""
+        """Builds the model.
+
+        Raises:
+            ValueError: options do not fit each other, or not this task; the sentence has their values.
+        """
         if not hasattr(task, "level"):
             raise ValueError(
-                f"{cls.__name__} reads with the memories of --task memory_caching_lm, which {type(task).__name__} does not "
-                "keep: name that task"
+                f"{cls.__name__} reads with the memories of --task memory_caching_lm, which {type(task).__name__} "
+                "does not keep: name that task"
             )
-        config = cls.describe(cfg, task.source_dictionary)
+        config = cls.make_config(cfg, task.source_dictionary)
         check_size(config)
         return cls(MemoryLMDecoder(task.source_dictionary, config))

@@ -22,7 +22,8 @@ def check_size(config: LanguageModelConfig) -> None:
     if min(config.embed_dim, config.num_heads) < 1:
         # MemoryTransformer has a sentence for this.
         return
-    # The policy checks its own options, from which the position range may follow. The meta device draws no random numbers.
+    # The policy checks its own options, from which the position range may follow. The meta device draws no random
+    # numbers.
     with torch.device("meta"):
         config.policy()
     layer = 4 * config.embed_dim**2 + 2 * config.embed_dim * config.ffn_dim
@@ -36,8 +37,8 @@ def check_size(config: LanguageModelConfig) -> None:
     needed, available = 4 * sum(floats.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > available:
         raise ValueError(
-            f"the weights of this model take {needed:,} bytes, and this machine has {available:,} bytes of memory: lower "
-            f"{max(floats, key=floats.get)}"
+            f"the weights of this model take {needed:,} bytes, and this machine has {available:,} bytes of memory: "
+            f"lower {max(floats, key=floats.get)}"
         )
 
 
@@ -47,7 +48,6 @@ def input_clusters(cfg: "MemoryLMConfig", symbols: int) -> Clusters | None:
     Args:
         cfg: the options.
         symbols: size of the dictionary.
-
     Raises:
         ValueError: the cutoffs or the factor do not fit the dictionary or the model.
     """
@@ -68,7 +68,6 @@ def softmax_clusters(cfg: "MemoryLMConfig", symbols: int) -> Clusters | None:
     Args:
         cfg: the options.
         symbols: size of the dictionary.
-
     Raises:
         ValueError: the cutoffs or the factor do not fit the dictionary or the model, or options exclude each other.
     """
@@ -112,7 +111,8 @@ def _clusters(option: str, given: str | None, factor: float, *, symbols: int, em
     # Written this way, NaN is refused, too.
     if not factor >= 1 or clusters.width(embed_dim, last) < 1:
         raise ValueError(
-            f"{option.replace('cutoff', 'factor')} is how many times narrower each further band is: expected at least 1, and "
-            f"so that the last of {last + 1} bands has a width of at least 1 of the {embed_dim} of the first; got {factor}"
+            f"{option.replace('cutoff', 'factor')} is how many times narrower each further band is: expected at least "
+            f"1, and so that the last of {last + 1} bands has a width of at least 1 of the {embed_dim} of the first; "
+            f"got {factor}"
         )
     return clusters

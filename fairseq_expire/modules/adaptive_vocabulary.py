@@ -19,8 +19,8 @@ class Clusters:
     """The clusters of a vocabulary whose words are sorted by frequency.
 
     Args:
-        cutoffs: the ranks at which clusters end: the first holds the words below ``cutoffs[0]``. The last cluster ends with the
-            vocabulary and need not be named.
+        cutoffs: the ranks at which clusters end: the first holds the words below ``cutoffs[0]``. The last cluster ends
+            with the vocabulary and need not be named.
         factor: how many times narrower the vectors of each cluster are than those of the one before.
     """
 
@@ -73,7 +73,7 @@ class AdaptiveInput(nn.Module):
         # fairseq's module has this buffer, so checkpoints have it.
         self.register_buffer("_float_tensor", torch.zeros(1))
 
-    def weights(self, cluster: int) -> tuple[nn.Parameter, nn.Parameter]:
+    def weights(self, cluster: int) -> tuple[Tensor, Tensor]:
         """Returns the embedding [words, width] and the projection [D, width] of a cluster."""
         embedding, projection = self.embeddings[cluster].children()
         assert isinstance(embedding, nn.Embedding)
@@ -91,7 +91,8 @@ class AdaptiveInput(nn.Module):
 
 
 class AdaptiveSoftmax(nn.Module):
-    """Adaptive softmax (Grave et al. 2017): the words of the first cluster and one class for each other cluster, then its words.
+    """Adaptive softmax (Grave et al. 2017): the words of the first cluster and one class for each other cluster, then
+    its words.
 
     Args:
         vocab_size: V.
@@ -149,8 +150,8 @@ class AdaptiveSoftmax(nn.Module):
             states: [B, T, D].
             target: [B, T] or [N] int64.
         Returns:
-            the scores of the head [N, words and classes], then those of each tail [n, words], None where no target is in it;
-            and the targets of each, counted from its first word.
+            the scores of the head [N, words and classes], then those of each tail [n, words], None where no target is
+            in it; and the targets of each, counted from its first word.
         """
         states, target = self.dropout(states.flatten(0, -2)), target.flatten()
         head_target = target.clone()
@@ -168,8 +169,8 @@ class AdaptiveSoftmax(nn.Module):
 
         Args:
             states: [B, T, D].
-            target: [B, T] int64, where only its log-probabilities are needed: those of words outside of the target's cluster and
-                the first are then 0. None for all.
+            target: [B, T] int64, where only its log-probabilities are needed: those of words outside of the target's
+                cluster and the first are then 0. None for all.
         """
         flat = states.flatten(0, -2)
         head = _log_softmax(self.head(flat))
@@ -186,7 +187,7 @@ class AdaptiveSoftmax(nn.Module):
 class _Tied(nn.Module):
     """A matrix that belongs to another module too."""
 
-    def __init__(self, weight: nn.Parameter, transpose: bool = False):
+    def __init__(self, weight: Tensor, transpose: bool = False):
         super().__init__()
         self.weight = weight
         self.transpose = transpose

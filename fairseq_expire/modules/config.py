@@ -29,9 +29,11 @@ class LanguageModelConfig:
     Args:
         vocab_size: V, the number of symbols in the dictionary.
         pad: index of the padding symbol, which stands for no token.
-        embed_dim, num_heads, ffn_dim, num_layers, position_range, pre_norm, dropout, attention_dropout, activation_dropout,
+        embed_dim, num_heads, ffn_dim, num_layers, position_range, pre_norm, dropout, attention_dropout,
+        activation_dropout,
             checkpoint_activations: see :class:`MemoryTransformer`.
-        policy: makes the memory policy of a layer. A ``functools.partial`` of one of ``POLICIES`` with keywords can be exported.
+        policy: makes the memory policy of a layer. A ``functools.partial`` of one of ``POLICIES`` with keywords can be
+            exported.
         dropout_in: dropout on the embedding.
         dropout_out: dropout on the output of the last layer.
         scale_embedding: multiply embeddings by sqrt(D).
@@ -147,8 +149,8 @@ def _policy_to_json(policy: Callable[[], MemoryPolicy]) -> dict[str, Any]:
             if policy.func is kind:
                 return {"name": name, **policy.keywords}
     raise ValueError(
-        f"this model remembers with {type(policy()).__name__}, which only the code that defines it can make: expected one of "
-        f"the policies {', '.join(POLICIES)}, whose options can be written down"
+        f"this model remembers with {type(policy()).__name__}, which only the code that defines it can make: expected "
+        f"one of the policies {', '.join(POLICIES)}, whose options can be written down"
     )
 
 

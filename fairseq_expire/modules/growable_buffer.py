@@ -1,42 +1,67 @@
-"""GrowableBuffer for memories to grow in, without copying what is there for every token that is read."""
+"""A buffer in which memories grow, so that reading token by token does not copy what is there."""
 
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 class GrowableBuffer:
-    """A tensor [B, capacity, W] whose first ``used`` slots are taken.
+    """Tensors [B, capacity, ...] by name, whose first ``used`` slots are taken.
 
-    Several memories may be views of one room: each is a value that never changes, since only slots that no memory has yet
-    are ever written. Of two memories that grow from the same one, the first takes the room and the other moves out.
+    Several memories may be views of one buffer. Each is a value that never changes, since only slots that no memory has
+    are written. Of two memories that grow from the same one, the first takes the free slots and the other one is
+    copied.
+
+    Args:
+        tensors: the tensors by name; not empty, with equal numbers of rows and slots.
+        used: how many slots are taken.
     """
 
-    def __init__(self, data: Tensor, used: int):
-        self.data = data
+    def __init__(self, tensors: dict[str, Tensor], used: int):
+        self.tensors = tensors
         self.used = used
         self._lock = threading.Lock()
 
-    def __reduce__(self):
-        # A lock can be neither copied nor saved.
-        return GrowableBuffer, (self.data, self.used)
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A lock can be neither copied nor pickled.
+        return GrowableBuffer, (self.tensors, self.used)
 
-    def append(self, after: int, states: Tensor) -> Tensor | None:
-        """Puts states behind the first ``after`` slots.
+    @property
+    def capacity(self) -> int:
+        """Slots of a row."""
+        return next(iter(self.tensors.values())).size(1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, free slots included."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def append(self, start: int, new: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Writes new slots behind the first ``start`` ones.
 
         Args:
-            after: how many slots the memory that grows has.
-            states: [B, T, W].
+            start: how many slots the memory that grows has.
+            new: a tensor [B, N, ...] for each name.
         Returns:
-            [B, after + T, W], a view; or None if these slots are taken or the room is too small.
+            views [B, start + N, ...] by name; or None if other names are given, these slots are taken or there are too
+            few.
         """
-        end = after + states.size(1)
-        if self.data.is_inference() and not torch.is_inference_mode_enabled():
+        if new.keys() != self.tensors.keys():
+            return None
+        tensors = [(self.tensors[name], tensor, name) for name, tensor in new.items()]
+        stored, tensor, _ = tensors[0]
+        end = start + tensor.size(1)
+        if stored.is_inference() and not torch.is_inference_mode_enabled():
             return None
         with self._lock:
-            if self.used != after or end > self.data.size(1):
+            if self.used != start or end > stored.size(1):
                 return None
             self.used = end
-        self.data[:, after:end] = states
-        return self.data[:, :end]
+        views = {}
+        for stored, tensor, name in tensors:
+            stored[:, start:end] = tensor
+            views[name] = stored[:, :end]
+        return views

@@ -36,7 +36,8 @@ class LanguageModel(nn.Module):
 
     Args:
         config: sizes, memory policy, vocabulary, dropout.
-        dictionary_digest: digest of the dictionary that the model is trained with (see ``tokenizers``), kept for later checks.
+        dictionary_digest: digest of the dictionary that the model is trained with (see ``tokenizers``), kept for later
+            checks.
     Raises:
         ValueError: if the values of ``config`` do not fit each other.
     """
@@ -102,7 +103,7 @@ class LanguageModel(nn.Module):
         return scores
 
     def log_probs(self, features: Tensor) -> Tensor:
-        """Returns the log-probabilities [B, T, V] of all next tokens, given features [B, T, D], in float32 or better."""
+        """Maps features [B, T, D] to the log-probabilities [B, T, V] of all next tokens, in float32 or better."""
         if self.adaptive_softmax is not None:
             return self.adaptive_softmax.get_log_prob(features)
         scores = self.output_layer(features)

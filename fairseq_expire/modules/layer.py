@@ -1,22 +1,22 @@
 """A layer that reads text block by block and remembers, the same for every policy.
 
-Size legend: B rows, T tokens of a block, M memories, S = M + T, D width, K heads, H heads of a span, P reach of positions.
+Size legend: B rows, T tokens of a block, M memories, S = M + T, D width, K heads, H heads of a span, P positions.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq_expire.modules.attention.tiled import attend
-from fairseq_expire.modules.layer_memory import LayerMemory
+from fairseq_expire.modules.attention import attend
 from fairseq_expire.modules.linear import Linear
+from fairseq_expire.modules.memory import LayerMemory
 from fairseq_expire.modules.policies.base import MemoryPolicy
-from fairseq_expire.modules.visibility import Visibility, steps_left
+from fairseq_expire.modules.visibility import Visibility
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,39 @@ class LayerReport:
     Args:
         span: [B, T, H], the spans of the block's own states in steps, before any random shortening.
         penalty: [B], the policy's penalty summed over the block, before its weight; or None.
-        count_seen: computes :attr:`memory_size`. It is called when that is first read: token-by-token reading seldom needs it.
+        visibility: of memories and block to the block's queries.
     """
 
     span: Tensor
     penalty: Tensor | None
-    count_seen: Callable[[], Tensor]
+    visibility: Visibility
 
     @cached_property
     def memory_size(self) -> Tensor:
-        """[B, T] int64, |C_t|: how many states each query saw."""
-        return self.count_seen()
+        """[B, T] int64, |C_t|: how many states each query saw. Counted when first asked for, which is seldom."""
+        return self.visibility.sizes()
+
+
+class LayerOutput(NamedTuple):
+    """A block after one layer.
+
+    Args:
+        hidden: [B, T, D], the output.
+        memory: memory and block as one, [B, S], with ages as the next block's first query sees them.
+        keep: [B, S] bool, which of these later queries can still see.
+        report: what happened.
+    """
+
+    hidden: Tensor
+    memory: LayerMemory
+    keep: Tensor
+    report: LayerReport
 
 
 class _Candidates(NamedTuple):
-    """What a block may attend to: ``key`` and ``value`` [B, S, D], ``spans`` [B, S, H], and all of it as a memory [B, S, W]."""
+    """Memory and block as attention reads them: ``key`` and ``value`` [B, S, D], ``spans`` [B, S, H], and what is
+    stored.
+    """
 
     key: Tensor
     value: Tensor
@@ -49,10 +67,12 @@ class _Candidates(NamedTuple):
 
 
 class MemoryLayer(nn.Module):
-    """Attention over the memory and the block, then a feed-forward network; post-norm or pre-norm.
+    """Attention over memory and block, then a feed-forward network; post-norm or pre-norm.
 
     Its arguments are those of :class:`MemoryTransformer`, which checks them.
     """
+
+    policy: MemoryPolicy
 
     def __init__(
         self,
@@ -90,139 +110,142 @@ class MemoryLayer(nn.Module):
         *,
         padding: Tensor | None,
         shortening: float | None,
-    ) -> tuple[Tensor, LayerMemory, Tensor, LayerReport]:
-        """
+    ) -> LayerOutput:
+        """Reads one block.
+
         Args:
             hidden: [B, T, D], the block.
             memory: what the layer remembers.
-            position: [P, D / K] embeddings of the distances 1..P.
+            position: [P, D / K], embeddings of the distances 1 ... P.
             padding, shortening: as in :meth:`MemoryTransformer.forward`.
-        Returns:
-            the block's output [B, T, D]; memory and block as one, for the next block; [B, S] bool, what to keep of it; and
-            a report.
         """
         block = hidden.size(1)
-        states = self.attention_norm(hidden) if self.pre_norm else hidden
+        states = self._states(hidden)
         if self.training or torch.is_grad_enabled():
-            candidates = self._from_hidden(hidden, states, memory, padding)
+            candidates = self._from_inputs(hidden, states, memory, padding)
         else:
             candidates = self._from_keys(hidden, states, memory, padding)
-        age, ramp, longest = candidates.memory.age, self.policy.ramp, self.policy.longest
-        # Of what cannot be seen, nothing is computed.
-        furthest = memory.oldest + block
-        position = position[:furthest]
-        if longest is not None and furthest <= longest:
-            longest = None
-        compressed = None
-        if candidates.memory.compressed is not None:
-            compressed = self.policy.compressed(candidates.memory.compressed)
-        spans = self.policy.shortened(candidates.spans, shortening).transpose(1, 2)  # [B, H, S]
+        visibility = self.policy.visibility(
+            self.policy.shorten(candidates.spans, shortening), candidates.memory, block=block
+        )
         attended = attend(
             self._heads(self.query_proj(states)),
             self._heads(candidates.key),
             self._heads(candidates.value),
-            age=age,
-            span=spans,
-            ramp=ramp,
-            position=position,
-            longest=longest,
-            compressed=compressed,
-            held=[count - block for count in candidates.memory.held],
+            visibility=visibility,
+            # No distance in this block is longer.
+            position=position[: memory.oldest + block],
+            counts=[count - block for count in candidates.memory.counts],
             dropout=self.attention_dropout if self.training else 0.0,
         )
-        left = steps_left(spans.detach(), age, ramp=ramp)
         report = LayerReport(
             span=candidates.spans[:, -block:].detach(),
-            penalty=self.policy.penalty(spans, left, age, block=block, padding=padding),
-            count_seen=partial(Visibility(left, age, ramp, longest, compressed).sizes, block),
+            penalty=self.policy.penalty(visibility, padding=padding),
+            visibility=visibility.detach(),
         )
-        kept = self.policy.retain(candidates.memory.detach().advance(block), candidates.spans.detach())
+        if shortening is not None:
+            # Shortened spans delete nothing.
+            visibility = self.policy.visibility(candidates.spans.detach(), candidates.memory, block=block)
+        keep = self.policy.retain(visibility)
 
-        attended = self.dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))  # [B, K, T, d] -> [B, T, D]
+        attended = self.dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))  # [B, K, T, D / K] -> [B, T, D]
         if self.pre_norm:
-            middle = hidden + attended
-            return (middle + self._feed_forward(self.ffn_norm(middle)), *kept, report)
-        middle = self.attention_norm(hidden + attended)
-        return (self.ffn_norm(middle + self._feed_forward(middle)), *kept, report)
+            hidden = hidden + attended
+            hidden = hidden + self._feed_forward(self.ffn_norm(hidden))
+        else:
+            hidden = self.attention_norm(hidden + attended)
+            hidden = self.ffn_norm(hidden + self._feed_forward(hidden))
+        return LayerOutput(hidden, candidates.memory.advance(block), keep, report)
 
-    def _from_hidden(self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None) -> _Candidates:
-        """With weights that change: keys, values and spans of the memory are those that today's weights give."""
-        if memory.spans is not None:
+    def _from_inputs(self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None) -> _Candidates:
+        """While weights change: computes keys, values and spans of the memory with today's weights."""
+        if memory.inputs is None or memory.keys is not None:
             raise ValueError(
-                "this memory was made while scoring and holds keys and values of fixed weights; training needs the states "
-                "themselves: start from None, or from a memory made in training mode"
+                "this memory was made while scoring and holds keys and values of fixed weights; training needs the "
+                "layers' inputs: start from None, or from a memory made in training mode"
             )
-        # A state that overflowed (fp16) is not remembered: the update is skipped, and with it all blocks to come would overflow.
-        lost = ~hidden.detach().isfinite().all(dim=-1)
-        padding = lost if padding is None else padding | lost
-        if self.policy.compresses:
-            made = self.policy.compress(memory, hidden, padding)
-            memory = memory.with_compressed(made.states, made.age, None)
-        # Only what the rows hold, and without the gradient that the memory's own states would get.
-        held = memory.flatten()
-        if self.pre_norm:
-            held = self.attention_norm(held)
+        # A state that overflowed (fp16) is not remembered: the update is skipped, and all blocks to come would overflow
+        # too.
+        overflowed = ~hidden.detach().isfinite().all(dim=-1)
+        padding = overflowed if padding is None else padding | overflowed
+        memory = self._compress(memory, hidden.detach(), padding, lambda inputs: {"inputs": inputs})
+        assert memory.inputs is not None
+        # Empty slots are left out. The memory has no gradient, so that only weights get one.
+        remembered = self._states(memory.flatten(memory.inputs))
         key, value, spans = (
-            _joined(of(held), of(states), memory) for of in (self.key_proj, self.value_proj, self.policy)
+            memory.unflatten(module(remembered), module(states))
+            for module in (self.key_proj, self.value_proj, self.policy)
         )
-        memory = memory.extended(hidden, None, padding)
-        if memory.compressed is not None:
-            spans = spans.masked_fill(memory.compressed.unsqueeze(-1), self.policy.compressed_span)
+        memory = memory.append(memory.block_age(hidden.size(1), padding), inputs=hidden.detach())
         return _Candidates(key, value, spans, memory)
 
     def _from_keys(self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None) -> _Candidates:
-        """With weights that stand still: keys, values and spans are computed once, when a token is read."""
-        if memory.spans is None:
-            # Made in training, or at the start.
-            inputs = memory.flatten()
-            held = self.attention_norm(inputs) if self.pre_norm else inputs
-            stored = self._stored(inputs, held)
-            spans = _joined(self.policy(held), self.policy(states[:, :0]), memory)
-            if memory.compressed is not None:
-                spans = spans.masked_fill(memory.compressed.unsqueeze(-1), self.policy.compressed_span)
-            memory = LayerMemory(
-                states=_joined(stored, stored.new_empty(len(states), 0, stored.size(-1)), memory),
-                age=memory.age,
-                spans=spans,
-                compressed=memory.compressed,
-                held=memory.held,
-                oldest=memory.oldest,
-                read=memory.read,
-            )
-        read = self._stored(hidden, states)
-        if memory.states.dtype != read.dtype:
-            # Under autocast, or just out of it.
-            memory = memory.to(dtype=read.dtype)
-        spans = self.policy(states)
-        if self.policy.compresses:
-            made = self.policy.compress(memory, hidden, padding)
-            normed = self.attention_norm(made.states) if self.pre_norm else made.states
-            compressed_spans = spans.new_full((*made.age.shape, spans.size(-1)), self.policy.compressed_span)
-            memory = memory.with_compressed(self._stored(made.states, normed), made.age, compressed_spans)
-        memory = memory.extended(read, spans, padding)
-        width = hidden.size(-1)
-        key, value = memory.states[..., :width], memory.states[..., width : 2 * width]
-        return _Candidates(key, value, memory.spans, memory)
+        """While weights stand still: computes keys, values and spans once, when a token is read."""
+        if memory.keys is None:
+            memory = self._with_keys(memory)
+        new = self._stored(hidden, states)
+        assert memory.keys is not None
+        if memory.keys.dtype != new["keys"].dtype:
+            # Autocast begins or ends here.
+            memory = memory.to(dtype=new["keys"].dtype)
+        memory = self._compress(memory, hidden, padding, lambda inputs: self._stored(inputs, self._states(inputs)))
+        memory = memory.append(memory.block_age(hidden.size(1), padding), **new)
+        assert memory.keys is not None
+        assert memory.values is not None
+        assert memory.spans is not None
+        return _Candidates(memory.keys, memory.values, memory.spans, memory)
 
-    def _stored(self, hidden: Tensor, states: Tensor) -> Tensor:
-        """What is stored while weights stand still: [..., 2 D] keys and values, or with the layer's input [..., 3 D]."""
-        parts = [self.key_proj(states), self.value_proj(states)]
-        if self.policy.compresses:
-            parts.append(hidden.to(parts[0].dtype))
-        return torch.cat(parts, dim=-1)
+    def _with_keys(self, memory: LayerMemory) -> LayerMemory:
+        """Makes a memory of keys, values and spans from one of inputs, which training left, or of nothing at all."""
+        assert memory.inputs is not None
+        inputs = memory.flatten(memory.inputs)
+        stored = self._stored(inputs, self._states(inputs))
+        fields = {
+            name: memory.unflatten(flat, flat.new_empty(memory.rows, 0, flat.size(-1))) for name, flat in stored.items()
+        }
+        return memory.with_fields(fields)
+
+    def _stored(self, inputs: Tensor, states: Tensor) -> dict[str, Tensor]:
+        """Computes what is stored of tokens while weights stand still, by the names of :class:`LayerMemory`.
+
+        Args:
+            inputs: [..., D], the layer's inputs.
+            states: [..., D], the same as attention reads them.
+        """
+        keys = self.key_proj(states)
+        stored = {"keys": keys, "values": self.value_proj(states), "spans": self.policy(states)}
+        if self.policy.keeps_inputs:
+            stored["inputs"] = inputs.to(keys.dtype)
+        return stored
+
+    def _compress(
+        self,
+        memory: LayerMemory,
+        inputs: Tensor,
+        padding: Tensor | None,
+        stored: Callable[[Tensor], dict[str, Tensor]],
+    ) -> LayerMemory:
+        """Appends the memories that the policy makes of several states each.
+
+        Args:
+            memory: before the block.
+            inputs: [B, T, D] of the block.
+            padding: [B, T] bool, or None.
+            stored: computes the fields of the memory from layer inputs [B, G, D].
+        """
+        new = self.policy.compress(memory, inputs, padding)
+        if new is None or (not new.age.size(1) and memory.min_distance is not None):
+            return memory
+        return memory.append(new.age, **stored(new.inputs), min_distance=new.min_distance)
+
+    def _states(self, inputs: Tensor) -> Tensor:
+        """[..., D] -> [..., D], the layer's inputs as attention reads them."""
+        return self.attention_norm(inputs) if self.pre_norm else inputs
 
     def _heads(self, states: Tensor) -> Tensor:
         """[B, N, D] -> [B, K, N, D / K]."""
-        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return states.view(*states.shape[:-1], self.num_heads, -1).transpose(1, 2)
 
     def _feed_forward(self, states: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.activation_dropout(F.relu(self.fc1(states)))))
-
-
-def _joined(held: Tensor, block: Tensor, memory: LayerMemory) -> Tensor:
-    """[sum of held, W] of the memory's rows and [B, T, W] of the block -> [B, M + T, W], zeros in the empty slots."""
-    slots = memory.age.size(1)
-    parts = []
-    for old, new in zip(held.split(memory.held), block):
-        parts += [old.new_zeros(slots - len(old), old.size(-1)), old, new]
-    return torch.cat(parts).view(block.size(0), slots + block.size(1), block.size(-1))
+        out: Tensor = self.dropout(self.fc2(self.activation_dropout(F.relu(self.fc1(states)))))
+        return out

@@ -1,17 +1,17 @@
-"""A linear layer that is quick for a few vectors, too, as when reading token by token."""
+"""A linear layer that is fast for few vectors as well, as in token-by-token reading."""
 
 import torch
 from torch import Tensor, nn
 
-# For one vector, and for more than so many, the product is about as quick one way as the other (float32).
+# For one vector, and for more than this many, both products below take about the same time (float32).
 FEW = 32
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``, but for a few vectors in the rows of x a CPU computes (W x^T)^T instead of x W^T, which takes it longer."""
+    """``nn.Linear`` that computes (W x^T)^T rather than x W^T for few vectors x on a CPU, which is faster there."""
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """[..., D] -> [..., D']."""
+        """Maps vectors [..., D] to [..., D']."""
         count = vectors.numel() // self.in_features
         if vectors.device.type != "cpu" or not 1 < count <= FEW:
             return super().forward(vectors)
@@ -20,5 +20,5 @@ class Linear(nn.Linear):
             product = torch.mm(self.weight, columns)
         else:
             product = torch.addmm(self.bias.unsqueeze(1), self.weight, columns)  # [D', N]
-        # The heads of a vector lie side by side, as after any other.
+        # Contiguous, like the output of nn.Linear: attention splits vectors into heads.
         return product.t().contiguous().view(*vectors.shape[:-1], self.out_features)

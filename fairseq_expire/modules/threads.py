@@ -1,11 +1,11 @@
-"""Threads of PyTorch on a CPU that sleep while they wait, as long as other processes want the same cores.
+"""CPU threads of PyTorch that sleep while they wait, as long as other processes use the same cores.
 
-PyTorch's OpenMP threads wait for each other many times in a step, and spin meanwhile, for milliseconds before they sleep. That is
-fastest on cores of their own. A thread that spins uses up its time slice, though: if another process wants its core, it
-is paused just when there is work for it, and all others wait.
+PyTorch's OpenMP threads wait for each other many times in a step. They spin for milliseconds before they sleep, which
+is fastest on cores of their own. But a spinning thread uses up its time slice: if another process wants its core, the
+thread is paused just when there is work for it, and all other threads wait for it.
 
-GNU's OpenMP, with which PyTorch is built on Linux, spins only briefly once it has more threads than there are cores. So while cores
-are shared, there are more threads here, which never get any work.
+GNU's OpenMP, with which PyTorch is built on Linux, spins only briefly once it has more threads than there are cores. So
+while cores are shared, this module adds threads that never get any work.
 """
 
 import os
@@ -16,15 +16,16 @@ from pathlib import Path
 
 import torch
 
-# Elements that one thread works on, at least; so many for each thread make PyTorch use them all.
+# PyTorch splits work so that a thread gets at least this many elements; this many for each make it use all threads.
 GRAIN = 1 << 15
-# What users set themselves to choose how threads wait; that is left alone.
+# Environment variables by which users choose how threads wait; their choice is left alone.
 CHOSEN_BY_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-# Seconds between two looks, and how often in a second a thread is paused for another one where cores are shared: some
-# 50 times on cores of its own, from 170 on beside a busy process.
+# Seconds between two looks.
 SECONDS = 1.0
+# A thread that is paused this often in a second shares its core: about 50 pauses come without a neighbour, 170 and more
+# beside a busy process.
 PAUSED = 100
-# So many looks without such a thread end it.
+# Cores count as shared until this many looks have found no such thread.
 CALM = 10
 
 _lock = threading.Lock()
@@ -32,14 +33,14 @@ _watched = False
 
 
 def let_waiting_threads_sleep() -> bool:
-    """Starts to watch whether other processes want the cores that PyTorch's threads run on, and lets these sleep while they wait
-    as long as that is so.
+    """Starts to watch whether other processes use the cores of PyTorch's threads, and lets these threads sleep while
+    so.
 
     ``OMP_WAIT_POLICY=passive``, set before torch is imported, lets them sleep always.
 
     Returns:
-        True if it did so. False with one thread, on other systems than Linux, if the environment says how threads wait, and on a
-        second call.
+        True if it did. False with one thread, on systems other than Linux, if the environment says how threads wait,
+        and on a second call.
     """
     global _watched
     threads = torch.get_num_threads()
@@ -64,27 +65,31 @@ def _watch(threads: int) -> None:
 
 
 def pauses() -> dict[str, int]:
-    """How often each thread of this process has been paused for another one, by its number."""
+    """Returns how often each thread of this process has been paused for another one, by its number."""
     found = {}
     for folder in Path("/proc/self/task").iterdir():
         try:
             status = (folder / "status").read_text()
-        # It has just ended.
         except OSError:
+            # The thread has just ended.
             continue
         found[folder.name] = int(status.rpartition("nonvoluntary_ctxt_switches:")[2])
     return found
 
 
 class Shared:
-    """Tells from the pauses of threads, look by look, whether cores are shared with other processes."""
+    """Whether cores are shared with other processes, judged by the pauses of threads, look by look."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._before: dict[str, int] = {}
         self._calm = CALM
 
     def look(self, paused: dict[str, int]) -> bool:
-        """Takes what :func:`pauses` gives ``SECONDS`` after the last look."""
+        """Returns whether cores are shared.
+
+        Args:
+            paused: what :func:`pauses` returns ``SECONDS`` after the last look.
+        """
         often = any(count - self._before.get(thread, count) >= PAUSED * SECONDS for thread, count in paused.items())
         self._before = paused
         self._calm = 0 if often else self._calm + 1
@@ -92,21 +97,21 @@ class Shared:
 
 
 class IdlePools:
-    """As many OpenMP threads without work as it takes to have more threads than cores.
+    """OpenMP threads without work, as many as it takes to have more threads than cores.
 
     Args:
-        threads: that PyTorch uses.
+        threads: how many threads PyTorch uses.
     """
 
     def __init__(self, threads: int):
-        # Each thread that calls PyTorch has a pool of its own, of so many more.
+        # Each thread that calls PyTorch has a pool of its own, of this many more threads.
         self._more = threads - 1
         self._count = max(1, -(-(len(os.sched_getaffinity(0)) - self._more) // self._more))
         self._pools: list[threading.Thread] = []
         self._end = threading.Event()
 
     def start(self) -> None:
-        """Returns when they are there."""
+        """Starts the threads and returns when all are there."""
         if self._pools:
             return
         self._end = threading.Event()
@@ -121,7 +126,7 @@ class IdlePools:
             ready.acquire()
 
     def stop(self) -> None:
-        """Returns when they are gone: a pool ends with the thread that it belongs to."""
+        """Ends the threads and returns when all are gone; a pool ends with the thread that it belongs to."""
         self._end.set()
         for pool in self._pools:
             pool.join()

@@ -1,24 +1,29 @@
-"""A stack of layers that reads text block by block and remembers, the same for every policy.
+"""The stack of layers that reads text block by block and remembers, the same for every policy.
 
-Size legend: B rows, T tokens of a block, D width, K heads, P reach of positions.
+Size legend: B rows, T tokens of a block, D width, K heads, P positions.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fairseq_expire.modules.layer import LayerReport, MemoryLayer
-from fairseq_expire.modules.layer_memory import EMPTY_AGE, SLACK, LayerMemory
+from fairseq_expire.modules.layer import LayerOutput, LayerReport, MemoryLayer
 from fairseq_expire.modules.memory import Memory
 from fairseq_expire.modules.policies.base import MemoryPolicy
 
 
 class StackOutput(NamedTuple):
-    """A block read: its output states [B, T, D], the memory to read on from, and a report for each layer."""
+    """A block after all layers.
+
+    Args:
+        hidden: [B, T, D], the output states.
+        memory: the memory to read on from, without gradient.
+        reports: one for each layer.
+    """
 
     hidden: Tensor
     memory: Memory
@@ -28,20 +33,20 @@ class StackOutput(NamedTuple):
 class MemoryTransformer(nn.Module):
     """A stack of layers that reads a stream block by block: ``hidden, memory -> hidden, memory``.
 
-    With fixed weights the output does not depend on how the stream is cut into blocks.
+    While weights stand still, the output does not depend on how the stream is cut into blocks.
 
     Args:
         embed_dim: D.
         num_heads: K; divides ``embed_dim``.
         ffn_dim: width inside the feed-forward networks.
         num_layers: number of layers.
-        position_range: P, how many steps back attention knows the distance; shared by layers and heads.
+        position_range: P, how many steps back attention knows distances; layers and heads share the embeddings.
         policy: makes the memory policy of one layer; called once for each.
         pre_norm: layer norm before the sublayers (and once after the last) instead of after them.
         dropout: on the output of each sublayer.
         attention_dropout: on attention probabilities.
         activation_dropout: inside the feed-forward networks.
-        checkpoint_activations: keep nothing inside a layer for backward, and run it again there.
+        checkpoint_activations: store nothing inside a layer for the backward pass, and run it again there.
     Raises:
         ValueError: if a size is not positive, heads do not divide the width or a dropout is outside [0, 1).
     """
@@ -62,31 +67,37 @@ class MemoryTransformer(nn.Module):
         checkpoint_activations: bool = False,
     ):
         super().__init__()
-        sizes = dict(
-            embed_dim=embed_dim,
-            num_heads=num_heads,
-            ffn_dim=ffn_dim,
-            num_layers=num_layers,
-            position_range=position_range,
-        )
+        sizes = {
+            "embed_dim": embed_dim,
+            "num_heads": num_heads,
+            "ffn_dim": ffn_dim,
+            "num_layers": num_layers,
+            "position_range": position_range,
+        }
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if embed_dim % num_heads:
             raise ValueError(
-                f"the heads share the width: num_heads must divide embed_dim, got {num_heads} heads and width {embed_dim}"
+                "the heads share the width: num_heads must divide embed_dim, "
+                f"got {num_heads} heads and width {embed_dim}"
             )
-        shares = dict(dropout=dropout, attention_dropout=attention_dropout, activation_dropout=activation_dropout)
-        for name, value in shares.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is a share: expected 0 <= {name} < 1, got {value}")
+        shares = {
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "activation_dropout": activation_dropout,
+        }
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} is a share: expected 0 <= {name} < 1, got {share}")
         self.embed_dim = embed_dim
         self.position_range = position_range
         self.checkpoint_activations = checkpoint_activations
         head_dim = embed_dim // num_heads
-        # As large as a query: from the first update a head can tell one step back from two.
+        # Of the size of queries, so that a head tells one step back from two from the first update on.
         self.position = nn.Parameter(torch.randn(position_range, head_dim))
-        self.layers = nn.ModuleList(
+        # A ModuleList does not name the type of its modules.
+        self.layers: Sequence[MemoryLayer] = nn.ModuleList(  # type: ignore[assignment]
             MemoryLayer(
                 embed_dim=embed_dim,
                 num_heads=num_heads,
@@ -100,15 +111,25 @@ class MemoryTransformer(nn.Module):
         self.final_norm = nn.LayerNorm(embed_dim) if pre_norm else None
 
     @property
-    def reach(self) -> int | None:
-        """How many steps back a layer's memory may go; None for no limit."""
-        reaches = [layer.policy.reach for layer in self.layers]
-        return None if None in reaches else max(reaches)
+    def max_age(self) -> int | None:
+        """How many steps back the memory of a layer may go; None for no limit."""
+        ages = [layer.policy.max_age for layer in self.layers]
+        limited = [age for age in ages if age is not None]
+        return max(limited) if len(limited) == len(ages) else None
 
-    def empty_memory(self, batch: int, *, read: int = 0) -> Memory:
-        """A memory of B rows that holds nothing of the ``read`` tokens that came before."""
-        shape = dict(batch=batch, num_layers=len(self.layers), embed_dim=self.embed_dim)
-        return Memory.empty(**shape, like=self.position).advance(read)
+    def empty_memory(self, batch: int, *, tokens_read: int = 0) -> Memory:
+        """Makes a memory of B rows that holds nothing of the ``tokens_read`` tokens that came before."""
+        memory = Memory.empty(batch=batch, num_layers=len(self.layers), embed_dim=self.embed_dim, like=self.position)
+        return memory.advance(tokens_read)
+
+    def check_memory(self, memory: Memory, *, batch: int) -> None:
+        """Raises ValueError, with the likely cause, unless B rows can be read on from a memory."""
+        memory.check_fits(
+            batch=batch,
+            num_layers=len(self.layers),
+            embed_dim=self.embed_dim,
+            keeps_inputs=self.layers[0].policy.keeps_inputs,
+        )
 
     def forward(
         self,
@@ -123,11 +144,9 @@ class MemoryTransformer(nn.Module):
         Args:
             hidden: [B, T, D], embedded tokens; T may differ from block to block.
             memory: what the previous block returned; None at the start of a stream.
-            padding: [B, T] bool, True where a row has no token: nothing is remembered of it and nothing sees it.
-            shortening: share of L in [0, 1) to which spans are cut in this block; None draws it in training if the
-                policy asks for it (section 4.2).
-        Returns:
-            the output states, the new memory (without gradient) and a report for each layer.
+            padding: [B, T] bool, True where a row has no token: it is neither seen nor remembered.
+            shortening: share of L in [0, 1) to which spans are cut in this block. With None, the policy may draw one in
+                training (section 4.2).
         Raises:
             ValueError: if the block or the memory does not fit the model.
         """
@@ -136,44 +155,35 @@ class MemoryTransformer(nn.Module):
                 f"a block is [B, T, {self.embed_dim}] with at least one token a row, got {list(hidden.shape)}"
             )
         batch, block, _ = hidden.shape
-        shape = dict(batch=batch, num_layers=len(self.layers), embed_dim=self.embed_dim)
         if memory is None:
-            memory = Memory.empty(**shape, like=hidden)
-        memory.check_fits(**shape, parts=3 if self.layers[0].policy.compresses else 2)
+            memory = Memory.empty(batch=batch, num_layers=len(self.layers), embed_dim=self.embed_dim, like=hidden)
+        self.check_memory(memory, batch=batch)
         if shortening is None and self.training:
             shortening = self.layers[0].policy.draw_shortening()
 
-        candidates: list[tuple[LayerMemory, Tensor]] = []
-        reports: list[LayerReport] = []
-        for layer, held in zip(self.layers, memory.layers):
-            arguments = dict(padding=padding, shortening=shortening)
+        outputs: list[LayerOutput] = []
+        for layer, before in zip(self.layers, memory.layers):
+            read: Callable[..., LayerOutput] = layer
             if self.checkpoint_activations and torch.is_grad_enabled():
-                read = checkpoint(layer, hidden, held, self.position, use_reentrant=False, **arguments)
-            else:
-                read = layer(hidden, held, self.position, **arguments)
-            hidden, extended, keep, report = read
-            candidates.append((extended, keep))
-            reports.append(report)
+                read = partial(checkpoint, layer, use_reentrant=False)
+            out = read(hidden, before, self.position, padding=padding, shortening=shortening)
+            hidden = out.hidden
+            outputs.append(out)
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
+        return StackOutput(hidden, _pruned(outputs, block), tuple(out.report for out in outputs))
 
-        # The one point where the device is waited for: how many memories each row of each layer keeps, and the oldest.
-        found = [torch.stack([keep.sum(dim=1), old.age.masked_fill(~keep, 0).amax(dim=1)]) for old, keep in candidates]
-        kept = tuple(
-            _kept(*layer, tuple(counts), oldest=max(oldest), block=block)
-            for layer, (counts, oldest) in zip(candidates, torch.stack(found).tolist())
+
+def _pruned(outputs: Sequence[LayerOutput], block: int) -> Memory:
+    """Deletes what no later query can see."""
+    # How many memories each row of each layer keeps, and the oldest of them: the one point where the device is waited
+    # for.
+    found = torch.stack(
+        [torch.stack([out.keep.sum(dim=1), out.memory.age.masked_fill(~out.keep, 0).amax(dim=1)]) for out in outputs]
+    )
+    return Memory(
+        tuple(
+            out.memory.prune(out.keep, tuple(counts), oldest=max(oldest), block=block)
+            for out, (counts, oldest) in zip(outputs, found.tolist())
         )
-        return StackOutput(hidden=hidden, memory=Memory(kept), reports=tuple(reports))
-
-
-def _kept(candidates: LayerMemory, keep: Tensor, counts: tuple[int, ...], *, oldest: int, block: int) -> LayerMemory:
-    """What is left of the candidates. Keys and values move when more would be stored than is to be (design, section 6), or when the
-    next block would find no room."""
-    if candidates.spans is None:
-        return candidates.compact(keep, counts, oldest=oldest)
-    enough = -(-max(counts) // SLACK) * SLACK + block
-    room = candidates.room
-    # Until then what is gone stays where it is, out of sight. A longer block before this one left more room than is to be.
-    if room is not None and candidates.age.size(1) + block <= room.data.size(1) <= enough:
-        return replace(candidates, age=candidates.age.masked_fill(~keep, EMPTY_AGE), oldest=oldest)
-    return candidates.compact(keep, counts, oldest=oldest, room=enough - max(counts))
+    )

@@ -1,169 +1,248 @@
-"""What a block sees of its candidates, and how much: the soft mask, from spans and ages (section 4.1).
+"""Visibility of keys to the queries of a block.
 
-Size legend: B rows, H heads of a span (1 if the heads share it), T queries of a block, S candidates.
+Size legend: B rows, H heads of a span (1 if the heads share it), T queries of a block, Q of these in a row, S keys.
 
-Query t of a block sees candidate i through m = clamp(1 + (e_i - distance) / R, 0, 1), and its distance is t more than the
-age that the first query sees. So one number for each candidate says all, the steps that are *left* to it as the first query
-sees it, left_i = e_i - age_i + R: m = clamp((left_i - t) / R, 0, 1). It never rises with t: a candidate is seen in full while
-more than R steps are left, then on its ramp, and never again from left_i on.
+Steps are counted from the block's first query, which is t = 0. A key of age a is at distance a + t from query t.
+Memories have ages of 1 and more, the block's own tokens 0, -1, ... -(T - 1).
 
-Two policies hide more than that, at once: Adaptive-Span what is older than L, the Compressive Transformer its
-compressed memories until the states they stand for are gone (see :class:`Visibility`).
+Soft mask (section 4.1): with r = span - distance steps remaining, m = clamp(1 + r / R, 0, 1). A key is seen in full
+while r >= 0, then on its ramp, and expires for good when r = -R.
+
+Window: query t sees a key if first <= t < last. The soft mask is one bound of this window; all other bounds are hard:
+
+=================  =============================================  =====================================
+bound              from                                           hides
+=================  =============================================  =====================================
+t >= first         ``min_distance`` - age (1 - age for a token)   the query itself and what comes later
+t < last           ``expires_at`` = span - age + R                expired keys
+t < last           ``max_distance`` + 1 - age                     keys further back than a limit
+never              an age far above every span                    empty slots and padding
+=================  =============================================  =====================================
+
+Windows never reopen: a key that no later query sees can be deleted. Attention, deletion, reports and the span penalty
+all follow from this file and have no rule of their own.
 """
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-# So far below every number of steps that is not zero that its root is, too.
-TINY = 1e-30
-
-
-def steps_left(span: Tensor, age: Tensor, *, ramp: float) -> Tensor:
-    """In how many steps from the first query of a block each candidate is gone for good.
-
-    Args:
-        span: [B, H, S] e_i, in steps.
-        age: [B, S] int64, steps back from the first query of the block; 0, -1, ... for the block itself.
-        ramp: R, in steps.
-    Returns:
-        [B, H, S], of the type of ``span``; negative for what is long gone.
-    """
-    return (span - age.unsqueeze(1)) + ramp
-
-
-def _left_to(left: Tensor, first: int, last: int) -> Tensor:
-    """[B, H, S] -> [B, H, last - first, S], as the queries first ... last - 1 see it."""
-    return left.unsqueeze(-2) - torch.arange(first, last, device=left.device, dtype=left.dtype).unsqueeze(-1)
-
-
-def soft_mask_bias(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
-    """[B, H, last - first, S]: log2 m for the queries first ... last - 1, -inf for what is expired."""
-    # Not from zero: its logarithm takes a slow path in vector units.
-    mask = _left_to(left, first, last).div_(ramp).clamp_(TINY, 1)
-    return F.threshold_(mask.log2_(), math.log2(TINY) / 2, float("-inf"))
-
-
-def soft_mask_slope(left: Tensor, first: int, last: int, *, ramp: float) -> Tensor:
-    """Derivative of log m by the span: 1 / (R m) on the ramp, zero where m is 1; some number where it is 0."""
-    # 1 / TINY where expired: times a gradient that is exactly 0.
-    slope = _left_to(left, first, last).clamp_(min=TINY).reciprocal_()
-    return F.threshold_(slope, 1 / ramp, 0.0)
-
-
-def _queries_before(steps: Tensor, block: int) -> Tensor:
-    """[...] int64: how many queries of a block, at steps 0 ... T - 1, come before a number of steps; none before a NaN."""
-    return steps.ceil().clamp(0, block).nan_to_num(0.0).to(torch.int64)
-
-
-def _seen_from(age: Tensor) -> Tensor:
-    """[B, S] int64: the first query t that a candidate is in the past of; a query never sees itself."""
-    return (1 - age).clamp(min=0)
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """Which candidates stand for several states each, and from how far they are seen.
-
-    Args:
-        slots: [B, S] bool.
-        after: one is seen from more than this many steps after the oldest of its states (its age), by when that is gone.
-        rate: how many states each stands for: ``rate`` steps further back, it is one position further back.
-    """
-
-    slots: Tensor
-    after: int
-    rate: int
-
-    def positions(self, distance: Tensor) -> Tensor:
-        """The position, in slots back from the query, of compressed memories at these distances: behind those of the states."""
-        return self.after + 1 + torch.div(distance - (self.after + 1), self.rate, rounding_mode="floor")
+# Masks up to this count as 0: smaller than any real mask value.
+HIDDEN = 1e-15
+# Masks are not smaller than this before their logarithm is taken: its value for 0 takes a slow path in vector units.
+TINY = HIDDEN**2
 
 
 @dataclass(frozen=True)
 class Visibility:
-    """What the queries of a block see of candidates.
+    """Window, soft mask and position of every key for the queries of a block.
+
+    Build it with :meth:`of`.
 
     Args:
-        left: [B, H, S], see :func:`steps_left`.
-        age: [B, S] int64, steps back from the first query; 0, -1, ... for the block.
-        ramp: R, in steps.
-        longest: nothing is seen from further than this, whatever is left to it; None for no limit.
-        compressed: which candidates stand for several; None if none does.
+        span: [B, H, S] e_i, in steps.
+        age: [B, S] int64, steps back from the block's first query.
+        block: T.
+        ramp: R, in steps; 1 is a hard edge, since distances are whole steps.
+        max_distance: no key is seen from further back than this many steps; None for no limit.
+        min_distance: [B, S] int64, see :meth:`of`; None if it is 1 for all keys.
+        stride: see :meth:`of`.
+        own: how many of the keys, the last ones, are the block's own tokens, in their order.
     """
 
-    left: Tensor
+    span: Tensor
     age: Tensor
+    block: int
     ramp: float
-    longest: int | None = None
-    compressed: Compressed | None = None
+    max_distance: int | None
+    min_distance: Tensor | None
+    stride: int
+    own: int
 
-    def of(self, rows: slice, slots: slice) -> "Visibility":
-        """Of some rows and candidates only."""
-        compressed = self.compressed
-        if compressed is not None:
-            compressed = replace(compressed, slots=compressed.slots[rows, slots])
-        return replace(self, left=self.left[rows, :, slots], age=self.age[rows, slots], compressed=compressed)
+    @classmethod
+    def of(
+        cls,
+        *,
+        span: Tensor,
+        age: Tensor,
+        block: int,
+        ramp: float,
+        max_distance: int | None = None,
+        min_distance: Tensor | None = None,
+        stride: int = 1,
+    ) -> "Visibility":
+        """Visibility of memories followed by the T tokens of a block.
 
-    def distance(self, first: int, last: int) -> Tensor:
-        """[B, last - first, S] int64, in steps."""
-        return self.age.unsqueeze(1) + torch.arange(first, last, device=self.age.device).unsqueeze(1)
+        Args:
+            span: [B, H, S] e_i in steps, one for each head (H = K) or for all (H = 1).
+            age: [B, S] int64, steps back from the block's first query; 0, -1, ... for the block's own tokens, and far
+                more than any span for what is never seen.
+            block: T.
+            ramp: R, in steps.
+            max_distance: hides keys further back than this many steps, whatever their span; None for no limit.
+            min_distance: [B, S] int64; a key is seen from this many steps back on. 1 for ordinary states, more for a
+                memory that stands for several states. None if it is 1 for all keys.
+            stride: c, how many states each key with a ``min_distance`` above 1 stands for: c steps further back, it is
+                one position further back.
+        Raises:
+            ValueError: if the shapes do not fit each other, or ages are not whole steps.
+        """
+        if span.dim() != 3 or age.shape != (span.size(0), span.size(2)):
+            raise ValueError(f"expected span [B, H, S] and age [B, S], got {list(span.shape)} and {list(age.shape)}")
+        if age.dtype != torch.int64:
+            raise ValueError(f"ages are whole steps: expected an int64 tensor, got {age.dtype}")
+        if min_distance is not None and min_distance.shape != age.shape:
+            raise ValueError(
+                f"min_distance: expected one for each key, as age {list(age.shape)}, got {list(min_distance.shape)}"
+            )
+        return cls(span, age, block, float(ramp), max_distance, min_distance, stride, own=block)
 
-    def bias(self, first: int, last: int) -> Tensor:
-        """[B, H, last - first, S]: log2 m, -inf for what is not seen (but the future is)."""
-        bias = soft_mask_bias(self.left, first, last, ramp=self.ramp)
-        if self.longest is not None:
-            bias.masked_fill_((self.distance(first, last) > self.longest).unsqueeze(1), float("-inf"))
-        if self.compressed is not None:
-            early = self.compressed.slots.unsqueeze(1) & (self.distance(first, last) <= self.compressed.after)
-            bias.masked_fill_(early.unsqueeze(1), float("-inf"))
+    def select(self, rows: slice, keys: slice) -> "Visibility":
+        """Visibility of some rows and consecutive keys only."""
+        start, stop, _ = keys.indices(self.age.size(1))
+        return replace(
+            self,
+            span=self.span[rows, :, keys],
+            age=self.age[rows, keys],
+            min_distance=None if self.min_distance is None else self.min_distance[rows, keys],
+            own=min(max(0, stop - (self.age.size(1) - self.own)), stop - start),
+        )
+
+    def detach(self) -> "Visibility":
+        """The same without gradient."""
+        return replace(self, span=self.span.detach())
+
+    def to(self, dtype: torch.dtype) -> "Visibility":
+        """The same with spans in another floating-point type."""
+        return self if self.span.dtype == dtype else replace(self, span=self.span.to(dtype))
+
+    @cached_property
+    def expires_at(self) -> Tensor:
+        """[B, H, S], without gradient: the time t, not always whole, at which the soft mask reaches 0."""
+        return _expires_at(self.span.detach(), self.age, self.ramp)
+
+    @cached_property
+    def first(self) -> Tensor:
+        """[B, S] int64: the first query that may see a key; T or more if none of the block may."""
+        return ((1 if self.min_distance is None else self.min_distance) - self.age).clamp(min=0)
+
+    @cached_property
+    def hard_last(self) -> Tensor | None:
+        """[B, S] int64: the first query that does not see a key any more, whatever its span; None for no limit.
+
+        All hard bounds of t < last meet here.
+        """
+        return None if self.max_distance is None else (self.max_distance + 1 - self.age).clamp(min=0)
+
+    @cached_property
+    def last(self) -> Tensor:
+        """[B, S] int64: the first of the block's queries from which no head sees a key any more; T if there is none."""
+        last = _queries_before(self.expires_at.amax(dim=1), self.block)
+        return last if self.hard_last is None else torch.minimum(last, self.hard_last)
+
+    @property
+    def fully_visible(self) -> Tensor:
+        """[B, S] bool: keys that every head of every query of the block sees with a mask of 1."""
+        full = (self.expires_at.amin(dim=1) >= self.ramp + (self.block - 1)) & (self.first == 0)
+        return full if self.hard_last is None else full & (self.hard_last >= self.block)
+
+    @property
+    def visible_later(self) -> Tensor:
+        """[B, S] bool: keys that some query after the block still sees; all others can be deleted."""
+        visible = self.age + self.block < self.span.detach().amax(dim=1) + self.ramp
+        return visible if self.hard_last is None else visible & (self.hard_last > self.block)
+
+    def sizes(self) -> Tensor:
+        """[B, T] int64, |C_t|: how many keys each query sees, with any head."""
+        last = self.last
+        first = torch.minimum(self.first, last)
+        change = first.new_zeros(first.size(0), self.block + 1)
+        change.scatter_add_(1, first, torch.ones_like(first)).scatter_add_(1, last, torch.full_like(last, -1))
+        return change.cumsum(dim=1)[:, : self.block]
+
+    def queries_on_ramp(self, padding: Tensor | None = None) -> Tensor:
+        """[B, H, S] int64: how many queries of the block see a key on its ramp.
+
+        Args:
+            padding: [B, T] bool, True for queries that do not count; they stand at the end of a row.
+        """
+        last = _queries_before(self.expires_at, self.block)
+        if self.hard_last is not None:
+            last = torch.minimum(last, self.hard_last.unsqueeze(1))
+        if padding is not None:
+            last = torch.minimum(last, (self.block - padding.sum(dim=1)).view(-1, 1, 1))
+        # The mask is below 1 for t > expires_at - R.
+        faded = (self.expires_at - self.ramp).floor().clamp(-1, self.block).to(torch.int64) + 1
+        return (last - torch.maximum(faded, self.first.unsqueeze(1))).clamp(min=0)
+
+    def distance(self, start: int, stop: int) -> Tensor:
+        """[B, Q, S] int64: steps from each query back to each key.
+
+        Args:
+            start, stop: which queries, start ... stop - 1; as in all methods below.
+        """
+        return self.age.unsqueeze(1) + _steps(self.age, start, stop)
+
+    def position_index(self, start: int, stop: int) -> Tensor:
+        """[B, Q, S] int64: the position of a key relative to a query, from 1 on for keys in the past of the query.
+
+        It is the distance in steps, and in slots for keys that stand for several states.
+        """
+        distance = self.distance(start, stop)
+        if self.min_distance is None:
+            return distance
+        nearest = self.min_distance.unsqueeze(1)
+        strided = nearest + torch.div(distance - nearest, self.stride, rounding_mode="floor")
+        return torch.where(nearest > 1, strided, distance)
+
+    def soft_mask(self, start: int, stop: int) -> Tensor:
+        """[B, H, Q, S]: m, 0 for hidden keys. Spans get a gradient where 0 < m < 1."""
+        steps = _steps(self.age, start, stop)
+        visible = steps >= self.first.unsqueeze(1)
+        if self.hard_last is not None:
+            visible &= steps < self.hard_last.unsqueeze(1)
+        expires_at = _expires_at(self.span, self.age, self.ramp)
+        mask = (expires_at.unsqueeze(-2) - _steps(expires_at, start, stop)) / self.ramp
+        mask = mask.masked_fill(mask >= 1, 1)
+        return mask.masked_fill((mask <= HIDDEN) | ~visible.unsqueeze(1), 0)
+
+    def bias(self, start: int, stop: int) -> Tensor:
+        """[B, H, Q, S]: log2 m, without gradient; -inf for hidden keys."""
+        mask = self._until_expiry(start, stop).div_(self.ramp).clamp_(TINY, 1)
+        bias = torch.threshold_(mask.log2_(), math.log2(HIDDEN), float("-inf"))
+        steps = _steps(self.age, start, stop)
+        if self.hard_last is not None:
+            bias.masked_fill_((steps >= self.hard_last.unsqueeze(1)).unsqueeze(1), float("-inf"))
+        # The past of all these queries needs no look: memories, and the block's own tokens before the first of them.
+        past = self.age.size(1) - self.own + start if self.min_distance is None else 0
+        early = steps < self.first[:, None, past:]
+        bias[..., past:].masked_fill_(early.unsqueeze(1), float("-inf"))
         return bias
 
-    def slope(self, first: int, last: int) -> Tensor:
-        """[B, H, last - first, S]: the derivative of log m by the span; some number where nothing is seen."""
-        return soft_mask_slope(self.left, first, last, ramp=self.ramp)
+    def slope(self, start: int, stop: int) -> Tensor:
+        """[B, H, Q, S]: the derivative of log m by the span: 1 / (R m) on the ramp, 0 before, any number behind."""
+        # 1 / TINY where expired: it is multiplied with a gradient that is exactly 0.
+        slope = self._until_expiry(start, stop).clamp_(min=TINY).reciprocal_()
+        return torch.threshold_(slope, 1 / self.ramp, 0.0)
 
-    def until(self, block: int) -> Tensor:
-        """[B, S] int64: the first of a block's T queries that sees the candidate with no head any more, T if none does not."""
-        until = _queries_before(self.left.amax(dim=1), block)
-        if self.longest is not None:
-            until = torch.minimum(until, (self.longest + 1 - self.age).clamp(min=0))
-        return until
-
-    def steady(self, block: int) -> Tensor:
-        """[B, S] bool: which candidates, all of them memories, every head of the block's last query sees in full."""
-        steady = self.left.amin(dim=1) >= self.ramp + (block - 1)
-        return steady if self.longest is None else steady & (self.age + (block - 1) <= self.longest)
-
-    def sizes(self, block: int) -> Tensor:
-        """[B, T] int64, |C_t|: how many candidates each query of the block sees, with any head."""
-        since, until = _seen_from(self.age), self.until(block)
-        if self.compressed is not None:
-            late = (self.compressed.after + 1 - self.age).clamp(min=0)
-            since = torch.where(self.compressed.slots, torch.maximum(since, late), since)
-        return _sizes(since, until, block)
+    def _until_expiry(self, start: int, stop: int) -> Tensor:
+        """[B, H, Q, S]: steps until a key expires, r + R."""
+        return self.expires_at.unsqueeze(-2) - _steps(self.expires_at, start, stop)
 
 
-def _sizes(since: Tensor, until: Tensor, block: int) -> Tensor:
-    """[B, T] int64: how many of the candidates, each seen by the queries ``since`` ... ``until`` - 1 ([B, S]), a query sees."""
-    since = torch.minimum(since, until)
-    change = since.new_zeros(since.size(0), block + 1)
-    change.scatter_add_(1, since, torch.ones_like(since)).scatter_add_(1, until, torch.full_like(until, -1))
-    return change.cumsum(dim=1)[:, :block]
+def _expires_at(span: Tensor, age: Tensor, ramp: float) -> Tensor:
+    remaining = span - age.unsqueeze(1)
+    return remaining + ramp
 
 
-def queries_on_ramp(left: Tensor, age: Tensor, block: int, *, ramp: float, padding: Tensor | None) -> Tensor:
-    """[B, H, S] int64: for how many queries of the block a candidate is seen on its ramp.
+def _steps(like: Tensor, start: int, stop: int) -> Tensor:
+    """[Q, 1]: start ... stop - 1, in the type of ``like``."""
+    return torch.arange(start, stop, device=like.device, dtype=like.dtype).unsqueeze(-1)
 
-    Args:
-        padding: [B, T] bool, True for queries that do not count; they stand at the end of a row.
-    """
-    until = _queries_before(left, block)
-    if padding is not None:
-        until = torch.minimum(until, (block - padding.sum(dim=1)).view(-1, 1, 1))
-    # On the ramp for t > left - R.
-    full = (left - ramp).floor().clamp(-1, block).to(torch.int64) + 1
-    return (until - torch.maximum(full, _seen_from(age).unsqueeze(1))).clamp(min=0)
+
+def _queries_before(time: Tensor, block: int) -> Tensor:
+    """[...] int64: how many of a block's queries, at t = 0 ... T - 1, come before a time; none before a NaN."""
+    return time.ceil().clamp(0, block).nan_to_num(0.0).to(torch.int64)

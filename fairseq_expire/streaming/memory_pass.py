@@ -76,12 +76,12 @@ class MemoryPass:
 
     def empty_memory(self, model: LanguageModel, start: int) -> Memory:
         """Returns the memory of a model that skipped the first ``start`` tokens of each row."""
-        return model.stack.empty_memory(self._blocks.rows, read=start)
+        return model.stack.empty_memory(self._blocks.rows, tokens_read=start)
 
     @torch.no_grad()
     def _reread(self, model: LanguageModel, micro_batch: int, end: int, *, warn: bool) -> Memory:
         """Makes the memory of the text before token ``end`` with today's weights."""
-        blocks, reach = self._blocks, model.stack.reach
+        blocks, reach = self._blocks, model.stack.max_age
         if reach is None:
             # Without a limit, as far back as any row of an epoch goes.
             reach = max(end, blocks.longest_row_of_epoch)

@@ -1,4 +1,4 @@
-"""The task, and with it all that this package has for fairseq: importing ``tasks`` registers everything and installs the patches.
+"""The task. Importing it registers all that this package has for fairseq, and installs the patches.
 
 fairseq imports the modules in the folders ``tasks`` and ``models`` of a user directory, but not the criterion.
 """

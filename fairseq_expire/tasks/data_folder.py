@@ -1,4 +1,4 @@
-"""A folder of data as the task gets it: whether its dictionary, its manifest and its splits are of one and the same data."""
+"""A folder of data as the task gets it, with checks that dictionary, manifest and splits belong together."""
 
 import hashlib
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 from fairseq.data import Dictionary
 
 from fairseq_expire.fairseq_patches.fusion import translation_dictionaries
+from fairseq_expire.tokenizers.bound import make_tokenizer
 from fairseq_expire.tokenizers.dictionary import PlainDictionary
 from fairseq_expire.tokenizers.manifest import FILE_NAME, Manifest, read_manifest
-from fairseq_expire.tokenizers.registry import make_level
 
 
 def read_dictionary(folder: Path) -> Dictionary:
-    """The dictionary that the data in a folder was made with.
+    """Reads the dictionary that the data in a folder was made with.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, or the manifest beside it is, or is of another dictionary.
+        FileNotFoundError: there is no dictionary.
+        ValueError: the dictionary or the manifest is damaged, or they do not belong together.
     """
     path = folder / "dict.txt"
     if not path.is_file():
@@ -37,10 +37,10 @@ def read_dictionary(folder: Path) -> Dictionary:
 
 
 def _load(path: Path) -> Dictionary:
-    """What fairseq reads. Raises ValueError, with the line, if it reads nothing."""
+    """Reads a dictionary with fairseq. Raises ValueError, with the line, if fairseq cannot read it."""
     try:
         return Dictionary.load(str(path))
-    # fairseq has a kind of its own for each fault, and names neither the file nor the line.
+    # Any exception: fairseq's differ by the fault, and name neither the file nor the line.
     except Exception as refused:
         reason = refused
         try:
@@ -56,25 +56,31 @@ def _check_manifest(manifest: Manifest, path: Path, *, symbols: int) -> None:
             f"{path}: {manifest.symbols} symbols, and dict.txt has {symbols}; restore the file, or make the data again"
         )
     try:
-        make_level(manifest.level, manifest.options)
+        make_tokenizer(manifest.level, manifest.options)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; restore the file, or make the data again") from None
 
 
 def check_split(folder: Path, split: str, *, tokens: int) -> None:
-    """Raises ValueError if a folder's manifest says something else of a split than its files, which hold so many tokens."""
+    """Raises ValueError if a folder's manifest does not describe the files of a split.
+
+    Args:
+        folder: with the manifest, or without one.
+        split: its name.
+        tokens: the number of tokens in its files.
+    """
     manifest: Manifest | None = read_manifest(folder)
     counts = manifest.splits.get(split) if manifest else None
     if counts is None:
         return
     if counts.tokens != tokens:
         raise ValueError(
-            f"{folder / FILE_NAME}: {counts.tokens} tokens in split {split}, and its files hold {tokens}; restore the files, "
-            "or make the data again"
+            f"{folder / FILE_NAME}: {counts.tokens} tokens in split {split}, and its files hold {tokens}; restore the "
+            "files, or make the data again"
         )
-    # What scores are divided by.
+    # Scores are divided by these counts.
     if tokens and not (counts.text_bytes > 0 and counts.text_chars > 0):
         raise ValueError(
-            f"{folder / FILE_NAME}: {counts.text_bytes} bytes and {counts.text_chars} characters in split {split}, which has "
-            f"{tokens} tokens; restore the file, or make the data again"
+            f"{folder / FILE_NAME}: {counts.text_bytes} bytes and {counts.text_chars} characters in split {split}, "
+            f"which has {tokens} tokens; restore the file, or make the data again"
         )

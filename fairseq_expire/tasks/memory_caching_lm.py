@@ -1,4 +1,4 @@
-"""Language modelling over contiguous streams, with a memory that outlives the batch."""
+"""The task of language modelling over contiguous streams, with a memory that outlives the batch."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ from fairseq_expire.streaming.token_stream import TokenStream, find_parts
 from fairseq_expire.tasks.data_folder import check_split, read_dictionary
 from fairseq_expire.tasks.options import MemoryCachingLMConfig, add_save_memory
 from fairseq_expire.tasks.prompting import PromptingTask
-from fairseq_expire.tokenizers.dictionary_check import DIGEST, check_dictionary
+from fairseq_expire.tokenizers.dictionary import DIGEST, check_dictionary
 from fairseq_expire.tokenizers.manifest import Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -46,11 +46,12 @@ NO_ITEMS = (
 
 @register_task("memory_caching_lm", dataclass=MemoryCachingLMConfig)
 class MemoryCachingLMTask(PatchedTask, PromptingTask):
-    """Reads each split as contiguous rows and hands every batch the memory of its pass.
+    """Reads each split as contiguous rows, and gives every batch the memory of its pass.
 
-    A pass (a training epoch, a validation, a scoring run) starts cold and reads its rows in order; every token of the
-    split is a target exactly once. ``--batch-size`` is the number of rows, without it ``--max-tokens`` divided by the
-    block; ``--update-freq n`` reads n times as many rows, each with a memory of its own.
+    A pass is a training epoch, a validation or a scoring run. It starts with an empty memory and reads its rows in
+    order; every token of the split is a target exactly once. ``--batch-size`` is the number of rows, by default
+    ``--max-tokens`` divided by the block. ``--update-freq n`` reads n times as many rows, each with a memory of its
+    own.
     """
 
     def __init__(self, cfg: MemoryCachingLMConfig, dictionary: Dictionary, manifest: Manifest | None):
@@ -62,9 +63,9 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
                 f"got {cfg.tokens_per_sample}"
             )
         self.dictionary = dictionary
-        # What the first folder's data is, where it says so.
+        # Of the data in the first folder, if it has one.
         self.manifest = manifest
-        # What a token is ("bytes", "chars", "words", "subword"), or None.
+        # "bytes", "chars", "words", "subword", or None if it is unknown.
         self.level = manifest.level if manifest else None
         if cfg.utf8 and self.level != "bytes":
             level = self.level or "words, by all that is known"
@@ -72,7 +73,7 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
                 f"--utf8 is for models of bytes, and the symbols in {cfg.data} are {level}: leave the option out"
             )
         self._training: MemoryBatchIterator | None = None
-        # Whether a new model was built, as only training does.
+        # Set when a new model is built, as only training does.
         self._trains = False
 
     @classmethod
@@ -85,8 +86,8 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
         end_with_the_sentence()
         if str(cfg.dataset_impl) in set(get_available_dataset_impl()) - {"mmap"}:
             raise ValueError(
-                f"--dataset-impl {cfg.dataset_impl}: streams are read from fairseq's mmap format alone; leave the option out, "
-                "and prepare data of another format again"
+                f"--dataset-impl {cfg.dataset_impl}: streams are read from fairseq's mmap format alone; leave the "
+                "option out, and prepare data of another format again"
             )
         folders = [Path(folder) for folder in utils.split_paths(cfg.data)]
         dictionary = read_dictionary(folders[0])
@@ -94,8 +95,8 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
             read_dictionary(folder)
             if (folder / "dict.txt").read_bytes() != (folders[0] / "dict.txt").read_bytes():
                 raise ValueError(
-                    f"{folder}/dict.txt differs from {folders[0]}/dict.txt: the same numbers would stand for other symbols; "
-                    "prepare all folders with one dictionary (data_prep/text.py --dict)"
+                    f"{folder}/dict.txt differs from {folders[0]}/dict.txt: the same numbers would stand for other "
+                    "symbols; prepare all folders with one dictionary (data_prep/text.py --dict)"
                 )
         if from_checkpoint:
             check_target_dictionary(folders[0], dictionary)
@@ -105,7 +106,7 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
 
     def build_model(self, cfg, from_checkpoint=False):
         if not from_checkpoint:
-            # Of fairseq's commands, only training builds a model that is not in a checkpoint.
+            # Only training builds a model that is not in a checkpoint.
             check_processes_are_joined()
             self._trains = True
         else:
@@ -119,8 +120,9 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
                 f"--task memory_caching_lm reads with a memory, which {type(model).__name__} does not have: expected "
                 f"one of --arch {', '.join(known)} (or a checkpoint of one)"
             )
-        # A checkpoint stores the options: with the range spelt out it is read the same whatever block it is read with, with
-        # the digest it is never read with another dictionary of the same size, with the configuration without fairseq.
+        # A checkpoint stores these options. With the range, the model does not depend on the block it is read with;
+        # with the digest, it is not read with another dictionary of the same size; with the configuration, it is read
+        # without fairseq.
         with open_dict(cfg):
             cfg.position_range = model.decoder.model.config.position_range
             cfg[DIGEST] = model.decoder.model.dictionary_digest
@@ -132,7 +134,12 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
         keep_bounds_of(optimizer, model)
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
-        """Opens a split. Raises FileNotFoundError or ValueError, naming the file, if it is missing or damaged."""
+        """Opens a split.
+
+        Raises:
+            FileNotFoundError: a file of the split is missing.
+            ValueError: a file is damaged; the sentence names it.
+        """
         folders = utils.split_paths(self.cfg.data)
         folder = folders[(epoch - 1) % len(folders)]
         try:
@@ -152,8 +159,8 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
             items = StreamItems(stream)
             self.datasets[split] = self.prompts(items, items.sizes, strip_eos=True)
             return
-        # fairseq's trainer is the only caller that can select data: by this a training set is known from
-        # the same split being validated or scored, to which --update-freq means nothing.
+        # Only fairseq's trainer passes a data selector. It tells training from validating or scoring the same split,
+        # for which --update-freq means nothing.
         self.datasets[split] = StreamDataset(stream, split=split, training="data_selector" in kwargs)
 
     def get_batch_iterator(
@@ -169,11 +176,12 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
         skip_remainder_batch: bool = False,
         **unused,
     ) -> EpochBatchIterator:
-        """An iterator over the blocks of this process, or over the prompts that are to be continued. fairseq's other
-        arguments sort, filter and shuffle samples, which a stream has none of.
+        """Returns an iterator over the blocks of this process, or over the prompts to continue.
+
+        fairseq's other arguments sort, filter and shuffle samples; a stream has no samples.
 
         Raises:
-            ValueError: if the rows do not fit ``max_tokens``, or are more than there are tokens.
+            ValueError: the rows do not fit ``max_tokens``, or there are fewer tokens than rows.
         """
         if isinstance(dataset, PromptDataset):
             return EpochBatchIterator(
@@ -199,8 +207,9 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
         if dataset.training:
             if skip_remainder_batch and batches.dataset.steps == 1:
                 raise ValueError(
-                    f"--skip-remainder-batch leaves out the last block of each epoch, and there is only one of {block} tokens of "
-                    f"{rows * micro_batches * num_shards} rows: lower --tokens-per-sample or the number of rows, or leave it out"
+                    f"--skip-remainder-batch leaves out the last block of each epoch, and there is only one of {block} "
+                    f"tokens of {rows * micro_batches * num_shards} rows: lower --tokens-per-sample or the number of "
+                    "rows, or leave it out"
                 )
             self._training = batches
             self._check_validation(num_shards, max_sentences, max_tokens)
@@ -213,7 +222,7 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
         *,
         options: tuple[str, str] = ("--batch-size", "--max-tokens"),
     ) -> int:
-        """B. Raises ValueError, with these names of the options, if the rows do not fit ``max_tokens``."""
+        """Returns B, the number of rows. Raises ValueError, with these names of the options, if it does not fit."""
         block = self.cfg.tokens_per_sample
         rows = max_tokens // block if batch_size is None else batch_size
         fits = max_tokens is None or rows * block <= max_tokens
@@ -225,8 +234,12 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
         return rows
 
     def _check_validation(self, num_shards: int, batch_size: int | None, max_tokens: int | None) -> None:
-        """Raises ValueError if a split that training is to be validated on cannot be cut as asked; the first validation may be
-        hours away. The batch size and the number of tokens are those of training, which validation has unless told otherwise."""
+        """Raises ValueError if a split for validation cannot be cut into rows; the first validation may be hours away.
+
+        Args:
+            num_shards: number of processes.
+            batch_size, max_tokens: the values of training, which are the defaults of validation.
+        """
         cfg = self.cfg
         if cfg.disable_validation:
             return
@@ -240,14 +253,14 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
                 self._blocks(dataset, rows, self.cfg.tokens_per_sample, 1, 0, num_shards)
 
     def get_checkpoint_dict(self) -> dict[str, dict[str, Any]]:
-        """What fairseq puts into a checkpoint for the task."""
+        """Returns what fairseq stores for the task in a checkpoint."""
         return {type(self).__name__: {"memory": self.saved_memory, "patience": patience_state()}}
 
     def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
-        """Continues where a checkpoint was written, with its memory, or notes why not; the iterator stands there already.
+        """Continues with the memory of a checkpoint, or notes why not. The iterator is at its place already.
 
         Args:
-            state: what :meth:`get_checkpoint_dict` gave, and the checkpoint's ``folder``.
+            state: the value of :meth:`get_checkpoint_dict` in the checkpoint, with the checkpoint's ``folder``.
         """
         load_patience_state(state.get("patience"))
         batches, name = self._training, state.get("memory")
@@ -273,9 +286,9 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
         data_buffer_size: int = 10,
         context_window: int = 0,
     ):
-        """Batches for ``fairseq-eval-lm``: one row unless ``--batch-size`` says otherwise.
+        """Returns batches for ``fairseq-eval-lm``, of one row by default.
 
-        Scores do not depend on the block, so ``--max-tokens`` shortens it where fairseq would lower the batch.
+        Scores do not depend on the block, so ``--max-tokens`` shortens the block where fairseq would lower the batch.
         """
         if isinstance(dataset, PromptDataset):
             raise ValueError(f"fairseq-eval-lm {NO_ITEMS}")
@@ -285,9 +298,9 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
                 "memory before it: leave the option out"
             )
         if torch.distributed.is_initialized():
-            # fairseq starts a process for each GPU it finds, and adds nothing up: each scores all, the first one prints.
+            # fairseq starts a process for each GPU and adds nothing up: each scores everything, the first one prints.
             num_shards, shard_id = 1, 0
-        # --output-word-probs names symbols.
+        # For the names of symbols in --output-word-probs.
         use_utf8()
         if max_tokens < 1:
             raise ValueError(

@@ -34,15 +34,18 @@ class MemoryCachingLMConfig(FairseqDataclass):
             "stopped goes on as if it had not been"
         },
     )
-    update_freq: List[int] = II("optimization.update_freq")
+    update_freq: List[int] = II("optimization.update_freq")  # noqa: RUF009
     batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
     max_tokens_valid: Optional[int] = II("dataset.max_tokens_valid")
     disable_validation: bool = II("dataset.disable_validation")
-    dataset_impl: Optional[ChoiceEnum(get_available_dataset_impl())] = II("dataset.dataset_impl")
+    dataset_impl: Optional[ChoiceEnum(get_available_dataset_impl())] = II("dataset.dataset_impl")  # noqa: RUF009
 
 
 def add_save_memory(parser: argparse.ArgumentParser) -> None:
-    """fairseq would make ``--save-memory``, which is on, an option that turns it off."""
+    """Adds ``--save-memory`` and ``--no-save-memory``.
+
+    From an option that is on, fairseq makes one that turns it off.
+    """
     option = MemoryCachingLMConfig.__dataclass_fields__["save_memory"]
     parser.add_argument(
         "--save-memory", action=argparse.BooleanOptionalAction, default=option.default, help=option.metadata["help"]

@@ -1,4 +1,4 @@
-"""What a task says to ``fairseq-generate``, ``fairseq-interactive`` and the hub interface."""
+"""The part of a task that serves ``fairseq-generate``, ``fairseq-interactive`` and the hub interface."""
 
 import logging
 
@@ -10,29 +10,50 @@ from torch import Tensor
 from fairseq_expire.fairseq_patches.text_streams import use_utf8
 from fairseq_expire.inference.utf8 import Utf8Mask
 from fairseq_expire.streaming.prompts import Items, PromptDataset
-from fairseq_expire.tasks.generation import MemoryGenerator, check_generation_options
-from fairseq_expire.tasks.reading import BlockScorer
-from fairseq_expire.tasks.symbols_of_text import SymbolsOfText
-from fairseq_expire.tokenizers.bound import BoundTokenizer
+from fairseq_expire.tasks.generation import BlockScorer, MemoryGenerator, check_generation_options
+from fairseq_expire.tokenizers.bound import BoundTokenizer, Text
 
 logger = logging.getLogger(__name__)
 
 
-class PromptingTask(FairseqTask):
-    """A task whose models go on from prompts.
+class TokenizerBPE:
+    """A tokenizer in the place of fairseq's BPE: from text to the names of its symbols with spaces between, and back.
 
-    Subclasses have a ``dictionary``, the ``level`` of its symbols ("bytes", "chars", "words", "subword", or None), and options
-    ``data``, ``tokens_per_sample`` and ``utf8``.
+    Args:
+        codec: the tokenizer of the data that the model was trained on.
     """
 
-    # Of fairseq-interactive: whether text need not be UTF-8, and how many lines have been read.
+    def __init__(self, codec: BoundTokenizer):
+        self.codec = codec
+
+    def encode(self, text: Text) -> str:
+        """Returns names of symbols.
+
+        Raises ValueError if the text has bytes that are not UTF-8 and symbols are not bytes.
+        """
+        symbols = self.codec.symbols
+        return " ".join([symbols[index] for index in self.codec.encode(text)])
+
+    def decode(self, names: str) -> str:
+        """Returns the text. Bytes that are not UTF-8 become U+FFFD."""
+        return self.codec.decode(map(self.codec.dictionary.index, names.split()))
+
+
+class PromptingTask(FairseqTask):
+    """A task whose models continue prompts.
+
+    Subclasses have a ``dictionary``, the ``level`` of its symbols ("bytes", "chars", "words", "subword", or None), and
+    the options ``data``, ``tokens_per_sample`` and ``utf8``.
+    """
+
+    # For fairseq-interactive: whether text may be other than UTF-8, and how many lines have been read.
     _takes_any_bytes = False
     _lines_read = 0
 
     def build_generator(
         self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None
     ) -> BlockScorer | MemoryGenerator:
-        """What scores texts, or goes on from prompts. Raises ValueError if fairseq's options ask for what cannot be done."""
+        """Returns what scores texts or continues prompts. Raises ValueError for an option that would have no effect."""
         check_generation_options(args)
         block = self.cfg.tokens_per_sample
         if args.score_reference:
@@ -46,47 +67,50 @@ class PromptingTask(FairseqTask):
         return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
 
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None) -> PromptDataset:
-        """Lines of text as prompts, without the ``</s>`` that fairseq ends each with, and without padding behind it."""
+        """Returns lines of text as prompts, without padding and the ``</s>`` that fairseq puts at their ends."""
         lines = [self._prompt(line[: int(length)]) for line, length in zip(src_tokens, src_lengths)]
         return self.prompts(lines, [len(line) for line in lines], strip_eos=False)
 
     def _prompt(self, line: Tensor) -> Tensor:
-        # Only a row that was padded by hand ends in padding: behind what is written in a text comes fairseq's </s>.
+        # Only padding of a row that a program padded is at the end: fairseq puts </s> behind a line of text.
         real = (line != self.dictionary.pad()).nonzero()
         line = line[: int(real[-1]) + 1 if len(real) else 0]
         return self.text_tokens(line[:-1] if len(line) and line[-1] == self.dictionary.eos() else line)
 
     def text_tokens(self, tokens: Tensor) -> Tensor:
-        """[N] int64, the symbols of a text: ``<pad>`` written in it is an unknown word, since fairseq's symbol of that name stands
-        for no text."""
+        """Returns the symbols [N] int64 of a text, with ``<unk>`` for a literal ``<pad>``: fairseq's padding stands for
+        no text.
+        """
         return tokens.masked_fill(tokens == self.dictionary.pad(), self.dictionary.unk())
 
     def prompts(self, items: Items, sizes, *, strip_eos: bool) -> PromptDataset:
-        """Items of these sizes as prompts; see :class:`PromptDataset`."""
+        """Returns items of these sizes as prompts; see :class:`PromptDataset`."""
         dictionary, block = self.dictionary, self.cfg.tokens_per_sample
         return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), strip_eos=strip_eos, block=block)
 
     @torch.no_grad()
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
-        """Hypotheses for each row of a batch, best first. Raises ValueError if the batch is a block of a stream."""
+        """Returns the hypotheses of each row, best first. Raises ValueError if the batch is a block of a stream."""
         if "memory" in sample["net_input"]:
             raise ValueError(
-                "fairseq-generate goes on from the items (lines, documents, files) of a split, and this split was opened as "
-                "one stream: give --sample-break-mode eos"
+                "fairseq-generate goes on from the items (lines, documents, files) of a split, and this split was "
+                "opened as one stream: give --sample-break-mode eos"
             )
         return generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
 
     def build_bpe(self, args):
-        """What makes symbols of text for ``fairseq-interactive`` and ``fairseq-generate``, which ask before they read or print any;
-        see :meth:`symbols_of_text`."""
+        """Returns :meth:`text_encoder`. fairseq's commands call this before they read or print any text."""
         use_utf8()
-        bpe = self.symbols_of_text(args)
-        self._takes_any_bytes = self.level == "bytes" and isinstance(bpe, SymbolsOfText)
+        bpe = self.text_encoder(args)
+        self._takes_any_bytes = self.level == "bytes" and isinstance(bpe, TokenizerBPE)
         return bpe
 
     def get_interactive_tokens_and_lengths(self, lines, encode_fn):
-        """The symbols of lines and their numbers. A line that is not UTF-8 is read as it is by a model of bytes; by another one
-        with U+FFFD in place of what is not, and the log says so."""
+        """Returns the symbols of lines and their numbers.
+
+        A byte model reads bytes that are not UTF-8 as they are. Another model reads U+FFFD in their place, with a
+        warning.
+        """
         if not self._takes_any_bytes:
             lines = [self._readable(line, number) for number, line in enumerate(lines, start=self._lines_read + 1)]
         self._lines_read += len(lines)
@@ -98,15 +122,21 @@ class PromptingTask(FairseqTask):
             return content.decode("utf-8")
         except UnicodeDecodeError as error:
             logger.warning(
-                "line %d is not UTF-8 at its byte %d (%s), and the symbols of this model are %s: it is read with U+FFFD there; "
-                "convert the text, or take a model of bytes", number, error.start, error.reason, self.level or "words",
-            )  # fmt: skip
+                "line %d is not UTF-8 at its byte %d (%s), and the symbols of this model are %s: it is read with "
+                "U+FFFD there; convert the text, or take a model of bytes",
+                number,
+                error.start,
+                error.reason,
+                self.level or "words",
+            )
             return content.decode("utf-8", "replace")
 
-    def symbols_of_text(self, args):
-        """What makes symbols of text: what ``--bpe`` asks for, or else what the data was made with."""
+    def text_encoder(self, args):
+        """Returns what makes symbols of text: the one that ``--bpe`` names, or else the tokenizer of the data.
+
+        It is None where words are the symbols.
+        """
         bpe = super().build_bpe(args)
-        # Words are symbols as they are.
         if bpe is None and self.level not in (None, "words"):
-            bpe = SymbolsOfText(BoundTokenizer.of(utils.split_paths(self.cfg.data)[0]))
+            bpe = TokenizerBPE(BoundTokenizer.load(utils.split_paths(self.cfg.data)[0]))
         return bpe

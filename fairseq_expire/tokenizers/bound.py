@@ -1,29 +1,52 @@
-"""Text to symbol ids and back, at once or as it comes, as the data of a folder was made. Needs no fairseq."""
+"""Tokenizers by name, and a tokenizer with a dictionary, which turns text in memory into symbol ids and back."""
 
 import codecs
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Union
+from typing import Any
 
 import numpy as np
 
 from fairseq_expire.files import file_sha256
-from fairseq_expire.tokenizers.base import Tokenizer
-from fairseq_expire.tokenizers.dictionary import SymbolTable, load_dictionary
+from fairseq_expire.tokenizers.bytes_and_chars import Bytes, Chars
+from fairseq_expire.tokenizers.chunks import Chunk
+from fairseq_expire.tokenizers.dictionary import SymbolTable
 from fairseq_expire.tokenizers.manifest import read_manifest
-from fairseq_expire.tokenizers.registry import LEVELS, make_level
-from fairseq_expire.tokenizers.units import Unit
+from fairseq_expire.tokenizers.subwords import Subwords
+from fairseq_expire.tokenizers.tokenizer import Tokenizer, load_dictionary
 from fairseq_expire.tokenizers.words import Words
 
-Text = Union[str, bytes]
-# What may become of bytes that are not UTF-8 where they are decoded: U+FFFD, or a lone surrogate that can become the byte again.
+TOKENIZERS: Mapping[str, type[Tokenizer]] = {kind.name: kind for kind in (Bytes, Chars, Words, Subwords)}
+
+Text = str | bytes
+# How bytes that are not UTF-8 are decoded: as U+FFFD, or as a lone surrogate that can become the byte again.
 DECODING_ERRORS = ("replace", "surrogateescape")
 
 
+def make_tokenizer(name: str, options: Mapping[str, Any]) -> Tokenizer:
+    """Makes a tokenizer.
+
+    Args:
+        name: one of ``TOKENIZERS``, as ``--level`` and the manifest have it.
+        options: its fields.
+
+    Raises:
+        ValueError: there is no such tokenizer, or it has no such option.
+    """
+    if name not in TOKENIZERS:
+        raise ValueError(f"level is {name!r}, expected one of {', '.join(TOKENIZERS)}")
+    try:
+        return TOKENIZERS[name](**options)
+    except TypeError:
+        raise ValueError(f"level {name} has no such options: {dict(options)}") from None
+
+
 def as_bytes(text: Text) -> bytes:
-    """A text in UTF-8. Bytes stay as they are, also those that are lone surrogates in a str, as Python's `surrogateescape` puts
-    them there (in file names, arguments and standard input).
+    """A text in UTF-8.
+
+    Bytes stay as they are. So do bytes that are lone surrogates in a str, as Python's ``surrogateescape`` puts them
+    there (in file names, arguments and standard input).
 
     Raises:
         ValueError: neither str nor bytes, or a str with a surrogate that stands for no byte.
@@ -36,30 +59,28 @@ def as_bytes(text: Text) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"the text given: U+{ord(text[error.start]):04X} at character {error.start} is half of a surrogate pair, which is "
-            "neither a character nor a byte; take it out, or give the text as bytes"
+            f"the text given: U+{ord(text[error.start]):04X} at character {error.start} is half of a surrogate pair, "
+            "which is neither a character nor a byte; take it out, or give the text as bytes"
         ) from None
 
 
 class BoundTokenizer:
-    """What a level makes of text that is at hand, with the dictionary of a model.
+    """A tokenizer with the dictionary of a model, for text in memory.
 
     Args:
-        dictionary: fairseq's, or a :class:`PlainDictionary`.
-        level: one whose symbols the dictionary has.
+        dictionary: fairseq's, or a :class:`~fairseq_expire.tokenizers.dictionary.PlainDictionary`.
+        tokenizer: the one that the dictionary was made by.
     """
 
-    def __init__(self, dictionary: SymbolTable, level: Tokenizer):
+    def __init__(self, dictionary: SymbolTable, tokenizer: Tokenizer):
         self.dictionary = dictionary
-        self.level = level
-        # The width matters to some levels, which look up several ids at once.
-        dtype = np.uint16 if len(dictionary) <= np.iinfo(np.uint16).max else np.int32
-        self._encode: Callable = level.encoder(dictionary, dtype=dtype, append_eos=False, item_per_file=False)
-        self._decode = level.decoder(dictionary)
+        self.tokenizer = tokenizer
+        self._encode = tokenizer.make_encoder(dictionary, dtype=np.int32, append_eos=False, item_per_file=False)
+        self._decode = tokenizer.make_decoder(dictionary)
 
     @classmethod
-    def of(cls, folder: str | Path) -> "BoundTokenizer":
-        """The codec of a data-bin or of an exported model; words, if fairseq-preprocess made the data.
+    def load(cls, folder: str | Path) -> "BoundTokenizer":
+        """Reads the tokenizer of a data-bin or of an exported model. Data of fairseq-preprocess is made of words.
 
         Raises:
             FileNotFoundError: there is no dict.txt.
@@ -72,20 +93,20 @@ class BoundTokenizer:
                 f"no dict.txt in {folder}: expected the folder of a data-bin or of an exported model"
             )
         manifest = read_manifest(folder)
-        level: Tokenizer = Words()
+        tokenizer: Tokenizer = Words()
         if manifest is not None:
             if file_sha256(path) != manifest.dictionary_sha256:
                 raise ValueError(
                     f"{path}: not the file that manifest.json names; restore it, or prepare or export again"
                 )
-            level = make_level(manifest.level, manifest.options)
-            level.load(folder)
-        return cls(load_dictionary(path, level), level)
+            tokenizer = make_tokenizer(manifest.level, manifest.options)
+            tokenizer.load(folder)
+        return cls(load_dictionary(path, tokenizer), tokenizer)
 
     @property
-    def level_name(self) -> str:
-        """ "bytes", "chars", "words" or "subword"."""
-        return next(name for name, kind in LEVELS.items() if isinstance(self.level, kind))
+    def level(self) -> str:
+        """The tokenizer's name: "bytes", "chars", "words" or "subword"."""
+        return self.tokenizer.name
 
     @property
     def symbols(self) -> list[str]:
@@ -94,46 +115,50 @@ class BoundTokenizer:
 
     @property
     def eos(self) -> int:
+        """The id of ``</s>``."""
         return self.dictionary.eos()
 
     @property
     def pad(self) -> int:
+        """The id of ``<pad>``."""
         return self.dictionary.pad()
 
     def encode(self, text: Text) -> list[int]:
         r"""The ids of a text.
 
-        No `</s>` is added but where the level has one for each "\n": in words, of which the last line ends if and only if
-        it ends in "\n", and in bytes made with that option.
+        No ``</s>`` is added, except where one stands for each "\n": in words, and in bytes made with that option. The
+        last line ends in ``</s>`` if and only if it ends in "\n".
 
         Raises:
-            ValueError: bytes that are not UTF-8, at any level but bytes; see also :func:`as_bytes`.
+            ValueError: bytes that are not UTF-8, unless symbols are bytes; see also :func:`as_bytes`.
         """
         content = as_bytes(text)
-        return self._encode(_TextUnit.of(content)).ids.tolist() if content else []
+        return self._encode(_TextChunk.of(content)).ids.tolist() if content else []
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The text of ids, without `</s>` that stand for none; symbols without a text of their own become one that
-        stands for them all ("?" in bytes, U+FFFD in characters; in subwords U+FFFD for `<unk>`, and nothing for others).
+        """The text of ids.
+
+        A ``</s>`` that stands for no line end is left out. One text stands for all symbols without a text of their own:
+        "?" in bytes, U+FFFD in characters. In subwords U+FFFD stands for ``<unk>``, and the others are left out.
 
         Raises:
             ValueError: an id is not in the dictionary.
         """
-        return self.level.joiner()(self._parts(ids))
+        return self.tokenizer.make_joiner()(self._decode_part(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """As :meth:`decode_bytes`; bytes that are not UTF-8 become U+FFFD."""
+        """The text of ids, as :meth:`decode_bytes`. Bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def stream_encoder(self) -> "StreamEncoder":
-        """For text that comes in parts."""
+        """Makes an encoder for text that comes in parts."""
         return StreamEncoder(self)
 
     def stream_decoder(self, errors: str = "replace") -> "StreamDecoder":
-        """For ids that come one by one; ``errors`` is one of ``DECODING_ERRORS``."""
+        """Makes a decoder for ids that come one by one; ``errors`` is one of ``DECODING_ERRORS``."""
         return StreamDecoder(self, errors)
 
-    def _parts(self, ids: Iterable[int]) -> bytes:
+    def _decode_part(self, ids: Iterable[int]) -> bytes:
         """The text of ids before it is joined to what comes before and after."""
         numbers = np.fromiter(ids, dtype=np.int64)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self.dictionary):
@@ -144,59 +169,65 @@ class BoundTokenizer:
 
 
 class StreamEncoder:
-    """Text in parts to ids, the same as for the whole text at once. What may still change is held back: a character, word
-    or line end that has only begun; of a text without spaces, a subword model may have to hold back all.
+    """Encodes text that comes in parts, to the ids of the whole text.
+
+    A part whose ids may still change stays pending: an incomplete character, word or line end. All of a text
+    without spaces may be pending with subwords.
 
     Args:
-        codec: what makes ids of text.
-        held: text that was fed before and not encoded yet.
+        tokenizer: encodes the text.
+        pending: text that was fed before and is not encoded yet.
     """
 
-    def __init__(self, codec: BoundTokenizer, held: bytes = b""):
-        self._codec = codec
-        self.held = held
+    def __init__(self, tokenizer: BoundTokenizer, pending: bytes = b""):
+        self._bound = tokenizer
+        self.pending = pending
 
     def feed(self, text: Text) -> list[int]:
-        """The ids that have become certain. Raises ValueError as :meth:`BoundTokenizer.encode`; nothing is fed then."""
-        text = self.held + as_bytes(text)
-        settled = self._codec.level.settled(text)
-        ids = self._codec.encode(text[:settled])
-        self.held = text[settled:]
+        """The ids that have become certain.
+
+        Raises:
+            ValueError: as :meth:`BoundTokenizer.encode`; nothing is fed then.
+        """
+        text = self.pending + as_bytes(text)
+        stable = self._bound.tokenizer.stable_length(text)
+        ids = self._bound.encode(text[:stable])
+        self.pending = text[stable:]
         return ids
 
     def flush(self) -> list[int]:
-        """The ids of what is held, if the text ends here."""
-        ids = self._codec.encode(self.held)
-        self.held = b""
+        """The ids of the pending text, if the text ends here."""
+        ids = self._bound.encode(self.pending)
+        self.pending = b""
         return ids
 
 
 class StreamDecoder:
-    """Ids one by one to text: what is given, put together, is the text of them all."""
+    """Decodes ids one by one. The results concatenate to the text of all ids."""
 
-    def __init__(self, codec: BoundTokenizer, errors: str):
-        self._codec = codec
-        self._join = codec.level.joiner()
+    def __init__(self, tokenizer: BoundTokenizer, errors: str):
+        self._bound = tokenizer
+        self._join = tokenizer.tokenizer.make_joiner()
         self._chars = codecs.getincrementaldecoder("utf-8")(errors)
 
     def feed(self, index: int) -> str:
-        """The text that has become complete with this id; nothing while a character lacks bytes."""
-        return self._chars.decode(self._join(self._codec._parts([index])))
+        """The text that is complete with this id; empty while bytes of a character are missing."""
+        return self._chars.decode(self._join(self._bound._decode_part([index])))
 
     def flush(self) -> str:
-        """What stands for an incomplete character at the end, or nothing if all are complete."""
+        """The replacement of an incomplete character at the end, or an empty text."""
         return self._chars.decode(b"", final=True)
 
 
 @dataclass(frozen=True)
-class _TextUnit(Unit):
-    """A unit whose text is not in a file, and which the text may go on after."""
+class _TextChunk(Chunk):
+    """A chunk whose text is in memory, and which more text may follow."""
 
-    content: bytes
+    content: bytes = field(kw_only=True)
 
     @classmethod
-    def of(cls, content: bytes) -> "_TextUnit":
-        return cls(Path("the text given"), 0, len(content), ends_piece=False, ends_file=False, content=content)
+    def of(cls, content: bytes) -> "_TextChunk":
+        return cls(Path("the text given"), 0, len(content), ends_file=False, ends_slice=False, content=content)
 
     def read(self) -> bytes:
         return self.content

@@ -1,20 +1,20 @@
-"""dict.txt, read without fairseq: its symbols under the numbers that fairseq gives them."""
+"""dict.txt, read without fairseq: symbols with the ids that fairseq gives them, and the digest that models store."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from fairseq_expire.tokenizers.base import Tokenizer
-
-# What every dictionary of fairseq begins with.
+# Every dictionary of fairseq begins with these.
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
-# At the end of a line: the symbol may have occurred before, and the later place is the one that counts.
+# At the end of a line: the symbol may have occurred before, and gets the id of this line.
 OVERWRITE = "#fairseq:overwrite"
+# The field of a checkpoint's model options, and of an export's configuration, that holds the digest of its dictionary.
+DIGEST = "dictionary_digest"
 
 
 class SymbolTable(Protocol):
-    """What is asked of a dictionary here; fairseq's own and :class:`PlainDictionary` both have it."""
+    """The interface of a dictionary, which fairseq's own and :class:`PlainDictionary` have."""
 
     symbols: list[str]
     indices: dict[str, int]
@@ -35,10 +35,10 @@ class SymbolTable(Protocol):
 
 
 class PlainDictionary:
-    """Symbols and their numbers, as ``fairseq.data.Dictionary`` has them: the special ones, then the others in their order.
+    """Symbols and their ids, as ``fairseq.data.Dictionary`` has them: the special ones, then the others in their order.
 
     Args:
-        symbols: those that are not special; of one that occurs twice the later place counts.
+        symbols: those that are not special. One that occurs twice has the id of the later place.
     """
 
     nspecial = len(SPECIAL_SYMBOLS)
@@ -52,33 +52,37 @@ class PlainDictionary:
         return len(self.symbols)
 
     def index(self, symbol: str) -> int:
-        """The number of a symbol, that of ``<unk>`` for one that is not there."""
+        """The id of a symbol; that of ``<unk>`` if there is no such symbol."""
         return self.indices.get(symbol, self.unk())
 
     def bos(self) -> int:
+        """The id of ``<s>``."""
         return 0
 
     def pad(self) -> int:
+        """The id of ``<pad>``."""
         return 1
 
     def eos(self) -> int:
+        """The id of ``</s>``."""
         return 2
 
     def unk(self) -> int:
+        """The id of ``<unk>``."""
         return 3
 
     @classmethod
     def load(cls, path: str | Path) -> "PlainDictionary":
-        """Read a dict.txt: on each line a symbol, which may be empty or hold spaces, then a space and a whole number.
+        """Reads a dict.txt. It accepts what fairseq's own reader accepts, with the same meaning, and nothing else.
 
-        What fairseq's own reader takes is taken, with the same meaning, and what it refuses is refused.
+        Each line holds a symbol, which may be empty or hold spaces, then a space and a whole number.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: a line is of another form, or has a symbol that an earlier line has; or it is not UTF-8.
+            FileNotFoundError: there is no such file.
+            ValueError: a line has another form, or the symbol of an earlier line; or the file is not UTF-8.
         """
         symbols, seen = [], set(SPECIAL_SYMBOLS)
-        # Unlike `splitlines`, a file ends its lines only at "\n", "\r" and "\r\n": other line breaks may be in symbols.
+        # Unlike `splitlines`, a file ends lines only at "\n", "\r" and "\r\n". Symbols may hold other line breaks.
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 symbol, space, count = line.rstrip().rpartition(" ")
@@ -103,14 +107,36 @@ def _is_whole_number(text: str) -> bool:
     return True
 
 
-def load_dictionary(path: Path, level: "Tokenizer", *, given: Path | None = None) -> PlainDictionary:
-    """Raises ValueError, naming the file that was given, if it is no dictionary or not one of this level."""
-    try:
-        dictionary = PlainDictionary.load(path)
-        level.check(dictionary)
-    except ValueError as error:
-        name = type(level).__name__.lower()
+def dictionary_digest(symbols: Sequence[str]) -> str:
+    """SHA-256 of the symbols in their order, in hexadecimal. It tells a dictionary from others of the same size."""
+    return hashlib.sha256("\n".join(symbols).encode("utf-8")).hexdigest()
+
+
+def check_dictionary(digest: str | None, symbols: Sequence[str], *, model: str, dictionary: str) -> None:
+    """Raises ValueError if a model was trained with another dictionary. Every place that reads a model calls this.
+
+    Args:
+        digest: the digest stored with the model. With None, which models of other packages have, nothing is checked.
+        symbols: all symbols of the dictionary to read the model with, in order.
+        model: the name of the model in the error.
+        dictionary: the name of the dictionary in the error.
+    """
+    if digest is not None and digest != dictionary_digest(symbols):
         raise ValueError(
-            f"{given or path}: not a dictionary of {name} ({error}); give the dict.txt of data of this level"
-        ) from None
-    return dictionary
+            f"{model} was trained with another dictionary than {dictionary} ({len(symbols)} symbols): give the data it "
+            "was trained on, or prepare the text with its own dict.txt (data_prep/text.py --dict)"
+        )
+
+
+def check_names(names: Iterable[str], *, model: str) -> None:
+    """Raises ValueError if weights have the names that earlier versions gave them.
+
+    Args:
+        names: the names of the weights in a checkpoint.
+        model: what the checkpoint is called in the message.
+    """
+    if "decoder.stack.position" in names:
+        raise ValueError(
+            f"{model} was written by an earlier version of fairseq_expire, which gave its weights other names: "
+            "use that version, or train it again"
+        )

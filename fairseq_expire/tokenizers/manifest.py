@@ -1,9 +1,9 @@
-"""manifest.json, which tells what the data beside it was made of and how much of it there is."""
+"""manifest.json: what the data beside it was made of, how, and how much of it there is."""
 
 import json
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from fairseq_expire.files import write_atomically
 
@@ -13,13 +13,21 @@ FILE_NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """How much there is in a split.
+    """The size of a split and the checksums of its text and files.
 
-    `tokens` are all symbol ids, those of `</s>` and `<unk>` included; `unknown` of them stand for a symbol that is not in
-    the dictionary. `text_bytes` and `text_chars` are the length of the text that they stand for, and `text_sha256` is its
-    hash: the text they were made of, in which what was left out is missing and every unknown symbol is replaced (by "?" in
-    bytes, U+FFFD in characters and subwords, `<unk>` in words), and in words the white space is normalised. `source_bytes` is the length
-    of the text before that. `bin_crc32` and `idx_crc32` are of the files. `words` is how many words the text has by the count that its publisher or its corpus uses.
+    Args:
+        tokens: symbol ids, those of ``</s>`` and ``<unk>`` included.
+        items: items of the indexed dataset.
+        unknown: ids that stand for a symbol that the dictionary lacks.
+        source_bytes: length of the original text.
+        text_bytes: length of the text that the ids stand for. It is the original text without what was left out. One
+            text stands for each unknown symbol ("?" in bytes, U+FFFD in characters and subwords, ``<unk>`` in words),
+            and in words the white space is normalised.
+        text_chars: its length in characters.
+        text_sha256: its SHA-256, in hexadecimal.
+        bin_crc32: CRC-32 of the .bin file.
+        idx_crc32: CRC-32 of the .idx file.
+        words: number of words by the count that the corpus or its publisher uses; None if there is no such count.
     """
 
     tokens: int
@@ -36,10 +44,19 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`level` is "bytes", "chars", "words" or "subword", and `options` are its own; `source` says how the splits were chosen
-    ("corpus", where it has a name, "verified", whether its hashes were checked or else which, and what options chose it); `version` is the
-    one of this package that wrote the data; `symbols` the length of the dictionary, special symbols included;
-    `dictionary_sha256` is over the bytes of dict.txt."""
+    """The content of manifest.json.
+
+    Args:
+        version: version of this package that wrote the data.
+        level: name of the tokenizer: "bytes", "chars", "words" or "subword".
+        options: the tokenizer's options.
+        source: how the text was chosen: "corpus", its name if it has one; "verified", whether its hashes were checked,
+            or which; and the options that chose it.
+        append_eos: True if every file ends in ``</s>``.
+        symbols: size of the dictionary, special symbols included.
+        dictionary_sha256: SHA-256 of dict.txt, in hexadecimal.
+        splits: what there is of each split.
+    """
 
     version: str
     level: str
@@ -51,12 +68,12 @@ class Manifest:
     splits: dict[str, SplitCounts]
 
 
-# What JSON makes of a field of the classes above, by the type it is declared with.
-JSON_TYPES = {int: int, Optional[int]: int, str: str, bool: bool, dict[str, Any]: dict, dict[str, SplitCounts]: dict}
+# The type that JSON gives a field of the classes above, by its declared type.
+JSON_TYPES = {int: int, int | None: int, str: str, bool: bool, dict[str, Any]: dict, dict[str, SplitCounts]: dict}
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
-    """Write manifest.json into `folder`."""
+    """Writes manifest.json into ``folder``."""
     content = {"format": FORMAT, **asdict(manifest)}
     for counts in content["splits"].values():
         if counts["words"] is None:
@@ -65,7 +82,7 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:
-    """The manifest in `folder`; None if there is none, as beside data that fairseq-preprocess wrote.
+    """Reads manifest.json from ``folder``. Returns None if there is none, as beside data of fairseq-preprocess.
 
     Raises:
         ValueError: the file is damaged, or of a format that this version does not know.
@@ -91,7 +108,10 @@ def read_manifest(folder: str | Path) -> Manifest | None:
 
 
 def _build(kind: type, content: Any, path: Path, place: str) -> Any:
-    """A `kind` from a JSON object with its fields, each of its type, and no others; one with a default may be missing."""
+    """Makes a ``kind`` of a JSON object.
+
+    Every field without a default must be there, with its type, and nothing else.
+    """
     if not isinstance(content, dict):
         raise _damaged(path, f"{place}expected an object")
     for field in fields(kind):

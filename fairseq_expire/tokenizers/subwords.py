@@ -1,7 +1,7 @@
-"""Subwords of a SentencePiece model that is learnt from a sample of train."""
+"""Subwords: the pieces of a SentencePiece model that is learned from a sample of the train split."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -9,80 +9,82 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from fairseq_expire.corpora.sources import FileSlice
 from fairseq_expire.files import write_atomically
-from fairseq_expire.tokenizers.base import (
+from fairseq_expire.tokenizers.bytes_and_chars import char_symbol
+from fairseq_expire.tokenizers.chunks import CHUNK_BYTES, Chunk, at_line, split_into_chunks
+from fairseq_expire.tokenizers.dictionary import SPECIAL_SYMBOLS, SymbolTable
+from fairseq_expire.tokenizers.tokenizer import (
     LINE_ENDS,
     Decoder,
-    Encoded,
+    EncodedChunk,
+    Encoder,
     Tokenizer,
     check_choice,
-    is_extra,
+    is_filler,
     item_ends,
     normalise_line_ends,
     own_symbols,
     whole_chars,
 )
-from fairseq_expire.tokenizers.dictionary import SPECIAL_SYMBOLS, SymbolTable
-from fairseq_expire.tokenizers.symbols import name_of_text
-from fairseq_expire.tokenizers.units import UNIT_BYTES, Unit, at_line, split_into_units
 
 MODEL_FILE = "spm.model"
-# SentencePiece's sign for a space. Where it is in the text itself, it is written byte by byte.
+# SentencePiece's sign for a space. A U+2581 of the text itself becomes byte pieces.
 SPACE_MARK = "\u2581"
-# The name of a byte's piece.
+# The SentencePiece name of a byte's piece.
 BYTE_PIECE = "<0x{:02X}>".format
-# What stands for a piece that the dictionary lacks.
+# The text of a piece that the dictionary lacks.
 PLACEHOLDER = "\ufffd".encode()
-# What most models that do not keep a text would change.
+# A text to test a model with. Most models that do not keep all text change this one.
 PROBE = "  a  \uff21\ufb01\u0130 e\u0301\u00e9\u200b\u00a0\ufeff\t\r\n\n b\0 "
-# Learning takes about 20 bytes of memory for each of these; enough for vocabularies of tens of thousands.
+# Enough for vocabularies of tens of thousands. Learning takes about 20 bytes of memory for each of these.
 SAMPLE_BYTES = 8 << 20
-# As much as is taken of a text at once, so that not every file of a large one is opened.
-SLICE_BYTES = 1 << 16
+# The least to sample of a longer chunk, so that not every file of a large corpus is opened.
+MIN_SAMPLE_BYTES = 1 << 16
+# The longest line to learn from.
 LINE_CHARS = 1 << 14
-# With another number of threads SentencePiece adds up in another order, and learns another model.
+# With another number of threads SentencePiece sums in another order, and learns another model.
 LEARNING_THREADS = 4
 
 
 @dataclass
 class Subwords(Tokenizer):
-    r"""A symbol is a piece of a SentencePiece model (unigram). Nothing is normalised, "\n" is a piece of its own, and
-    characters that the sample did not have are written byte by byte, and so is U+2581, so that no text is unknown. Only
-    with a dictionary that lacks pieces, such as fairseq-preprocess makes, these are.
+    r"""A symbol is a piece of a SentencePiece model (unigram).
+
+    Nothing is normalised, and "\n" is a piece of its own. Characters that the sample lacks, and U+2581, become byte
+    pieces. So no text is unknown, unless the dictionary lacks pieces, as those of fairseq-preprocess may.
 
     Args:
-        vocab_size: how many pieces the model has.
-        line_ends: whether "\r\n" and "\r" become "\n" ("normalise") or stay ("keep").
+        vocab_size: number of pieces of the model.
+        line_ends: "normalise" replaces "\r\n" and "\r" by "\n"; "keep" keeps them.
+
     Raises:
-        ValueError: if an option is none of these.
+        ValueError: ``line_ends`` is none of these.
     """
 
     vocab_size: int = 32000
     line_ends: str = "keep"
 
+    name = "subword"
     boundary = staticmethod(at_line)
 
     def __post_init__(self):
         check_choice("line_ends", self.line_ends, LINE_ENDS)
         self._processor: sentencepiece.SentencePieceProcessor | None = None
         self._names: list[str] = []
-        # The text of each piece; and of all, one after the other, uint8, with the place and the length of each.
+        # The text of each piece.
         self._contents: list[bytes] = []
+        # The concatenated texts, uint8, and the offset and the length of each, int32 [vocab_size].
         self._joined = self._starts = self._lengths = np.zeros(0, dtype=np.int32)
-        # The pieces that SPACE_MARK is written with.
+        # The byte pieces of SPACE_MARK.
         self._mark_pieces: list[int] = []
-        # Where a text may be cut without changing its pieces: after a line end, before a space.
+        # True if a text can be cut there without changing its pieces: after a line end, before a space.
         self._cut_at_lines = self._cut_at_spaces = True
 
-    def learn(self, units: Sequence[Unit], folder: Path) -> None:
-        path = folder / MODEL_FILE
-        if path.exists():
-            return
+    def learn(self, chunks: Sequence[Chunk], folder: Path) -> None:
         model = BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=self._lines(sample(units)),
+                sentence_iterator=self._lines(self.sample(chunks)),
                 model_writer=model,
                 vocab_size=self.vocab_size,
                 model_type="unigram",
@@ -103,9 +105,10 @@ class Subwords(Tokenizer):
         except RuntimeError as error:
             raise ValueError(
                 f"--vocab-size {self.vocab_size}: SentencePiece cannot make such a model of this text "
-                f"({str(error).splitlines()[0].rpartition('] ')[2].rstrip('.')}); ask for another number of pieces, or give more text"
+                f"({str(error).splitlines()[0].rpartition('] ')[2].rstrip('.')}); ask for another number of pieces, "
+                "or give more text"
             ) from None
-        write_atomically(path, model.getvalue())
+        write_atomically(folder / MODEL_FILE, model.getvalue())
 
     def adopt(self, source: Path, folder: Path) -> None:
         if not (source / MODEL_FILE).is_file():
@@ -124,7 +127,7 @@ class Subwords(Tokenizer):
             ) from None
         self.vocab_size = len(self._processor)
         pieces = [self._processor.id_to_piece(index) for index in range(len(self._processor))]
-        self._names = _names(pieces)
+        self._names = _distinct_names(pieces)
         self._contents = [self._content(index) for index in range(len(self._processor))]
         self._joined = np.frombuffer(b"".join(self._contents), dtype=np.uint8)
         self._lengths = np.array([len(content) for content in self._contents], dtype=np.int32)
@@ -132,8 +135,8 @@ class Subwords(Tokenizer):
         byte_pieces = [self._processor.piece_to_id(BYTE_PIECE(byte)) for byte in range(256)]
         if not all(map(self._processor.is_byte, byte_pieces)):
             raise ValueError(
-                f"{path}: has no pieces for bytes, so that some text would be lost; give a model that data_prep/text.py learnt, "
-                "or one trained with byte_fallback"
+                f"{path}: has no pieces for bytes, so that some text would be lost; give a model that "
+                "data_prep/text.py learned, or one trained with byte_fallback"
             )
         self._mark_pieces = [byte_pieces[byte] for byte in SPACE_MARK.encode()]
         self._cut_at_lines = not any("\n" in piece and piece != "\n" for piece in pieces)
@@ -143,51 +146,64 @@ class Subwords(Tokenizer):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    def counted(self, units: Sequence[Unit]) -> Sequence[Unit]:
-        return sample(units)
+    def sample(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        """Selects all chunks if they hold at most ``SAMPLE_BYTES``.
 
-    def count(self, unit: Unit) -> Mapping[str, int]:
-        frequencies = np.bincount(self._encode(self._read(unit)))
+        Otherwise it selects about as much of their beginnings, spread evenly over the text.
+        """
+        total = sum(chunk.num_bytes for chunk in chunks)
+        if total <= SAMPLE_BYTES:
+            return chunks
+        sampled, seen, taken = [], 0, 0
+        for chunk in chunks:
+            seen += chunk.num_bytes
+            due = SAMPLE_BYTES * seen // total - taken
+            if due >= min(MIN_SAMPLE_BYTES, chunk.num_bytes):
+                sampled.append(next(split_into_chunks([chunk], chunk_bytes=due, boundary=at_line)))
+                taken += sampled[-1].num_bytes
+        return sampled
+
+    def count(self, chunk: Chunk) -> Mapping[str, int]:
+        frequencies = np.bincount(self._encode(self._read(chunk)))
         return {self._names[index]: int(frequencies[index]) for index in np.flatnonzero(frequencies).tolist()}
 
-    def more_symbols(self) -> Iterable[str]:
-        # The first piece is SentencePiece's own sign for what is unknown, which nothing is.
+    def fixed_symbols(self) -> Iterable[str]:
+        # The first piece is SentencePiece's own <unk>, which never occurs.
         return self._names[1:]
 
     def check(self, dictionary: SymbolTable) -> None:
         absent = [name for name in self._names[1:] if name not in dictionary.indices]
-        symbols = [symbol for symbol in own_symbols(dictionary) if not is_extra(symbol)]
+        symbols = [symbol for symbol in own_symbols(dictionary) if not is_filler(symbol)]
         others = set(symbols).difference(self._names)
-        # fairseq-preprocess leaves out pieces that train has none of. Of another model some pieces would be the same.
+        # fairseq-preprocess leaves out pieces that do not occur. The dictionary of another model has many others.
         if absent and 10 * len(others) > len(symbols):
             raise ValueError(
-                f"it lacks {len(absent)} pieces of {MODEL_FILE}, {absent[0]!r} for one, and has {len(others)} other symbols"
+                f"it lacks {len(absent)} pieces of {MODEL_FILE}, such as {absent[0]!r}, "
+                f"and has {len(others)} other symbols"
             )
 
-    def encoder(
-        self, dictionary: SymbolTable, *, dtype: type, append_eos: bool, item_per_file: bool
-    ) -> Callable[[Unit], Encoded]:
+    def make_encoder(self, dictionary: SymbolTable, *, dtype: type, append_eos: bool, item_per_file: bool) -> Encoder:
         own = own_symbols(dictionary)
         table = np.array([own.get(name, dictionary.unk()) for name in self._names], dtype=dtype)
         known = table != dictionary.unk()
 
-        def encode(unit: Unit) -> Encoded:
-            text = self._read(unit)
+        def encode(chunk: Chunk) -> EncodedChunk:
+            text = self._read(chunk)
             pieces = self._encode(text)
             ids, content = table[pieces], text.encode("utf-8")
-            unknown = len(pieces) - int(np.count_nonzero(known[pieces]))
-            if unknown:
+            num_unknown = len(pieces) - int(np.count_nonzero(known[pieces]))
+            if num_unknown:
                 content = b"".join(
                     [self._contents[piece] if known[piece] else PLACEHOLDER for piece in pieces.tolist()]
                 )
-            if append_eos and unit.ends_file:
+            if append_eos and chunk.ends_file:
                 ids = np.append(ids, dtype(dictionary.eos()))
-            return Encoded(ids=ids, ends=item_ends(len(ids), unit, item_per_file), unknown=unknown, text=content)
+            return EncodedChunk(ids, item_ends(len(ids), chunk, item_per_file), num_unknown, content)
 
         return encode
 
-    def decoder(self, dictionary: SymbolTable) -> Decoder:
-        # Bytes by id: a character that is written byte by byte may lie across two runs of ids.
+    def make_decoder(self, dictionary: SymbolTable) -> Decoder:
+        # Bytes, not str: the byte pieces of a character may be divided between two calls.
         contents = [b""] * len(dictionary)
         own = own_symbols(dictionary)
         for name, content in zip(self._names, self._contents):
@@ -195,23 +211,27 @@ class Subwords(Tokenizer):
                 contents[own[name]] = content
         contents[dictionary.unk()] = PLACEHOLDER
 
-        def decode(ids: np.ndarray, ends: np.ndarray) -> bytes:
+        def decode(ids: np.ndarray, item_ends: np.ndarray) -> bytes:
             return b"".join([contents[index] for index in ids.tolist()])
 
         return decode
 
-    def settled(self, text: bytes) -> int:
-        # A line that is longer is cut as `at_line` cuts it.
+    def stable_length(self, text: bytes) -> int:
         mark = text.rfind(SPACE_MARK.encode())
-        settled = mark + len(SPACE_MARK.encode()) if mark >= 0 else 0
+        stable = mark + len(SPACE_MARK.encode()) if mark >= 0 else 0
         if self._cut_at_lines:
-            settled = max(settled, text.rfind(b"\n") + 1)
+            stable = max(stable, text.rfind(b"\n") + 1)
         if self._cut_at_spaces:
-            settled = max(settled, text.rfind(b" "))
-        return settled if len(text) - settled < UNIT_BYTES else whole_chars(text)
+            stable = max(stable, text.rfind(b" "))
+        # A line that is longer than a chunk is cut between characters, as `at_line` cuts it.
+        return stable if len(text) - stable < CHUNK_BYTES else whole_chars(text)
 
     def _encode(self, text: str) -> np.ndarray:
-        """The pieces that a text is made of, exactly, int64 [length]. Raises ValueError if the model makes something else of it."""
+        """The pieces of a text, int64 [length].
+
+        Raises:
+            ValueError: they do not decode to exactly this text.
+        """
         first, *others = text.split(SPACE_MARK)
         numbers = self._processor.encode(first)
         for part in others:
@@ -220,60 +240,51 @@ class Subwords(Tokenizer):
         pieces = np.array(numbers, dtype=np.int64)
         if not np.array_equal(self._text_of(pieces), np.frombuffer(text.encode("utf-8"), dtype=np.uint8)):
             raise ValueError(
-                f"{MODEL_FILE} does not keep a text as it is (it normalises characters or white space); give a model that "
-                "data_prep/text.py learnt, or one trained with normalization_rule_name=identity, add_dummy_prefix=False and "
-                "remove_extra_whitespaces=False"
+                f"{MODEL_FILE} does not keep a text as it is (it normalises characters or white space); give a model "
+                "that data_prep/text.py learned, or one trained with normalization_rule_name=identity, "
+                "add_dummy_prefix=False and remove_extra_whitespaces=False"
             )
         return pieces
 
     def _text_of(self, pieces: np.ndarray) -> np.ndarray:
-        """The text of pieces, uint8 [length], without a step in Python for each."""
+        """The text of pieces, uint8 [length], without a loop over them."""
         lengths = self._lengths[pieces]
-        befores = np.cumsum(lengths, dtype=np.int32) - lengths
-        # For each byte, its place among those of all pieces.
-        places = np.repeat(self._starts[pieces] - befores, lengths)
-        places += np.arange(len(places), dtype=np.int32)
-        return self._joined[places]
+        starts = np.cumsum(lengths, dtype=np.int32) - lengths
+        # For each byte of the text, its offset in the concatenated texts of all pieces.
+        offsets = np.repeat(self._starts[pieces] - starts, lengths)
+        offsets += np.arange(len(offsets), dtype=np.int32)
+        return self._joined[offsets]
 
     def _content(self, piece: int) -> bytes:
+        """The text of a piece."""
         text = self._processor.id_to_piece(piece)
         return (
             bytes([int(text[3:-1], 16)]) if self._processor.is_byte(piece) else text.replace(SPACE_MARK, " ").encode()
         )
 
-    def _read(self, unit: Unit) -> str:
-        text = unit.decode(unit.read())
+    def _read(self, chunk: Chunk) -> str:
+        """The text of a chunk after the option is applied."""
+        text = chunk.decode(chunk.read())
         return normalise_line_ends(text) if self.line_ends == "normalise" else text
 
-    def _lines(self, units: Sequence[Unit]) -> Iterator[str]:
-        for unit in units:
-            for line in re.split(f"[\n{SPACE_MARK}]", self._read(unit)):
-                # SentencePiece would leave out lines that are longer.
+    def _lines(self, chunks: Sequence[Chunk]) -> Iterator[str]:
+        """Yields lines to learn from, cut at space marks, too."""
+        for chunk in chunks:
+            for line in re.split(f"[\n{SPACE_MARK}]", self._read(chunk)):
+                # SentencePiece skips lines that are longer.
                 yield from (line[start : start + LINE_CHARS] for start in range(0, len(line), LINE_CHARS))
 
 
-def sample(units: Sequence[Unit]) -> Sequence[Unit]:
-    """All units, or if they hold more than SAMPLE_BYTES about as much of their beginnings, spread evenly over the text."""
-    total = sum(unit.num_bytes for unit in units)
-    if total <= SAMPLE_BYTES:
-        return units
-    chosen, seen, taken = [], 0, 0
-    for unit in units:
-        seen += unit.num_bytes
-        due = SAMPLE_BYTES * seen // total - taken
-        if due >= min(SLICE_BYTES, unit.num_bytes):
-            piece = FileSlice(unit.path, unit.start, unit.stop, source=unit.source)
-            chosen.append(next(split_into_units([piece], unit_bytes=due, boundary=at_line)))
-            taken += chosen[-1].num_bytes
-    return chosen
+def _distinct_names(pieces: Sequence[str]) -> list[str]:
+    """Names each piece for the dictionary.
 
-
-def _names(pieces: Sequence[str]) -> list[str]:
-    """A name for each piece in the dictionary: without white space, none twice, and none of fairseq's special ones."""
+    No name holds white space, is used twice, or is one of fairseq's special symbols.
+    """
     taken = set(SPECIAL_SYMBOLS)
     names = []
     for piece in pieces:
-        name = name_of_text(piece.replace(SPACE_MARK, " "))
+        name = "".join(char_symbol(ord(char)) for char in piece.replace(SPACE_MARK, " "))
+        # Different pieces may have the same names of characters.
         while name in taken:
             name += "'"
         taken.add(name)

@@ -1,3 +1,5 @@
+"""Binarizing: every text comes back, words are those of fairseq-preprocess, and the manifest describes the data."""
+
 import hashlib
 import io
 import re
@@ -10,11 +12,12 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq_cli import preprocess
 
-from fairseq_expire.corpora.binarize import Job, binarize
+from fairseq_expire.corpora.binarize import Job, binarize, open_split
 from fairseq_expire.corpora.sources import cut, find_files, parse_shares
 from fairseq_expire.corpora.verify import restore, verify
+from fairseq_expire.tokenizers.bound import make_tokenizer
 from fairseq_expire.tokenizers.manifest import read_manifest
-from fairseq_expire.tokenizers.registry import make_level
+from fairseq_expire.tokenizers.tokenizer import EncodedChunk
 
 EOS, UNK = 2, 3
 
@@ -31,7 +34,7 @@ AWKWARD = {
 
 
 def make(folder, texts, **kwargs):
-    """Binarize texts, given as bytes or str, one file each; `texts` maps a split to a list of them."""
+    """Binarizes texts, given as bytes or str, one file each; ``texts`` maps a split to a list of them."""
     splits = {}
     for split, contents in texts.items():
         for number, text in enumerate(contents):
@@ -42,10 +45,10 @@ def make(folder, texts, **kwargs):
     return write(folder, splits, **kwargs)
 
 
-def write(folder, splits, level="bytes", options={}, workers=1, on_progress=lambda doing, num_bytes: None, **kwargs):
-    """Make data of pieces, and check that it is verified."""
+def write(folder, splits, level="bytes", options=None, workers=1, on_progress=lambda doing, num_bytes: None, **kwargs):
+    """Makes data of slices, and verifies it."""
     (folder / "bin").mkdir(exist_ok=True)
-    job = Job(splits=splits, level=make_level(level, options), **kwargs)
+    job = Job(splits=splits, tokenizer=make_tokenizer(level, options or {}), **kwargs)
     manifest = binarize(job, folder / "bin", workers=workers, on_progress=on_progress)
     assert len(list(verify(folder / "bin", on_progress=lambda split, num_bytes: None))) == len(splits)
     return folder / "bin", manifest
@@ -61,11 +64,11 @@ def symbols(folder):
 
 
 @pytest.mark.parametrize("append_eos", [False, True])
-@pytest.mark.parametrize("unit_bytes", [1, 2, 3, 5, 1 << 20])
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 5, 1 << 20])
 @pytest.mark.parametrize("level", ["bytes", "chars"])
-def test_text_comes_back(tmp_path, level, unit_bytes, append_eos):
+def test_text_comes_back(tmp_path, level, chunk_bytes, append_eos):
     texts = {"train": list(AWKWARD.values()), "valid": [AWKWARD["one"], AWKWARD["crlf"]]}
-    folder, manifest = make(tmp_path, texts, level=level, unit_bytes=unit_bytes, append_eos=append_eos)
+    folder, manifest = make(tmp_path, texts, level=level, chunk_bytes=chunk_bytes, append_eos=append_eos)
     for split, parts in texts.items():
         assert b"".join(restore(folder, split=split)) == "".join(parts).encode()
         counts, ids = manifest.splits[split], items(folder, split)
@@ -76,13 +79,13 @@ def test_text_comes_back(tmp_path, level, unit_bytes, append_eos):
         assert counts.text_sha256 == hashlib.sha256("".join(parts).encode()).hexdigest()
         assert counts.tokens == (counts.text_chars if level == "chars" else counts.text_bytes) + num_eos
         assert sum(item.count(EOS) for item in ids) == sum(item[-1] == EOS for item in ids) == num_eos
-        # Only a "\r\n", which is not divided, goes beyond the unit.
-        assert max(map(len, ids)) <= unit_bytes + (level == "chars") + append_eos
+        # Only a "\r\n", which is not divided, makes a chunk longer.
+        assert max(map(len, ids)) <= chunk_bytes + (level == "chars") + append_eos
 
 
 def test_all_bytes_come_back(tmp_path):
     data = bytes(range(256)) * 3
-    folder, manifest = make(tmp_path, {"train": [data]}, level="bytes", unit_bytes=100)
+    folder, manifest = make(tmp_path, {"train": [data]}, level="bytes", chunk_bytes=100)
     assert b"".join(restore(folder, split="train")) == data
     assert manifest.symbols == len(symbols(folder)) == 260
     assert [len(item) for item in items(folder, "train")] == [100] * 7 + [68]
@@ -91,7 +94,7 @@ def test_all_bytes_come_back(tmp_path):
 @pytest.mark.parametrize("level, name_of_newline", [("bytes", "\u010a"), ("chars", "U+000A")])
 def test_ids_are_those_of_the_dictionary(tmp_path, level, name_of_newline):
     folder, _ = make(tmp_path, {"train": ["b a\nb", "ccc"], "valid": ["a\nd"]}, level=level)
-    # By count, and symbols seen equally often by code point.
+    # Ordered by count, and symbols of the same count by code point.
     assert symbols(folder)[4:] == ["c", "b"] + sorted([name_of_newline, "a", "\u2581"])
     assert (folder / "dict.txt").read_text().splitlines()[:2] == ["c 3", "b 2"]
     index = Dictionary.load(str(folder / "dict.txt")).index
@@ -119,35 +122,32 @@ def test_splits_of_one_text_join_to_it(tmp_path, level):
     for name in "ab":
         (tmp_path / "text" / name).write_text(text)
     splits = cut(find_files([tmp_path / "text"]), shares=parse_shares("0.7,0.2,0.1"), level=level)
-    folder, manifest = write(tmp_path, splits, level=level, append_eos=level != "words", unit_bytes=333)
+    folder, _ = write(tmp_path, splits, level=level, append_eos=level != "words", chunk_bytes=333)
     parts = [b"".join(restore(folder, split=split)) for split in splits]
     if level == "words":
         text = "".join(" ".join(line.split()) + "\n" for line in text.splitlines())
     else:
-        # Only where a file ends, not where it is divided: train holds the end of one file, test of the other.
+        # Only where a file ends, not where it is cut: train holds the end of one file, test that of the other.
         assert [sum(item.count(EOS) for item in items(folder, split)) for split in splits] == [1, 0, 1]
     assert b"".join(parts).decode() == text + text
 
 
-# fairseq-preprocess ---------------------------------------------------------------------------------------------------
-
-
 def reference(folder, train, valid, threshold):
-    """What fairseq-preprocess makes of two files, with its defaults."""
+    """Binarizes two files with fairseq-preprocess and its defaults."""
     arguments = ["--only-source", "--trainpref", str(train), "--validpref", str(valid), "--destdir", str(folder)]
     parser = options.get_preprocessing_parser()
     preprocess.main(parser.parse_args(arguments + ["--thresholdsrc", str(threshold)]))
 
 
-def assert_identical(folder, train, valid, threshold=0, unit_bytes=1 << 20):
-    """Identical, but for the word `<pad>`, which is unknown."""
+def assert_identical(folder, train, valid, threshold=0, chunk_bytes=1 << 20):
+    """Compares the data with that of fairseq-preprocess, for which the word ``<pad>`` is replaced by ``<unk>``."""
     (folder / "given").mkdir()
     for name, text in {"train": train, "valid": valid}.items():
         (folder / name).write_bytes(text.encode())
         (folder / "given" / name).write_bytes(re.sub(r"(?<!\S)<pad>(?!\S)", "<unk>", text).encode())
     reference(folder / "reference", folder / "given" / "train", folder / "given" / "valid", threshold)
     splits = {split: find_files([folder / split]) for split in ("train", "valid")}
-    ours, manifest = write(folder, splits, level="words", threshold=threshold, unit_bytes=unit_bytes)
+    ours, manifest = write(folder, splits, level="words", threshold=threshold, chunk_bytes=chunk_bytes)
     for name in ("dict.txt", "train.bin", "train.idx", "valid.bin", "valid.idx"):
         assert (ours / name).read_bytes() == (folder / "reference" / name).read_bytes(), name
     return ours, manifest
@@ -156,10 +156,10 @@ def assert_identical(folder, train, valid, threshold=0, unit_bytes=1 << 20):
 WHOLE = "\n".join(AWKWARD.values())
 
 
-@pytest.mark.parametrize("unit_bytes", [1, 7, 1 << 20])
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 1 << 20])
 @pytest.mark.parametrize("text", [*AWKWARD.values(), WHOLE, WHOLE + "\r"], ids=[*AWKWARD, "whole", "whole_cr"])
-def test_words_are_what_fairseq_makes(tmp_path, text, unit_bytes):
-    folder, manifest = assert_identical(tmp_path, train=text, valid="one x\u2028 new\r<unk> a", unit_bytes=unit_bytes)
+def test_words_are_what_fairseq_makes(tmp_path, text, chunk_bytes):
+    folder, manifest = assert_identical(tmp_path, train=text, valid="one x\u2028 new\r<unk> a", chunk_bytes=chunk_bytes)
     expected = [" ".join(line.split()) for line in io.StringIO(text, newline=None)]
     pads = " ".join(expected).split().count("<pad>")
     assert manifest.splits["train"].unknown == pads
@@ -184,14 +184,11 @@ def test_thresholds_are_those_of_fairseq(tmp_path, threshold):
     assert manifest.splits["train"].unknown == manifest.splits["valid"].unknown == dropped
 
 
-def test_a_large_vocabulary_takes_wider_numbers(tmp_path):
-    # Few lines: fairseq takes its time for each.
+def test_a_large_vocabulary_takes_wider_ids(tmp_path):
+    # Few lines, since fairseq is slow with each.
     text = "\n".join(" ".join(f"w{i}" for i in range(start, start + 2_000)) for start in range(0, 66_000, 2_000))
     folder, _ = assert_identical(tmp_path, train=text, valid="w1 w2\n")
     assert MMapIndexedDataset(str(folder / "train"))._index.dtype == np.uint32
-
-
-# what is beside the data ----------------------------------------------------------------------------------------------
 
 
 def test_the_manifest_describes_the_data(tmp_path):
@@ -205,24 +202,24 @@ def test_the_manifest_describes_the_data(tmp_path):
     assert list(manifest.splits) == ["train", "test"]
 
 
-def test_progress_adds_up_to_all_that_is_read(tmp_path):
+def test_progress_sums_to_the_size_of_the_text(tmp_path):
     read = Counter()
 
     def count(doing, num_bytes):
         read[doing] += num_bytes
 
-    make(tmp_path, {"train": ["abc", "de"], "valid": ["f"]}, level="chars", unit_bytes=2, on_progress=count)
+    make(tmp_path, {"train": ["abc", "de"], "valid": ["f"]}, level="chars", chunk_bytes=2, on_progress=count)
     assert read == {"vocabulary": 5, "train": 5, "valid": 1}
 
 
-def test_restoring_what_is_not_ours(tmp_path):
-    with pytest.raises(ValueError, match="no manifest.json there"):
+def test_data_that_cannot_be_restored(tmp_path):
+    with pytest.raises(ValueError, match=r"no manifest.json there"):
         restore(tmp_path, split="train")
     folder, _ = make(tmp_path, {"train": ["ab"]}, level="bytes")
     with pytest.raises(ValueError, match="no split valid; it has train"):
         restore(folder, split="valid")
     (folder / "dict.txt").write_text("b 1\na 1\n")
-    with pytest.raises(ValueError, match="dict.txt: not the file the data was written with"):
+    with pytest.raises(ValueError, match=r"dict.txt: not the file the data was written with"):
         restore(folder, split="train")
 
 
@@ -231,3 +228,12 @@ def test_arguments_are_checked(tmp_path):
         make(tmp_path, {"train": ["a"]}, level="letters")
     with pytest.raises(ValueError, match="splits are valid, expected train among them"):
         make(tmp_path / "other", {"valid": ["a"]}, level="bytes")
+
+
+def test_an_item_that_is_too_long_for_the_format(tmp_path):
+    encoded = EncodedChunk(np.array([4], np.uint16), np.array([1]), num_unknown=0, text=b"x")
+    with open_split(tmp_path / "train", np.uint16) as writer:
+        writer.open_tokens = 2**31
+        with pytest.raises(ValueError, match="an item of 2147483649 tokens"):
+            writer.add(encoded)
+        writer.open_tokens = 0

@@ -1,3 +1,5 @@
+"""Compressed files: their content is read in full or refused, and archives and binary files are recognised."""
+
 import bz2
 import gzip
 import io
@@ -10,10 +12,17 @@ import zipfile
 
 import pytest
 
-from fairseq_expire.corpora import compressed, unpacked
-from fairseq_expire.corpora.compressed import BLOCK, check_readable, compression, content_of
+from fairseq_expire.corpora import compressed
+from fairseq_expire.corpora.compressed import (
+    BLOCK,
+    UNPACKED,
+    check_readable,
+    compression,
+    content_of,
+    remove_unpacked,
+    unpack,
+)
 from fairseq_expire.corpora.sources import find_files
-from fairseq_expire.corpora.unpacked import UNPACKED, unpack
 
 COMPRESS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
 SUFFIX = {"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz"}
@@ -38,7 +47,7 @@ def test_content_comes_back_in_bounded_blocks(tmp_path, kind, text):
 
 @pytest.mark.parametrize("kind", COMPRESS)
 def test_streams_that_follow_one_another(tmp_path, kind):
-    """As pigz, pbzip2 and appending make them, and filled up with zeros as tapes are."""
+    """pigz, pbzip2 and appending make such files; tapes fill them up with zeros."""
     parts = [TEXT[:5], b"", TEXT[5:9], TEXT[9:]]
     content = b"".join(map(COMPRESS[kind], parts))
     for padding in (b"", bytes(512)):
@@ -48,7 +57,7 @@ def test_streams_that_follow_one_another(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_damage_is_never_taken_for_the_end(tmp_path, kind):
+def test_damage_is_never_mistaken_for_the_end(tmp_path, kind):
     whole = COMPRESS[kind](TEXT)
     random.seed(0)
     cut = [whole[:length] for length in sorted(random.sample(range(12, len(whole)), 25))] + [whole[:-1]]
@@ -105,14 +114,14 @@ def test_archives_are_refused(tmp_path, kind, around, text):
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_what_is_compressed_twice_is_refused(tmp_path, kind):
+def test_files_that_are_compressed_twice_are_refused(tmp_path, kind):
     for inner in COMPRESS:
         path = written(tmp_path / "x", COMPRESS[kind](COMPRESS[inner](TEXT)))
         with pytest.raises(ValueError, match=f"x: {kind} data of {inner} data, not text; unpack it"):
             check_readable(path, text=False)
 
 
-# Texts that are close to what others begin with.
+# Texts that begin almost like archives.
 TEXTS = [
     b"PK\n",
     b"BZh9 is how bzip2 begins",
@@ -128,16 +137,17 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_text_is_not_taken_for_an_archive(tmp_path, text):
+def test_text_is_not_mistaken_for_an_archive(tmp_path, text):
     path = written(tmp_path / "x", text)
     assert compression(path) is None and check_readable(path, text=False)
 
 
 @pytest.mark.parametrize("around", [bytes, *COMPRESS.values()])
-def test_binary_files_are_no_text(tmp_path, around):
+def test_binary_files_are_refused_as_text(tmp_path, around):
     start = "\u20ac" * 30_000
     for content, words in {
-        b"a\0b": "x: binary, or not UTF-8: it has a zero at byte 1; convert it, leave it out, or take bytes .*--exclude and --level bytes",
+        b"a\0b": "x: binary, or not UTF-8: it has a zero at byte 1; convert it, leave it out, or take bytes .*"
+        "--exclude and --level bytes",
         "text".encode("utf-16"): "x: not UTF-8 at byte 0 .invalid start byte.; convert it, .*--level bytes",
         "text".encode("utf-16-le"): "x: binary, or not UTF-8: it has a zero at byte 1",
         b"abc\xe9": "x: not UTF-8 at byte 3 .unexpected end of data.",
@@ -147,57 +157,44 @@ def test_binary_files_are_no_text(tmp_path, around):
         with pytest.raises(ValueError, match=words):
             check_readable(path, text=True)
         assert check_readable(path, text=False)
-    # Cut in the middle of a character where the look at its beginning ends, in a stream of its own and in a longer one.
+    # The part that is looked at ends in the middle of a character, in a file of two streams and of one.
     parts = [around(start[:number].encode()) for number in (20_000, 2_000)]
     assert around is bytes or check_readable(written(tmp_path / "x", b"".join(parts)), text=True)
     assert check_readable(written(tmp_path / "x", around(start.encode())), text=True)
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_memory_does_not_grow_with_what_is_packed(tmp_path, kind):
+def test_memory_does_not_grow_with_the_content(tmp_path, kind):
     with {"gzip": gzip, "bzip2": bz2, "xz": lzma}[kind].open(tmp_path / "a", "wb") as file:
-        for _ in range(200):
+        for _ in range(64):
             file.write(bytes(1 << 20))
     found = find_files([tmp_path / "a"])
     tracemalloc.start()
-    [piece] = unpack({"train": found}, tmp_path)["train"]
+    [unpacked] = unpack({"train": found}, tmp_path)["train"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert piece.num_bytes == 200 << 20 and peak < 16 << 20
+    assert unpacked.num_bytes == 64 << 20 and peak < 16 << 20
 
 
-def test_what_is_unpacked_is_used_again_and_the_rest_is_removed(tmp_path, monkeypatch):
+def test_each_file_is_unpacked_once(tmp_path, monkeypatch):
     (tmp_path / "text").mkdir()
     for name in "abc":
         written(tmp_path / "text" / name, gzip.compress(name.encode() * 1000))
     written(tmp_path / "text" / "plain", b"plain")
     found = {"train": find_files([tmp_path / "text"]), "valid": find_files([tmp_path / "text" / "a"])}
-    killed = iter([True, True, False])
-    original = unpacked.content_of
-
-    def content(path):
-        if not next(killed, True):
-            raise KeyboardInterrupt
-        return original(path)
-
-    monkeypatch.setattr(unpacked, "content_of", content)
-    with pytest.raises(KeyboardInterrupt):
-        unpack(found, tmp_path)
-    asked = []
-    monkeypatch.setattr(unpacked, "content_of", lambda path: asked.append(path.name) or original(path))
-    pieces = unpack(found, tmp_path)
-    assert asked == ["c"]
-    assert [piece.path.read_bytes() for piece in pieces["train"]] == [b"a" * 1000, b"b" * 1000, b"c" * 1000, b"plain"]
-    assert [piece.name.name for piece in pieces["train"]] == ["a", "b", "c", "plain"]
-    assert pieces["valid"] == pieces["train"][:1]
+    unpacking, original = [], compressed.content_of
+    monkeypatch.setattr(compressed, "content_of", lambda path: unpacking.append(path.name) or original(path))
+    slices = unpack(found, tmp_path)
+    assert unpacking == ["a", "b", "c"]
+    assert [part.path.read_bytes() for part in slices["train"]] == [b"a" * 1000, b"b" * 1000, b"c" * 1000, b"plain"]
+    assert [part.name.name for part in slices["train"]] == ["a", "b", "c", "plain"]
+    assert slices["valid"] == slices["train"][:1]
     assert len(list((tmp_path / UNPACKED).iterdir())) == 3
-    # Another file under the same name.
-    written(tmp_path / "text" / "a", bz2.compress(b"other"))
-    pieces = unpack({"train": find_files([tmp_path / "text" / "a"])}, tmp_path)
-    assert pieces["train"][0].path.read_bytes() == b"other" and len(list((tmp_path / UNPACKED).iterdir())) == 1
+    remove_unpacked(tmp_path)
+    assert not (tmp_path / UNPACKED).exists()
 
 
-def test_the_beginning_is_all_that_is_looked_at(tmp_path, monkeypatch):
+def test_only_the_beginning_is_read(tmp_path, monkeypatch):
     path = written(tmp_path / "x", b"a" * 10_000_000)
     read = []
     original = compressed.content_of
@@ -214,6 +211,6 @@ def test_a_python_without_the_decompressor(tmp_path, monkeypatch):
     path = written(tmp_path / "x", lzma.compress(TEXT))
     monkeypatch.setitem(sys.modules, "lzma", None)
     with pytest.raises(
-        ValueError, match="x: xz data, which this Python cannot read .*; unpack it and give what is in it"
+        ValueError, match=r"x: xz data, which this Python cannot read .*; unpack it and give what is in it"
     ):
         check_readable(path, text=False)

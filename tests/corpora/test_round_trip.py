@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from fairseq_expire.corpora.binarize import Job, binarize
 from fairseq_expire.corpora.sources import find_files
 from fairseq_expire.corpora.verify import restore, verify
-from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.registry import make_level
+from fairseq_expire.tokenizers.bound import BoundTokenizer, make_tokenizer
 
-# What some part of some program does something to.
+# Text that some program somewhere changes.
 AWKWARD = [
-    "\u2581", "\u2581\u2581 ", " ", "  ", "\n", "\r", "\r\n", "\n\r", "\0", "\t", "\x0b", "\x1c", "\x85", "\xa0", "\xad", "\u2028", "\u2029",
-    "\u3000", "\u200b", "\ufeff", "\ufffd", "\ufffe", "\ue000", "\U0001f600", "\U0001f468\u200d\U0001f469", "e\u0301", "\u00e9",
-    "\u212b", "\ufb01", "\u0130", "\uff21", "\u2585", "\u2047", "\U0010ffff", "<s>", "<pad>", "</s>", "<unk>", "<unk>'", "<0xE2>",
-    "<0x0A>", "U+000A", "U+2581", "madeupword0000", "#fairseq:overwrite", "?", "a", "def", "the", "word " * 50,
+    "\u2581", "\u2581\u2581 ", " ", "  ", "\n", "\r", "\r\n", "\n\r", "\0", "\t", "\x0b", "\x1c", "\x85", "\xa0",
+    "\xad", "\u2028", "\u2029", "\u3000", "\u200b", "\ufeff", "\ufffd", "\ufffe", "\ue000", "\U0001f600",
+    "\U0001f468\u200d\U0001f469", "e\u0301", "\u00e9", "\u212b", "\ufb01", "\u0130", "\uff21", "\u2585", "\u2047",
+    "\U0010ffff", "<s>", "<pad>", "</s>", "<unk>", "<unk>'", "<0xE2>", "<0x0A>", "U+000A", "U+2581", "madeupword0000",
+    "#fairseq:overwrite", "?", "a", "def", "the", "word " * 50,
 ]  # fmt: skip
 TEXTS = (
     st.lists(st.one_of(st.sampled_from(AWKWARD), st.text(max_size=5)), min_size=1, max_size=12)
@@ -32,25 +32,25 @@ KINDS = {"bytes": {}, "chars": {}, "subword": {"vocab_size": 600}}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A folder with the dictionary and the model of subwords, since learning takes its time."""
+    """A folder with the dictionary and the model of subwords, shared since learning is slow."""
     folder = tmp_path_factory.mktemp("model")
     (folder / "text").write_text(inspect.getsource(textwrap) + "\u2581 \u00e9\U0001f600 " * 20)
     (folder / "bin").mkdir()
-    job = Job(splits={"train": find_files([folder / "text"])}, level=make_level("subword", KINDS["subword"]))
+    job = Job(splits={"train": find_files([folder / "text"])}, tokenizer=make_tokenizer("subword", KINDS["subword"]))
     binarize(job, folder / "bin", workers=1)
     return folder / "bin"
 
 
 @pytest.mark.parametrize("level", KINDS)
 def test_any_text_comes_back(tmp_path, model, level, long):
-    def check(content, unit_bytes, append_eos):
+    def check(content, chunk_bytes, append_eos):
         (tmp_path / "text").write_bytes(content)
         shutil.rmtree(tmp_path / "bin", ignore_errors=True)
         (tmp_path / "bin").mkdir()
         job = Job(
             splits={"train": find_files([tmp_path / "text"])},
-            level=make_level(level, {}),
-            unit_bytes=unit_bytes,
+            tokenizer=make_tokenizer(level, {}),
+            chunk_bytes=chunk_bytes,
             append_eos=append_eos,
             dictionary_file=model / "dict.txt" if level == "subword" else None,
         )
@@ -60,32 +60,34 @@ def test_any_text_comes_back(tmp_path, model, level, long):
         assert counts.text_sha256 == hashlib.sha256(content).hexdigest()
         assert len(list(verify(tmp_path / "bin", on_progress=lambda split, num_bytes: None))) == 1
 
-        codec = BoundTokenizer.of(tmp_path / "bin")
-        ids = codec.encode(content)
-        assert codec.decode_bytes(ids) == content and not {0, 1, 2, 3} & set(ids)
-        encoder = codec.stream_encoder()
+        tokenizer = BoundTokenizer.load(tmp_path / "bin")
+        ids = tokenizer.encode(content)
+        assert tokenizer.decode_bytes(ids) == content and not {0, 1, 2, 3} & set(ids)
+        encoder = tokenizer.stream_encoder()
         parts = [encoder.feed(content[start : start + 3]) for start in range(0, len(content), 3)] + [encoder.flush()]
-        assert b"".join(map(codec.decode_bytes, parts)) == content
+        assert b"".join(map(tokenizer.decode_bytes, parts)) == content
         if level != "subword":
-            # Between segmentations of the same probability SentencePiece decides by what is before them.
-            assert sum(parts, []) == ids
+            # SentencePiece chooses between equally probable segmentations by the text before them.
+            assert [index for part in parts for index in part] == ids
 
     contents = TEXTS.map(str.encode)
     if level == "bytes":
         contents = st.one_of(contents, st.binary(min_size=1, max_size=40))
-    units = st.sampled_from([1, 2, 3, 7, 1 << 20])
-    fuzzing.fuzz(check, examples=40, long=long, content=contents, unit_bytes=units, append_eos=st.booleans())
+    sizes = st.sampled_from([1, 2, 3, 7, 1 << 20])
+    fuzzing.fuzz(check, examples=40, long=long, content=contents, chunk_bytes=sizes, append_eos=st.booleans())
 
 
 @pytest.mark.parametrize("level", KINDS)
 def test_a_very_long_line(tmp_path, model, level):
-    """Longer than a unit, without a space and without an end."""
+    """A line longer than a chunk, without a space or a line end."""
     content = ("\u2581\u4e2dx" * 400_000).encode()
     (tmp_path / "text").write_bytes(content)
     (tmp_path / "bin").mkdir()
     dictionary = model / "dict.txt" if level == "subword" else None
     job = Job(
-        splits={"train": find_files([tmp_path / "text"])}, level=make_level(level, {}), dictionary_file=dictionary
+        splits={"train": find_files([tmp_path / "text"])},
+        tokenizer=make_tokenizer(level, {}),
+        dictionary_file=dictionary,
     )
     binarize(job, tmp_path / "bin", workers=1)
     assert b"".join(restore(tmp_path / "bin", split="train")) == content

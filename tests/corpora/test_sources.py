@@ -1,9 +1,12 @@
+"""Finding files, and cutting their concatenation into splits."""
+
 import os
 from fractions import Fraction
 
 import pytest
 
-from fairseq_expire.corpora.sources import FileSlice, cut, find_files, parse_shares
+from fairseq_expire.corpora.sources import cut, find_files, parse_shares
+from fairseq_expire.tokenizers.chunks import FileSlice
 
 
 def write(folder, files):
@@ -14,12 +17,12 @@ def write(folder, files):
     return folder
 
 
-def names(pieces, folder):
-    return [piece.path.relative_to(folder).as_posix() for piece in pieces]
+def names(slices, folder):
+    return [part.path.relative_to(folder).as_posix() for part in slices]
 
 
-def content(pieces):
-    return b"".join(piece.path.read_bytes()[piece.start : piece.stop] for piece in pieces)
+def content(slices):
+    return b"".join(part.path.read_bytes()[part.start : part.stop] for part in slices)
 
 
 def test_folders_are_read_in_the_order_of_code_points(tmp_path):
@@ -51,16 +54,16 @@ def test_hidden_and_empty_files_in_folders_are_skipped_and_given_ones_are_not(tm
     ],
 )
 def test_patterns(tmp_path, include, exclude, expected):
-    # A pattern must not match the folder that was given, here named like one of its folders.
+    # The folder that is given has the name of one of its folders. Patterns must not match it.
     folder = write(tmp_path / "tests", dict.fromkeys(["a.py", "lib/b.py", "tests/c.py", "d.md"], b"x"))
     if expected is None:
-        with pytest.raises(ValueError, match="no file in it matches .looked for .*name a folder with text"):
+        with pytest.raises(ValueError, match=r"no file in it matches .looked for .*name a folder with text"):
             find_files([folder], include=include, exclude=exclude)
     else:
         assert names(find_files([folder], include=include, exclude=exclude), folder) == expected
 
 
-def test_patterns_are_for_folders(tmp_path):
+def test_patterns_do_not_apply_to_files_that_are_given(tmp_path):
     write(tmp_path, {"a.txt": b"x"})
     assert len(find_files([tmp_path / "a.txt"], include=["*.py"], exclude=["*.txt"])) == 1
 
@@ -93,14 +96,13 @@ def test_shares_are_exact():
     "text", ["", "1", "0.9,0.05", "0.9,0.2,-0.1", "1,0,0", "a,b", "0.5,0.2,0.2,0.1", "nan,1", "1/0,1", "0.9 0.1"]
 )
 def test_bad_shares(text):
-    with pytest.raises(ValueError, match="--split .*: expected two or three positive numbers"):
+    with pytest.raises(ValueError, match=r"--split .*: expected two or three positive numbers"):
         parse_shares(text)
 
 
 def test_bytes_are_cut_exactly_and_files_divided(tmp_path):
     write(tmp_path, {"a": b"0123456789", "b": b"abcdefghij"})
-    pieces = find_files([tmp_path])
-    splits = cut(pieces, shares=parse_shares("0.25,0.5,0.25"), level="bytes")
+    splits = cut(find_files([tmp_path]), shares=parse_shares("0.25,0.5,0.25"), level="bytes")
     first, second = tmp_path / "a", tmp_path / "b"
     assert splits == {
         "train": [FileSlice(first, 0, 5, ends_file=False)],
@@ -112,7 +114,7 @@ def test_bytes_are_cut_exactly_and_files_divided(tmp_path):
 def test_shares_that_nearly_sum_to_one_lose_nothing(tmp_path):
     write(tmp_path, {"a": b"x" * 3_000_000})
     splits = cut(find_files([tmp_path]), shares=parse_shares("0.3333333,0.3333333,0.3333333"), level="bytes")
-    assert [sum(piece.num_bytes for piece in part) for part in splits.values()] == [999999, 1000000, 1000001]
+    assert [sum(part.num_bytes for part in slices) for slices in splits.values()] == [999999, 1000000, 1000001]
 
 
 TEXTS = {
@@ -139,7 +141,7 @@ def test_every_cut_is_at_the_first_allowed_place(tmp_path, text, level):
             for i in range(len(data))
             if data[i : i + 1] == b"\n" or (data[i : i + 1] == b"\r" and data[i + 1 : i + 2] != b"\n")
         ]
-        # Lines do not go on in the next file.
+        # A file ends its last line.
         allowed = {*line_ends, len(data), *(len(data) + end for end in line_ends)}
     allowed -= {0, len(whole)}
     for target in range(1, len(whole)):
@@ -152,12 +154,12 @@ def test_every_cut_is_at_the_first_allowed_place(tmp_path, text, level):
         splits = cut(find_files([tmp_path]), shares=shares, level=level)
         assert content(splits["train"]) == whole[: min(places)]
         assert content(splits["train"]) + content(splits["valid"]) == whole
-        assert all(piece.ends_file == (piece.stop == len(data)) for part in splits.values() for piece in part)
+        assert all(part.ends_file == (part.stop == len(data)) for slices in splits.values() for part in slices)
 
 
-def test_a_split_that_one_line_swallows(tmp_path):
+def test_a_line_that_leaves_nothing_for_the_next_split(tmp_path):
     write(tmp_path, {"a": b"a very long first line\nx\n"})
     with pytest.raises(
-        ValueError, match="valid would be empty: its share 0.25 of 25 bytes has no room for one of the words"
+        ValueError, match=r"valid would be empty: its share 0.25 of 25 bytes has no room for one of the words"
     ):
         cut(find_files([tmp_path]), shares=parse_shares("0.5,0.25,0.25"), level="words")

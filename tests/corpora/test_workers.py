@@ -1,9 +1,10 @@
+"""Parallel work: results come in order, and nothing is left running."""
+
 import os
 import signal
-import subprocess
-import sys
 import time
 
+import killable
 import pytest
 
 from fairseq_expire.corpora.workers import ordered_map
@@ -23,7 +24,7 @@ def test_results_come_in_order(workers, in_processes):
 
 
 @pytest.mark.parametrize("in_processes", [False, True])
-def test_no_more_is_taken_than_is_worked_on(in_processes):
+def test_few_things_are_taken_ahead(in_processes):
     taken = []
 
     def things():
@@ -46,9 +47,11 @@ def test_the_first_error_in_order_is_raised(workers, in_processes):
             raise ValueError(f"number {number}")
         return number
 
-    with pytest.raises(ValueError, match="number 3"):
-        with ordered_map(fail, range(10), workers=workers, in_processes=in_processes) as results:
-            list(results)
+    with (
+        pytest.raises(ValueError, match="number 3"),
+        ordered_map(fail, range(10), workers=workers, in_processes=in_processes) as results,
+    ):
+        list(results)
 
 
 def test_a_worker_that_is_killed_is_noticed():
@@ -56,24 +59,29 @@ def test_a_worker_that_is_killed_is_noticed():
         if number == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(RuntimeError, match="a worker process was killed .*fewer --workers"):
-        with ordered_map(die, range(10), workers=2, in_processes=True) as results:
+    with (
+        pytest.raises(RuntimeError, match=r"a worker process was killed .*fewer --workers"),
+        ordered_map(die, range(10), workers=2, in_processes=True) as results,
+    ):
+        list(results)
+
+
+def test_workers_end_with_the_process_that_started_them():
+    reading, writing = os.pipe()
+
+    def work(number):
+        os.write(writing, f"{os.getpid()}\n".encode())
+        time.sleep(60)
+
+    def start():
+        with ordered_map(work, range(2), workers=2, in_processes=True) as results:
             list(results)
 
-
-def test_workers_end_with_the_process_that_started_them(tmp_path):
-    script = """
-import os, sys, time
-from fairseq_expire.data.workers import ordered_map
-def work(number):
-    os.write(1, f"{os.getpid()}\\n".encode())
-    time.sleep(60)
-with ordered_map(work, range(2), workers=2, in_processes=True) as results:
-    list(results)
-"""
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    workers = [int(process.stdout.readline()) for _ in range(2)]
-    process.kill()
-    process.wait()
-    # The pipe is open as long as one of them lives.
-    assert process.stdout.read() == "" and len(set(workers)) == 2
+    child = killable.start(start)
+    os.close(writing)
+    with open(reading) as pipe:
+        workers = {int(pipe.readline()) for _ in range(2)}
+        os.kill(child, signal.SIGKILL)
+        assert killable.was_killed(child) and len(workers) == 2
+        # The pipe stays open as long as one of them lives.
+        assert pipe.read() == ""

@@ -1,4 +1,4 @@
-"""The loss is the paper's objective in fairseq's convention, and the log says what happened."""
+"""The loss, which is the paper's objective in fairseq's convention, and the logged values."""
 
 import math
 from functools import partial
@@ -31,7 +31,8 @@ def reports():
         LayerReport(
             span=torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 1000.0]]).unsqueeze(-1) * layer,
             penalty=torch.tensor([3.0, 4.0]) * layer,
-            count_seen=partial(torch.full, (ROWS, BLOCK), 10 * layer),
+            # All that is asked of it.
+            visibility=SimpleNamespace(sizes=partial(torch.full, (ROWS, BLOCK), 10 * layer)),
         )
         for layer in (1, 2)
     )
@@ -52,7 +53,7 @@ def scores():
     return torch.randn(ROWS, BLOCK, SYMBOLS, generator=torch.Generator().manual_seed(0))
 
 
-def test_divided_by_the_sample_size_it_is_the_papers_objective(scores):
+def test_loss_per_token_is_the_papers_objective(scores):
     """Mean cross-entropy + alpha * mean over rows of the sum of e / (R * T), where all rows are full."""
     batch = {**sample(), "target": torch.full((ROWS, BLOCK), 4), "ntokens": ROWS * BLOCK}
     loss, sample_size, _ = criterion()(model(scores), batch)
@@ -88,7 +89,7 @@ def reduced(*logs):
     return logged.get_smoothed_values()
 
 
-def test_log(scores):
+def test_logged_values(scores):
     _, _, log = criterion()(model(scores), sample())
     values = reduced(log)
     assert values["loss"] == pytest.approx(values["nll_loss"] + values["expire_loss"], abs=2e-3)
@@ -96,13 +97,13 @@ def test_log(scores):
     assert values["ppl"] == pytest.approx(2 ** values["nll_loss"], rel=1e-2)
     assert values["bpc"] == values["nll_loss"]
     assert (values["memory_size_0"], values["memory_size_1"], values["memory_size"]) == (10, 20, 15)
-    # The padded token with its span of 1000 counts nowhere.
+    # The padding, with a span of 1000, is left out.
     assert values["span_mean"] == pytest.approx((1 + 2 + 3 + 4 + 5 + 6 + 7) / 7 * 1.5)
     assert values["span_max"] == 14
     assert values["memory_mb"] == 0
 
 
-def test_processes_add_up_and_maxima_stay_maxima(scores):
+def test_processes_are_added_up_and_maxima_are_kept(scores):
     one, two = (criterion()(model(scores), sample())[2] for _ in range(2))
     two = {**two, "span_max": torch.tensor(99.0), "memory_size": two["memory_size"] * 3}
     values = reduced(one, two)
@@ -111,8 +112,8 @@ def test_processes_add_up_and_maxima_stay_maxima(scores):
     assert values["nll_loss"] == reduced(one)["nll_loss"]
 
 
-def test_fairseq_adds_logs_up(scores):
-    """Those of two groups of rows, whose sum is all that reduce_metrics sees of them with several processes."""
+def test_fairseq_may_sum_the_logs(scores):
+    """With several processes, reduce_metrics gets only the sum of their logs; here those of two micro-batches."""
     one, two = (
         criterion()(model(scores * by), {**sample(), "micro_batch": micro_batch, "micro_batches": 2})[2]
         for micro_batch, by in ((0, 1), (1, 3))
@@ -140,5 +141,5 @@ def test_fairseq_restores_the_maximum_from_a_checkpoint():
 
 
 def test_negative_weight():
-    with pytest.raises(ValueError, match="--expire-loss-weight.*got -1"):
+    with pytest.raises(ValueError, match=r"--expire-loss-weight.*got -1"):
         criterion(weight=-1)

@@ -1,4 +1,4 @@
-"""The scripts for corpora, on small ones that stand in for the real: same names, layout and servers, other numbers."""
+"""The scripts for published corpora, on small stand-ins with the same names and layout, and other counts."""
 
 import bz2
 import gzip
@@ -15,7 +15,7 @@ import scripts
 from fairseq import options
 from fairseq_cli import preprocess
 
-from fairseq_expire.corpora import known as corpora
+from fairseq_expire.corpora import catalogue
 from fairseq_expire.corpora.download import RemoteFile
 from fairseq_expire.corpora.verify import restore
 from fairseq_expire.tokenizers.manifest import read_manifest
@@ -34,7 +34,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path):
-    """Serves what lies in the folder `remote`."""
+    """Serves the files in the folder ``remote``, and records the requests."""
     (tmp_path / "remote").mkdir()
     handler = partial(Handler, directory=tmp_path / "remote")
     running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -76,8 +76,6 @@ def text_of(folder):
     return b"".join(b"".join(restore(folder, split=split)) for split in read_manifest(folder).splits)
 
 
-# enwik8 -----------------------------------------------------------------------------------------------------------------
-
 WIKI = ("<page>\n  <title>A &amp; b</title>\n" + "text \u20ac\n\n" * 3).encode() * 100
 WIKI = WIKI[: len(WIKI) // 20 * 20]
 
@@ -110,10 +108,10 @@ def test_enwik8_from_the_network_to_verified_data(tmp_path, server, enwik8, caps
     assert server.asked == ["/enwik8.zip"]
     run(enwik8, "--dest", tmp_path / "bin", "--force")
     assert server.asked == ["/enwik8.zip"]
-    # The archive names a file outside of its folder, which nobody asked for.
+    # The archive also holds a file outside of its folder.
     assert sorted(path.name for path in (tmp_path / "downloads").rglob("*")) == ["enwik8", "enwik8", "enwik8.zip"]
     assert not list(tmp_path.rglob("evil"))
-    # What was extracted is not what the archive holds any more.
+    # The extracted file differs from the one in the archive.
     (tmp_path / "downloads" / "enwik8" / "enwik8").write_bytes(WIKI[::-1])
     run(enwik8, "--dest", tmp_path / "bin", "--force")
     assert text_of(tmp_path / "bin") == WIKI
@@ -137,7 +135,7 @@ def test_newlines(tmp_path, enwik8, newlines):
     run(enwik8, "--verify", tmp_path / "bin")
 
 
-def test_enwik8_from_here_is_checked_too(tmp_path, enwik8, server, capsys):
+def test_enwik8_from_a_local_file_is_checked_too(tmp_path, enwik8, server, capsys):
     dest = tmp_path / "bin"
     (tmp_path / "excerpt").write_bytes(WIKI[:1000])
     assert "excerpt: 1000 bytes, expected" in fails(capsys, enwik8, "--dest", dest, "--from", tmp_path / "excerpt")
@@ -171,8 +169,6 @@ def test_a_damaged_archive(tmp_path, enwik8, capsys):
     assert not (tmp_path / "downloads" / "enwik8" / "enwik8").exists()
 
 
-# WikiText-103 -----------------------------------------------------------------------------------------------------------
-
 WORDS = {
     "train": " \n = A title = \n \n Some <unk> words , and \u20ac words @-@ here . \n" * 30,
     "valid": " \n = Another = \n Some words . \n",
@@ -182,15 +178,15 @@ WORDS = {
 
 @pytest.fixture
 def wikitext103(tmp_path, server, monkeypatch):
-    """With the true numbers of the small corpus in the place of WikiText-103's."""
+    """The script with the counts of the small corpus instead of those of WikiText-103."""
     files = {split: remote_file(server, f"wiki.{split}.tokens", text.encode()) for split, text in WORDS.items()}
     archive = zipped(tmp_path / "zip", {f"wikitext-103/wiki.{split}.tokens": text for split, text in WORDS.items()})
-    monkeypatch.setattr(corpora, "WIKITEXT103_ZIP", remote_file(server, "wikitext-103-v1.zip", archive))
-    monkeypatch.setattr(corpora, "WIKITEXT103_CHECKED", (files["valid"], files["test"]))
-    monkeypatch.setattr(corpora, "WIKITEXT103_LINES", {split: text.count("\n") for split, text in WORDS.items()})
+    monkeypatch.setattr(catalogue, "WIKITEXT103_ZIP", remote_file(server, "wikitext-103-v1.zip", archive))
+    monkeypatch.setattr(catalogue, "WIKITEXT103_CHECKED", (files["valid"], files["test"]))
+    monkeypatch.setattr(catalogue, "WIKITEXT103_LINES", {split: text.count("\n") for split, text in WORDS.items()})
     tokens = {split: len(text.split()) + text.count("\n") for split, text in WORDS.items() if split != "train"}
-    monkeypatch.setattr(corpora, "WIKITEXT103_TOKENS", tokens)
-    monkeypatch.setattr(corpora, "WIKITEXT103_WORD_TYPES", len({*WORDS["train"].split(), "</s>"}))
+    monkeypatch.setattr(catalogue, "WIKITEXT103_TOKENS", tokens)
+    monkeypatch.setattr(catalogue, "WIKITEXT103_WORD_TYPES", len({*WORDS["train"].split(), "</s>"}))
     return scripts.load("wikitext103")
 
 
@@ -231,8 +227,6 @@ def test_text_that_is_not_wikitext103(tmp_path, server, wikitext103, capsys):
     )
 
 
-# PG-19 ------------------------------------------------------------------------------------------------------------------
-
 BOOKS = {
     "train": {"10": "First book.\r\nWith \u20ac.\n", "9": "Second\rbook" * 10, "91": ""},
     "validation": {"3": "Third.\n", "4": "Fourth."},
@@ -245,7 +239,7 @@ def pg19(tmp_path, server, monkeypatch):
     module = scripts.load("pg19")
     books = {
         ours: [remote_file(server, f"{theirs}/{number}.txt", text.encode()) for number, text in BOOKS[theirs].items()]
-        for ours, theirs in corpora.PG19_SPLITS.items()
+        for ours, theirs in catalogue.PG19_SPLITS.items()
     }
     monkeypatch.setattr(module, "pg19_books", lambda: books)
     return module
@@ -256,14 +250,14 @@ def test_pg19_from_the_network_to_verified_data(tmp_path, server, pg19, capsys):
     assert "PG-19, checked by hash" in capsys.readouterr().out
     manifest = read_manifest(tmp_path / "bin")
     assert manifest.append_eos and manifest.options == {"line_ends": "normalise"} and manifest.level == "chars"
-    # The empty book is no item.
+    # The empty book makes no item.
     assert [counts.items for counts in manifest.splits.values()] == [2, 2, 1]
     train = "".join(BOOKS["train"].values()).replace("\r\n", "\n").replace("\r", "\n")
     assert b"".join(restore(tmp_path / "bin", split="train")).decode() == train
     assert manifest.splits["train"].tokens == len(train) + 2
     unseen = [sum(char not in train for char in "".join(BOOKS[split].values())) for split in ("validation", "test")]
     assert [manifest.splits[split].unknown for split in ("valid", "test")] == unseen and min(unseen) > 0
-    assert {split: counts.words for split, counts in manifest.splits.items()} == corpora.PG19_WORDS
+    assert {split: counts.words for split, counts in manifest.splits.items()} == catalogue.PG19_WORDS
     assert manifest.source["words"] == "as published"
     run(pg19, "--verify", tmp_path / "bin")
     assert sorted(server.asked) == sorted(f"/{split}/{n}.txt" for split, books in BOOKS.items() for n in books)
@@ -310,13 +304,13 @@ def test_pg19_as_subwords(tmp_path, server, pg19, capsys):
     assert "--vocab-size is for --level subword" in fails(capsys, pg19, "--dest", tmp_path / "b", "--vocab-size", "9")
 
 
-def test_what_is_known_of_pg19():
+def test_the_catalogue_of_pg19():
     """The numbers published with the corpus."""
-    books = corpora.pg19_books()
+    books = catalogue.pg19_books()
     assert {split: len(files) for split, files in books.items()} == {"train": 28_602, "valid": 50, "test": 100}
     sizes = {split: sum(file.size for file in files) for split, files in books.items()}
     assert sizes == {"train": 11_677_531_154, "valid": 17_733_002, "test": 41_289_101}
-    for split, folder in corpora.PG19_SPLITS.items():
+    for split, folder in catalogue.PG19_SPLITS.items():
         names = [file.name for file in books[split]]
         assert (
             names == sorted(names)
@@ -327,9 +321,6 @@ def test_what_is_known_of_pg19():
     assert first.urls == ("https://storage.googleapis.com/deepmind-gutenberg/test/10146.txt",) and first.size == 253_872
     assert first.sha256 == "f8dd4334fd8d422cd2f9153ffbff9b097611569592d7ca09fc6fe7881336d331"
     assert all(len(file.sha256) == 64 for files in books.values() for file in files)
-
-
-# compressed -------------------------------------------------------------------------------------------------------------
 
 
 PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
@@ -368,7 +359,7 @@ def test_corpora_from_compressed_files(tmp_path, server, enwik8, wikitext103, pg
         run(module, "--verify", two)
         capsys.readouterr()
     assert server.asked == [] and not list(tmp_path.glob("*.partial"))
-    # The file itself, and one that is not the corpus.
+    # Given as a file, and with a file that is not the corpus.
     run(enwik8, "--dest", tmp_path / "again", "--from", packed / "0" / f"enwik8{suffix}")
     assert same_data(tmp_path / "one0", tmp_path / "again") or verify
     other = tmp_path / f"other{suffix}"
@@ -393,7 +384,7 @@ def test_a_run_that_fails_leaves_nothing(tmp_path, server, enwik8, wikitext103, 
     fails(capsys, enwik8, *place)
     assert "404" in fails(capsys, pg19, *place, "--books", "1", "--downloads", tmp_path / "other")
     kept = [tmp_path / "other", *sorted((tmp_path / "other").rglob("*"))]
-    # What was downloaded is kept.
+    # Downloads are kept.
     assert [path.name for path in kept if path.is_file()] == ["5.txt", "3.txt"]
     for module in (enwik8, wikitext103):
         for name in ("page.zip", "tape.tar", "other.zip", "damaged.zip", "nowhere"):

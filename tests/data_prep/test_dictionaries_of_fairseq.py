@@ -1,5 +1,7 @@
-"""Data that fairseq-preprocess makes, with dictionaries as its options and its users make them: it is trained with, and text is
-prepared with the same dictionary."""
+"""Data of fairseq-preprocess, with dictionaries as its options and its users make them.
+
+A model can be trained with it, and text can be prepared with its dictionary.
+"""
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from fairseq_expire.tokenizers.manifest import read_manifest
 
 TRAIN = ["the cat sat on the mat", "a \u00e9 \u4e2d \U0001f600 <unk> <s> the", "on <pad> and on", "the the a a a"]
 TEST = "the mat \u00e9 new <pad> on \u4e2d a <unk>"
-# What makes of a line what fairseq-preprocess gets.
+# Turns a line of text into what fairseq-preprocess is given.
 LEVELS = {"words": str, "bytes": Bytes.encode, "chars": Characters.encode}
 
 MADE = {
@@ -58,11 +60,11 @@ def test_dictionaries_of_fairseq(tmp_path, level, how):
         (tmp_path / "dict.txt").write_text("".join(f"{line}\n" for line in lines))
         data = tmp_path / "changed"
         fairseq_preprocess(tmp_path, data, "--srcdict", tmp_path / "dict.txt")
-        # fairseq writes it without what its lines say of each other, so its users keep the one they gave.
+        # fairseq rewrites it without the marks on its lines, so users keep the file they gave.
         (data / "dict.txt").write_bytes((tmp_path / "dict.txt").read_bytes())
     dictionary = Dictionary.load(str(data / "dict.txt"))
 
-    # Training opens it.
+    # The task of a training opens it.
     task = MemoryCachingLMTask.setup_task(MemoryCachingLMConfig(data=str(data)))
     assert task.dictionary.symbols == dictionary.symbols and task.dictionary.indices == dictionary.indices
     task.load_dataset("valid")
@@ -88,7 +90,7 @@ def test_dictionaries_of_fairseq(tmp_path, level, how):
     if level != "words":
         ours = np.append(ours, dictionary.eos())
     assert ours.tolist() == theirs.tolist()
-    # A written <unk> is not unknown, and all others of the kind are.
+    # An <unk> of the text itself does not count as unknown. All others do.
     unknown = read_manifest(tmp_path / "made").splits["test"].unknown
     written = level == "words"
     assert unknown == (ours == dictionary.unk()).sum() - written

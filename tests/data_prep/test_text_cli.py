@@ -1,3 +1,5 @@
+"""The script text.py: its output, its errors, and what is left after them."""
+
 import builtins
 import bz2
 import errno
@@ -6,6 +8,7 @@ import lzma
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +19,10 @@ import numpy as np
 import pytest
 import scripts
 
-from fairseq_expire.corpora import split_writer, unpacked
+from fairseq_expire.corpora import binarize as binarizing
+from fairseq_expire.corpora import compressed
 from fairseq_expire.corpora.verify import restore
-from fairseq_expire.tokenizers import units
+from fairseq_expire.tokenizers import chunks
 from fairseq_expire.tokenizers.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,10 +31,10 @@ SCRIPT = ROOT / "data_prep" / "text.py"
 main = scripts.load("text").main
 
 
-@pytest.fixture
-def corpus(tmp_path, monkeypatch):
-    """The current folder, with some text in it."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A folder with texts and other files."""
+    folder = tmp_path_factory.mktemp("texts")
     for name, content in {
         "code/a.py": "print('a')\n",
         "code/lib/b.py": "# \u20ac\n",
@@ -38,29 +42,36 @@ def corpus(tmp_path, monkeypatch):
         "code/.git/d.py": "hidden\n",
         "valid.txt": "print a\n",
     }.items():
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_text(content)
-    Path("latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
-    Path("cut_off.txt").write_bytes("caf\xe9".encode()[:-1])
-    Path("empty.txt").touch()
-    Path("hollow").mkdir()
-    Path("hollow/empty.txt").touch()
-    Path("packed").mkdir()
-    Path("packed/photo.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
-    Path("packed/wide.txt").write_bytes("wide".encode("utf-16-le"))
-    with zipfile.ZipFile("packed/texts.zip", "w") as archive:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    (folder / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
+    (folder / "cut_off.txt").write_bytes("caf\xe9".encode()[:-1])
+    (folder / "empty.txt").touch()
+    (folder / "hollow").mkdir()
+    (folder / "hollow/empty.txt").touch()
+    (folder / "packed").mkdir()
+    (folder / "packed/photo.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    (folder / "packed/wide.txt").write_bytes("wide".encode("utf-16-le"))
+    with zipfile.ZipFile(folder / "packed/texts.zip", "w") as archive:
         archive.writestr("a.txt", "text")
-    Path("packed/empty.gz").write_bytes(gzip.compress(b""))
-    Path("packed/dict.gz").write_bytes(gzip.compress(b"a 1\n"))
-    Path("twins").mkdir()
-    Path("twins/b.txt").write_text("text")
-    Path("twins/b.txt.gz").write_bytes(gzip.compress(b"text"))
-    Path("packed/cut.gz").write_bytes(gzip.compress(b"text" * 99)[:-9])
-    # Damaged, and not UTF-8, where a look at the beginning does not reach.
+    (folder / "packed/empty.gz").write_bytes(gzip.compress(b""))
+    (folder / "packed/dict.gz").write_bytes(gzip.compress(b"a 1\n"))
+    (folder / "twins").mkdir()
+    (folder / "twins/b.txt").write_text("text")
+    (folder / "twins/b.txt.gz").write_bytes(gzip.compress(b"text"))
+    (folder / "packed/cut.gz").write_bytes(gzip.compress(b"text" * 99)[:-9])
+    # Damaged or not UTF-8, but not at the beginning.
     noise = random.Random(0).randbytes(300_000).hex().encode()
-    Path("packed/late.xz").write_bytes(lzma.compress(noise)[:-60])
-    Path("packed/latin.bz2").write_bytes(bz2.compress(b"text" * 50_000 + b"\xe9 text"))
-    return tmp_path
+    (folder / "packed/late.xz").write_bytes(lzma.compress(noise)[:-60])
+    (folder / "packed/latin.bz2").write_bytes(bz2.compress(b"text" * 50_000 + b"\xe9 text"))
+    return folder
+
+
+@pytest.fixture
+def corpus(texts, tmp_path, monkeypatch):
+    """The current folder, with copies of all these files."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(texts, tmp_path, dirs_exist_ok=True)
 
 
 def run(line):
@@ -93,7 +104,7 @@ def test_one_text_is_divided(corpus, capfdbinary):
     Path("code/z.py").write_text("print('\u20ac # a')\n" * 4)
     run("--level chars --dest data --input code --split 0.5,0.25,0.25 --include z.py --append-eos")
     manifest = read_manifest("data")
-    # Half of 68 bytes is the end of the second line, three quarters that of the third.
+    # The cuts, at half and three quarters of 68 bytes, are at the ends of the second and the third line.
     assert [counts.source_bytes for counts in manifest.splits.values()] == [34, 17, 17]
     assert [counts.tokens for counts in manifest.splits.values()] == [30, 15, 16]
     assert manifest.level == "chars"
@@ -104,7 +115,7 @@ def test_one_text_is_divided(corpus, capfdbinary):
     assert capfdbinary.readouterr().out == Path("code/z.py").read_bytes()
 
 
-def test_force_makes_the_data_anew(corpus, capsys):
+def test_force_replaces_the_data(corpus, capsys):
     run("--level words --dest data --train code --threshold 2")
     with pytest.raises(SystemExit):
         run("--level bytes --dest data --train valid.txt")
@@ -120,10 +131,14 @@ ERRORS = {
     "--train missing.txt --dest over/it --force": "missing.txt: there is no such file",
     "--train code missing.txt": "missing.txt: there is no such file",
     "--train code --include *.rs": "code: no file in it matches (looked for --include *.rs); name a folder with text",
-    "--train code --include *.py --exclude a.py --exclude lib": "(looked for --include *.py --exclude a.py --exclude lib)",
-    "--train packed --exclude cut --exclude late --exclude latin": "packed/photo.png: not UTF-8 at byte 0 (invalid start byte); convert it, leave it out, or take",
-    "--train packed --include *.zip --include *.txt": "packed/texts.zip: zip data, not text; unpack it and give what is in it, or leave it out",
-    "--train packed --exclude *.gz --exclude *.bz2 --exclude *.xz --level bytes": "packed/texts.zip: zip data, not text; unpack it",
+    "--train code --include *.py --exclude a.py --exclude lib": "(looked for --include *.py --exclude a.py "
+    "--exclude lib)",
+    "--train packed --exclude cut --exclude late --exclude latin": "packed/photo.png: not UTF-8 at byte 0 "
+    "(invalid start byte); convert it, leave it out, or take",
+    "--train packed --include *.zip --include *.txt": "packed/texts.zip: zip data, not text; unpack it and "
+    "give what is in it, or leave it out",
+    "--train packed --exclude *.gz --exclude *.bz2 --exclude *.xz --level bytes": "packed/texts.zip: zip data, "
+    "not text; unpack it",
     "--train packed/photo.png --level words": "packed/photo.png: not UTF-8 at byte 0",
     "--train packed/photo.png --level subword": "packed/photo.png: not UTF-8 at byte 0",
     "--train packed/wide.txt": "packed/wide.txt: binary, or not UTF-8: it has a zero at byte 1",
@@ -132,7 +147,8 @@ ERRORS = {
     "--train packed/late.xz": "packed/late.xz: xz data that is damaged or cut short",
     "--train packed/late.xz --level bytes": "packed/late.xz: xz data that is damaged or cut short",
     "--train code --test packed/late.xz --level words": "packed/late.xz: xz data that is damaged or cut short",
-    "--train twins": "twins/b.txt.gz: b.txt beside it would be read, too, and is the same text by its name; leave one of them out",
+    "--train twins": "twins/b.txt.gz: b.txt beside it would be read, too, and is the same text by its name; "
+    "leave one of them out",
     "--train code --dict code": "--dict code: a folder; give the dict.txt in it",
     "--train code --dict packed/dict.gz": "--dict packed/dict.gz: gzip data; unpack it and give the dict.txt in it",
     "--train packed/empty.gz": "packed/empty.gz: the file is empty; leave it out",
@@ -216,7 +232,7 @@ PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
     "how",
     ["--train {0}/a {0}/b --valid {0}/c", "--train {0} --exclude c --valid {0}/c", "--input {0} --split 0.6,0.2,0.2"],
 )
-def test_compressed_text_is_the_text_in_it(corpus, capsys, level, how):
+def test_compressed_text_gives_the_same_data(corpus, capsys, level, how):
     texts = {
         name: "".join(f"{name}{number} \u20ac\u2581 \r\nmore\n" for number in range(500)).encode() for name in "abc"
     }
@@ -224,7 +240,7 @@ def test_compressed_text_is_the_text_in_it(corpus, capsys, level, how):
         for folder in ("plain", "packed_texts", "named"):
             Path(folder).mkdir(exist_ok=True)
         Path("plain", name).write_bytes(texts[name])
-        # The name says nothing, or all.
+        # Files with and without a suffix.
         Path("packed_texts", name).write_bytes(pack(texts[name]))
         Path("named", name + suffix).write_bytes(pack(texts[name]))
     Path("named/hollow.gz").write_bytes(gzip.compress(b""))
@@ -240,7 +256,7 @@ def test_compressed_text_is_the_text_in_it(corpus, capsys, level, how):
         run(f"{options} --dest three {how.format('named')}")
         assert Path("one/train.bin").read_bytes() == Path("three/train.bin").read_bytes()
     run("--verify two")
-    # The sum of the texts.
+    # No text is missing.
     source_bytes = sum(counts.source_bytes for counts in read_manifest("two").splits.values())
     assert source_bytes == sum(map(len, texts.values()))
 
@@ -250,7 +266,7 @@ def test_patterns_match_names_with_and_without_the_suffix(corpus):
     for name in ("a.txt", "b.md"):
         Path("mixed", name).write_text(name)
         for suffix, pack in PACK.items():
-            # A file may not stand beside its compressed form.
+            # A file and its compressed form in one folder are refused.
             other = f"{name[0]}-{suffix[1:]}{name[1:]}{suffix}"
             Path("mixed", other).write_bytes(pack(f"{name}{suffix}".encode()))
 
@@ -267,33 +283,29 @@ def test_patterns_match_names_with_and_without_the_suffix(corpus):
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
 @pytest.mark.parametrize("moment", ["unpacking", "binarizing"])
-def test_a_stop_is_gone_on_from(corpus, capsys, monkeypatch, stop, moment):
+def test_a_stopped_run_leaves_nothing_and_can_be_repeated(corpus, capsys, monkeypatch, stop, moment):
     for name in "ab":
         Path(f"{name}.gz").write_bytes(gzip.compress(f"text {name}\n".encode() * 1000))
     command = "--level words --dest made --train a.gz b.gz"
-    original, unpacking = unpacked.content_of, []
+    before = sorted(corpus.rglob("*"))
+    original = compressed.content_of
 
-    def content(path):
-        unpacking.append(path.name)
-        yield from original(path)
-        if moment == "unpacking" and path.name == "b.gz":
+    def content(path, **options):
+        yield from original(path, **options)
+        # Files are unpacked without options, and only looked at with some.
+        if path.name == "b.gz" and not options:
             raise stop
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(unpacked, "content_of", content)
-        if moment == "binarizing":
-            patch.setattr(
-                split_writer.SplitWriter,
-                "add",
-                raising(stop if stop is KeyboardInterrupt else OSError(*stop.args, "train.bin")),
-            )
+        if moment == "unpacking":
+            patch.setattr(compressed, "content_of", content)
+        else:
+            error = stop if stop is KeyboardInterrupt else OSError(*stop.args, "train.bin")
+            patch.setattr(binarizing.SplitWriter, "add", raising(error))
         run(command)
-    error = capsys.readouterr().err
-    assert "the same command goes on from here" in error.splitlines()[-1]
-    unpacking.clear()
-    monkeypatch.setattr(unpacked, "content_of", lambda path: unpacking.append(path.name) or original(path))
+    assert "run the same command again" in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(corpus.rglob("*")) == before
     run(command)
-    assert unpacking == ([] if moment == "binarizing" else ["b.gz"])
     assert sorted(os.listdir("made")) == ["dict.txt", "manifest.json", "train.bin", "train.idx"]
     assert b"".join(restore("made", split="train")) == b"text a\n" * 1000 + b"text b\n" * 1000
 
@@ -307,13 +319,13 @@ def raising(error):
 
 @pytest.mark.parametrize("level", ["bytes", "words", "subword"])
 @pytest.mark.parametrize("moment", ["found", "read", "gone"])
-@pytest.mark.parametrize("before", [False, True], ids=["nothing before", "an earlier state"])
-def test_a_file_that_cannot_be_read_leaves_nothing(corpus, capsys, monkeypatch, level, moment, before):
-    """Tests may run as root, who may read everything."""
-    if before:
-        Path("made.partial").mkdir()
-        Path("made.partial/.journal.json").write_text("{}")
+@pytest.mark.parametrize("killed", [False, True], ids=["nothing before", "after a killed run"])
+def test_a_file_that_cannot_be_read_leaves_nothing(corpus, capsys, monkeypatch, level, moment, killed):
+    """The errors are simulated, since root, who may run the tests, can read every file."""
     everything = sorted(corpus.rglob("*"))
+    if killed:
+        Path("made.partial/.unfinished").mkdir(parents=True)
+        Path("made.partial/train.bin").write_text("unfinished")
     real = builtins.open
 
     def no_access(path, *arguments, **options):
@@ -324,24 +336,22 @@ def test_a_file_that_cannot_be_read_leaves_nothing(corpus, capsys, monkeypatch, 
         return real(path, *arguments, **options)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        # When it is looked at, or after that.
-        patch.setattr(builtins if moment == "found" else units, "open", no_access, raising=False)
-        run(
-            f"--level {level} --dest made --train code --test valid.txt{' --vocab-size 274' if level == 'subword' else ''}"
-        )
+        # When files are found, or later.
+        patch.setattr(builtins if moment == "found" else chunks, "open", no_access, raising=False)
+        size = " --vocab-size 274" if level == "subword" else ""
+        run(f"--level {level} --dest made --train code --test valid.txt{size}")
     error = capsys.readouterr().err
     words = (
         "No such file or directory"
         if moment == "gone"
         else "Permission denied; change its permissions, or leave it out"
     )
-    # On a slow machine the progress comes first.
+    # On a slow machine lines of progress come first.
     assert error.splitlines()[-1] == f"text.py: error: valid.txt: {words}"
-    left = sorted(corpus.rglob("*"))
-    assert left == everything if not before else Path("made.partial/.journal.json").exists()
+    assert sorted(corpus.rglob("*")) == everything
 
 
-def test_a_folder_of_something_else_is_left_as_it_is(corpus, capsys):
+def test_a_folder_of_another_program_is_left_alone(corpus, capsys):
     Path("made.partial").mkdir()
     Path("made.partial/thesis.tex").write_text("x")
     Path("a.gz").write_bytes(gzip.compress(b"text"))
@@ -365,7 +375,7 @@ def test_padding_as_a_word_is_counted_as_unknown(corpus, capsys):
     assert "2 of the 9 symbols of train are <unk>" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_named_and_what_to_do(corpus, capsys):
+def test_a_full_disk_gives_an_error_with_the_file_and_advice(corpus, capsys):
     Path("big.txt").write_text("word " * 20_000)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -376,17 +386,14 @@ def test_a_full_disk_is_named_and_what_to_do(corpus, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    error = capsys.readouterr().err
-    assert (
-        error
-        == f"text.py: error: {corpus}/data.partial/train.bin: File too large; make room, and the same command goes on from here\n"
-    )
+    message = "File too large; make room, and run the same command again"
+    assert capsys.readouterr().err == f"text.py: error: {corpus}/data.partial/train.bin: {message}\n"
     run("--level bytes --dest data --train big.txt")
     assert read_manifest("data").splits["train"].tokens == 100_000
 
 
-def test_the_script_alone(corpus):
-    """From outside: the exit status, and nothing on stderr beside the error, which fairseq's import would like to be."""
+def test_the_script_in_a_process_of_its_own(corpus):
+    """The exit status, and nothing on stderr but the error: fairseq's import writes there, too."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, SCRIPT, *["--level", "bytes", "--dest", "data", "--train", "missing.txt"]]
     failed = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -394,7 +401,7 @@ def test_the_script_alone(corpus):
     assert failed.stderr.startswith("text.py: error: missing.txt: ") and failed.stderr.count("\n") == 1
 
 
-def test_another_datas_dictionary(corpus, capsys):
+def test_the_dictionary_of_other_data(corpus, capsys):
     run("--level bytes --dest first --train code")
     run("--level bytes --dest second --dict first/dict.txt --test valid.txt code/a.py")
     assert Path("second/dict.txt").read_bytes() == Path("first/dict.txt").read_bytes()
@@ -414,7 +421,7 @@ def test_another_datas_dictionary(corpus, capsys):
         ("--level words --dest out --dict first/dict.txt --test valid.txt --threshold 2", "--threshold"),
     ],
 )
-def test_a_dictionary_that_does_not_serve(corpus, capsys, line, words):
+def test_dictionaries_that_cannot_be_used(corpus, capsys, line, words):
     run("--level words --dest first --train valid.txt")
     with pytest.raises(SystemExit) as ended:
         run(line)
@@ -423,7 +430,7 @@ def test_a_dictionary_that_does_not_serve(corpus, capsys, line, words):
     assert not Path("out").exists()
 
 
-def test_a_dictionary_of_words_is_none_of_bytes(corpus, capsys):
+def test_a_dictionary_of_words_is_refused_for_bytes(corpus, capsys):
     run("--level words --dest first --train valid.txt")
     with pytest.raises(SystemExit):
         run("--level bytes --dest out --dict first/dict.txt --test valid.txt")

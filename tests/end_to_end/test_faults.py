@@ -95,7 +95,7 @@ def test_a_batch_too_large_for_memory_is_left_out_and_the_memory_stays_in_step(d
     assert [log is None for log in logs] == [False, False, True, False, False]
     assert run.trainer.get_num_updates() == 4
     # Each block starts from a memory of all the text before it, read or not.
-    assert [0 if memory is None else memory.layers[0].read for memory in seen] == [
+    assert [0 if memory is None else memory.layers[0].tokens_read for memory in seen] == [
         0,
         BLOCK,
         2 * BLOCK,

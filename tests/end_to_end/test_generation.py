@@ -88,7 +88,7 @@ def test_greedy_is_the_likeliest_after_all_that_came_before(interactive, data_bi
         logprobs, tokens = read_again(data_bin, checkpoint, names)
         given = len(prompt.strip())
         assert len(names) == given + 1 + 120
-        assert BoundTokenizer.of(data_bin).decode(tokens[:given].tolist()) == prompt.strip()
+        assert BoundTokenizer.load(data_bin).decode(tokens[:given].tolist()) == prompt.strip()
         assert scores == pytest.approx(logprobs[np.arange(len(tokens)), tokens], abs=2e-4)
         assert score == pytest.approx(np.mean(scores), abs=1e-4)
         assert tokens[given:-1].tolist() == logprobs[given:-1].argmax(-1).tolist()
@@ -105,7 +105,7 @@ def test_a_file_of_prompts_and_lines_of_prompts_go_on_alike(interactive, generat
         for mine, other in zip(by_line[line], by_item[item]):
             assert mine[1] == other[1]
             assert mine[2] == pytest.approx(other[2], abs=2e-4) and mine[0] == pytest.approx(other[0], abs=1e-4)
-    codec, dictionary = BoundTokenizer.of(data_bin), Dictionary.load(str(data_bin / "dict.txt"))
+    codec, dictionary = BoundTokenizer.load(data_bin), Dictionary.load(str(data_bin / "dict.txt"))
     text = codec.decode(map(dictionary.index, by_item[1][0][1]))
     assert text.startswith("import os\n\ndef main():\n")
     assert f"\t{text}\nP-1" in output
@@ -172,7 +172,7 @@ def test_hub_scores_as_the_reader(hub, data_bin, checkpoint, corpus):
     text = (corpus / "test.txt").read_text()
     assert hub.decode(hub.encode(LONG + "\n\n  x")) == LONG + "\n\n  x"
     scored = hub.score(text)
-    tokens = np.array(BoundTokenizer.of(data_bin).encode(text))
+    tokens = np.array(BoundTokenizer.load(data_bin).encode(text))
     assert scored["tokens"].tolist() == tokens.tolist()
     logprobs = reader_logprobs(checkpoint, np.concatenate([[2], tokens[:-1]]))
     expected = logprobs[np.arange(len(tokens)), tokens]

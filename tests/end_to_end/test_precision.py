@@ -47,9 +47,9 @@ def spans(monkeypatch):
     """The types of all the spans that masks were made of."""
     seen, attend = set(), layer.attend
 
-    def recorded(*arguments, span, **named):
-        seen.add(span.dtype)
-        return attend(*arguments, span=span, **named)
+    def recorded(*arguments, visibility, **named):
+        seen.add(visibility.span.dtype)
+        return attend(*arguments, visibility=visibility, **named)
 
     monkeypatch.setattr(layer, "attend", recorded)
     return seen
@@ -95,7 +95,7 @@ def test_an_overflow_skips_the_update_but_not_the_text(data_bin, tmp_path, monke
     assert all(torch.equal(before[name], value) for name, value in weights(run).items())
     scaler.loss_scale = 16.0
     assert run.step()["nll_loss"] < 10
-    assert [memory.layers[1].read for memory in seen[1:]] == [8, 16, 24]
+    assert [memory.layers[1].tokens_read for memory in seen[1:]] == [8, 16, 24]
     assert seen[3].layers[1].age.min() == 1
 
 
@@ -157,4 +157,4 @@ def test_scores_in_half_precision(data_bin, checkpoint, monkeypatch, caplog):
         assert tokens == 300
         losses.append(loss)
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
-    assert {memory.layers[0].states.dtype for memory in seen if memory} == {torch.float32, torch.float16}
+    assert {memory.layers[0].keys.dtype for memory in seen if memory} == {torch.float32, torch.float16}

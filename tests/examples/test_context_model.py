@@ -1,18 +1,14 @@
-import importlib.util
+"""The baselines of the demo: the order-2 model against loops, and xz."""
+
 import io
 import lzma
 import math
 import random
 from collections import defaultdict
-from pathlib import Path
 
+import context_model
 import numpy as np
 import pytest
-
-PATH = Path(__file__).parents[2] / "examples" / "quickstart" / "context_model.py"
-spec = importlib.util.spec_from_file_location("context_model", PATH)
-context_model = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(context_model)
 
 WORDS = b"the span of a memory is how long it stays alive\n".split(b" ")
 
@@ -23,7 +19,7 @@ def text(length, seed):
 
 
 class Loops:
-    """The same model as dictionaries and loops."""
+    """The order-2 model with dictionaries and loops."""
 
     def __init__(self, train):
         self.counts = defaultdict(lambda: defaultdict(int))
@@ -54,7 +50,7 @@ class Loops:
         pytest.param(b"\xff\x00\xff\xff", b"\xff\xff\x00", id="extreme bytes"),
     ],
 )
-def test_equals_loops(train, test):
+def test_the_order_2_model_equals_loops(train, test):
     fast = context_model.ContextModel(io.BytesIO(train)).bits_per_byte(io.BytesIO(test))
     assert fast == pytest.approx(Loops(train).bits_per_byte(test), rel=1e-12)
 

@@ -1,20 +1,19 @@
+"""The demo with stand-ins for its commands: its steps, what it keeps, its messages, and its time."""
+
 import io
 import json
 import os
 import re
 import sys
-from pathlib import Path
 
-import pytest
-
-FOLDER = Path(__file__).parents[2] / "examples" / "quickstart"
-sys.path.insert(0, str(FOLDER))
 import demo
 import progress
+import pytest
 import report
+from context_model import ContextModel
 from pace import Pace
 
-# Stands for data_prep/text.py, fairseq's commands and forgetting.py: each call leaves its name in `calls`.
+# A stand-in for data_prep/text.py, fairseq's commands and forgetting.py; each call adds its name to the file `calls`.
 FAKE = """
 import json, os, pathlib, sys
 name, words = sys.argv[1], sys.argv[2:]
@@ -29,7 +28,7 @@ if "--restore" in words:
 elif name == "text":
     pathlib.Path(words[words.index("--dest") + 1]).mkdir()
 elif name == "fairseq-train":
-    # Two updates a second, and one more with each further thread; `wall` goes on from the last call.
+    # One thread makes two updates a second, each further thread one more; `wall` continues from the last call.
     def option(name):
         return float(words[words.index(name) + 1]) if name in words else None
 
@@ -53,13 +52,24 @@ elif name == "forgetting":
     pathlib.Path(words[words.index("--json") + 1]).write_text(json.dumps(dict(near=result, far=result, expire=result)))
 """
 
+
+class Uniform:
+    """A stand-in for the order-2 model."""
+
+    def __init__(self, stream):
+        assert stream.read()
+
+    def bits_per_byte(self, stream):
+        return 8.0
+
+
 TRAINED = ["fairseq-train"] * 5
 ALL = ["text", "restore", "restore", *TRAINED, "fairseq-eval-lm", "fairseq-validate", "forgetting"]
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """The demo with its commands replaced; `fake.calls()` names those that ran since the last time it was asked."""
+    """Replaces the commands of the demo; `fake.calls()` returns the names of those that ran since its last call."""
     calls, broken, script = (tmp_path / name for name in ("calls", "broken", "fake.py"))
     script.write_text(FAKE.format(calls=str(calls), broken=str(broken)))
 
@@ -74,6 +84,8 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "tool", tool)
     monkeypatch.setattr(demo, "FORGETTING", [sys.executable, script, "forgetting"])
     monkeypatch.setattr(demo.Pace, "cores_here", staticmethod(lambda: 2))
+    # The real one takes a second for a text of any length.
+    monkeypatch.setattr(demo, "ContextModel", Uniform)
 
     class Fake:
         train_breaks = broken
@@ -86,10 +98,12 @@ def fake(tmp_path, monkeypatch):
     return Fake()
 
 
-def test_all_steps_once(fake, tmp_path, capsys):
+def test_all_steps_run_once(fake, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "ContextModel", ContextModel)
     assert demo.main([]) == 0
     assert fake.calls() == ALL
     out = capsys.readouterr().out
+    assert re.search(r"order-2 context model \(Witten-Bell\) +\| +[1-7]\.\d+\n", out)
     assert re.search(r"expire_span_lm_tiny \(ours\) +\| +2\.123\n", out)
     assert f"remembers 312 of up to {demo.MAX_SPAN} steps on average" in out
     assert str(tmp_path / ".demo" / "stdlib" / "checkpoints" / "checkpoint_last.pt") in out
@@ -199,13 +213,13 @@ def test_training_progress():
     assert lines.rate == 1
     line("train_inner", num_updates="152", ups="0.5", nll_loss="3", memory_size="9")
     assert lines.rate == 102 / 104
-    # What lies back further than the last few seconds does not count.
+    # Lines further back than the last few seconds do not count.
     line("train_inner", num_updates="156", ups="0.25", nll_loss="3", memory_size="9")
     assert lines.rate == 4 / 16
 
 
 def test_updates_fit_the_time_and_the_rate_falls_to_zero(fake, tmp_path):
-    """One thread makes 2 updates a second and two threads make 3, in 240 seconds."""
+    """In 240 seconds, with 2 updates a second on one thread and 3 on two threads."""
     demo.main([])
     pace = json.loads((tmp_path / ".demo" / "stdlib" / "pace.json").read_text())
     assert pace["finished"] and pace["rates"]["1"] == pytest.approx(2) and pace["rates"]["2"] == pytest.approx(3)
@@ -214,12 +228,16 @@ def test_updates_fit_the_time_and_the_rate_falls_to_zero(fake, tmp_path):
 
 
 def legs(rate, *, cores, seconds=240):
-    """(threads, updates, seconds, whether the learning rate is zero) after each leg; `rate(threads, time)` is in updates per second."""
+    """Returns (threads, updates, seconds, True if the learning rate is zero) after each leg.
+
+    `rate(threads, time)` is the number of updates per second.
+    """
     pace, found = Pace(seconds, cores=cores), []
     while leg := pace.next_leg():
         lines = progress.TrainingProgress(leg.max_update, seconds, pace.updates, pace.trained)
         while lines.updates < leg.max_update and (leg.until is None or lines.trained < leg.until):
-            stats = dict(num_updates=lines.updates + 1, ups=rate(leg.threads, lines.trained), nll_loss=1, memory_size=1)
+            updates_per_second = rate(leg.threads, lines.trained)
+            stats = {"num_updates": lines.updates + 1, "ups": updates_per_second, "nll_loss": 1, "memory_size": 1}
             lines.line(f"2024-01-01 00:00:00 | INFO | train_inner | {json.dumps(stats)}")
         pace.measured(leg, updates=lines.updates, trained=lines.trained, rate=lines.rate)
         pace = Pace.of(json.loads(json.dumps(pace.to_dict())))
@@ -241,9 +259,14 @@ def test_threads_are_tried_as_long_as_more_are_faster():
 
 
 @pytest.mark.parametrize(
-    "rate", [lambda threads, time: 1 if time > 100 else 4, lambda threads, time: 4 if time > 100 else 1, lambda threads, time: 0.1],
-    ids=["slower", "faster", "very slow"],
-)  # fmt: skip
+    "rate",
+    [
+        lambda threads, time: 1 if time > 100 else 4,
+        lambda threads, time: 4 if time > 100 else 1,
+        lambda threads, time: 0.1,
+    ],
+    ids=["slower", "faster", "very_slow"],
+)
 def test_a_machine_that_changes_ends_annealed_and_in_time(rate):
     last = legs(rate, cores=2)[-1]
     assert last[3]

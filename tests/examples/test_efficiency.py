@@ -1,4 +1,4 @@
-"""The benchmarks run, and compare what they say they compare; their figures are for the README, not for a test."""
+"""The benchmarks run and measure what they claim; their figures are not tested."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def test_memory_of_a_generated_text():
 
 def test_speed_and_memory_of_a_block():
     options = ["--width-divisor", "16", "--rounds", "2", "--cases", "3", "--json", "--profile"]
-    # Not every container lets a process set its own peak back.
+    # Not every container allows a process to reset its own peak.
     with_memory = os.access("/proc/self/clear_refs", os.W_OK)
     rows = results(commands.run(sys.executable, FOLDER / "speed.py", *options, *[] if with_memory else ["--no-memory"]))
     assert [(row["case"], row["mode"]) for row in rows] == [
@@ -45,14 +45,14 @@ def test_speed_and_memory_of_a_block():
     ]
     for row in rows:
         ours, fixed = row["subjects"]["expire_span"], row["subjects"]["fixed_span"]
-        # As many are alive as the case says: the span, and as much of the ramp as there is.
+        # As many states are alive as the case says: the span, and a part of the ramp.
         assert all(64 < alive < 1.5 * 64 for alive in ours["alive"]) and fixed["alive"] == [64, 64]
         assert ours["limit"] < ours["seconds"] and (ours["peak_bytes"] > 0 if with_memory else "peak_bytes" not in ours)
         assert 0.5 < sum(row["profile"].values()) <= 1 and "aten::mm" in row["profile"]
 
 
 def test_operations_are_those_of_the_products():
-    """Counted by PyTorch while a fixed span is trained; it counts what is computed twice, too, so less is needed."""
+    """PyTorch counts the operations of a fixed span, too; its count includes what is computed twice."""
     script = f"""
 import math
 import sys
@@ -103,17 +103,19 @@ def test_growth_and_its_picture(tmp_path):
 
 
 def test_comparison_of_memories_on_one_text(data_bin, tmp_path):
-    """One of ours and fairseq's own example, trained, scored and timed; a second call finds what is there."""
-    command = [sys.executable, FOLDER / "compare.py", data_bin, "--dest", tmp_path, "--archs", "compressive_transformer_lm",
-               "adaptive_span", "--sizes", "1", "--seeds", "3", "--updates", "2", "--json"]  # fmt: skip
+    """A model of ours and fairseq's own example are trained, scored and timed; a second call finds their results."""
+    command = [
+        sys.executable, FOLDER / "compare.py", data_bin, "--dest", tmp_path, "--archs", "compressive_transformer_lm",
+        "adaptive_span", "--sizes", "1", "--seeds", "3", "--updates", "2", "--json",
+    ]  # fmt: skip
     rows = results(commands.run(*command, "--rounds", "0"))
     assert [(row["arch"], row["size"], row["seed"]) for row in rows] == [
         ("compressive_transformer_lm", 1, 3), ("adaptive_span", 1, 3)
     ]  # fmt: skip
     for row in rows:
-        # 60,000 bytes of text are far from learnt in two updates.
+        # Two updates learn little of a text of 60,000 bytes.
         assert 4 < row["bits"] < 9
-    # 16 states and 16 compressed memories, in the mean over a text that starts with nothing; the longest span that is learnt.
+    # At most 16 states and 16 compressed memories, fewer at the start of a text; the span of fairseq's longest head.
     assert 24 < rows[0]["memory_size"] <= 32 and 100 < rows[1]["memory_size"] < 200
     if not os.access("/proc/self/clear_refs", os.W_OK):
         return
@@ -133,14 +135,14 @@ def test_trade_off_is_drawn(tmp_path):
     draw = [sys.executable, FOLDER / "tradeoff.py", f"a text={tmp_path / 'rows'}", "--dest", tmp_path / "drawn.svg"]
     commands.run(*draw)
     picture = (tmp_path / "drawn.svg").read_text()
-    # Four dots, and a line through two points, for each of them; titles are drawn as paths with a comment.
+    # Titles and names of lines are drawn as paths with a comment.
     assert picture.count("<!-- a text -->") == 1 and picture.count("<!-- expire_span_lm -->") == 1
     (tmp_path / "rows").write_text('{"arch": "x"}\n')
     assert "line 1: not a line of compare.py --json" in commands.run(*draw, code=2)
 
 
 def test_threads():
-    # PyTorch's own default takes minutes beside other work.
+    # PyTorch's default would take minutes on a busy machine.
     ways = ["let_waiting_threads_sleep()", "one thread"]
     printed = commands.run(sys.executable, FOLDER / "threads.py", "--steps", "1", "--rounds", "1", "--ways", *ways)
     header, *rows = printed.strip().splitlines()

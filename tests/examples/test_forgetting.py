@@ -1,4 +1,4 @@
-"""The task of the demo's second part, checked by reading its stream symbol by symbol."""
+"""The task of the demo's second part, checked against its stream symbol by symbol."""
 
 import json
 import re
@@ -6,26 +6,22 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import forgetting
 import pytest
 import torch
-
-FOLDER = Path(__file__).parents[2] / "examples" / "quickstart"
-sys.path.insert(0, str(FOLDER))
-import forgetting
 from forgetting import FILLERS, KEYS, PAIR_SHARE, QUESTION_SHARE, RECENT, VALUES
 
 
 @pytest.fixture(scope="module")
 def rows():
-    """(symbols, answers, kinds) of each row, read in blocks of different lengths."""
+    """Returns (symbols, answers, kinds) of each row, read in blocks of several lengths."""
     stream = forgetting.PairStream(3, seed=5)
     blocks = [stream.read(length) for length in (64, 1, 500, 1500)]
     return [[torch.cat([block[part][row] for block in blocks]).tolist() for part in range(3)] for row in range(3)]
 
 
-def test_answers_are_what_the_key_was_set_to_last(rows):
+def test_answers_are_the_last_values_of_the_keys(rows):
     for symbols, answers, kinds in rows:
         values, pairs, asked = {}, [], set()
         for symbol, answer, kind in zip(symbols, answers, kinds):
@@ -54,12 +50,12 @@ def test_a_seed_gives_one_stream():
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-def test_it_is_learnt(monkeypatch):
-    """Asked about the last two keys alone, a model learns more than guessing within seconds."""
+def test_the_task_is_learnt(monkeypatch):
+    """With questions about the last two keys only, a model is better than guessing within seconds."""
     monkeypatch.setattr(forgetting, "RECENT", 2)
     torch.manual_seed(0)
     model = forgetting.Answerer(span=48, expire=False)
-    forgetting.train("fixed span", model, updates=300)
+    forgetting.train("fixed span", model, updates=150)
     assert forgetting.test(model, blocks=20).right > 0.35
 
 
@@ -70,7 +66,7 @@ def test_all_three(tmp_path, capsys):
     assert results["far"].memory_size == forgetting.LONGEST
     assert results["near"].memory_size == round(results["expire"].memory_size) < forgetting.LONGEST
     assert results["near"].spans == [[results["near"].memory_size] * 3] * 2
-    # Few updates have not changed much of what spans start at.
+    # Spans are still close to their start after few updates.
     assert all(
         span == pytest.approx(forgetting.LONGEST / 2, rel=0.3) for layer in results["expire"].spans for span in layer
     )
@@ -80,8 +76,8 @@ def test_all_three(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_nothing_goes_on_when_it_is_ended(number):
-    command = [sys.executable, FOLDER / "forgetting.py", "--updates", "100000"]
+def test_no_process_is_left_when_it_is_stopped(number):
+    command = [sys.executable, forgetting.__file__, "--updates", "100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             assert "update 50 of 100000" in process.stdout.readline()
@@ -95,7 +91,7 @@ def test_nothing_goes_on_when_it_is_ended(number):
             subprocess.run(["pkill", "-KILL", "--session", str(process.pid)])
 
 
-def test_report_names_kinds():
+def test_the_report_names_kinds():
     result = forgetting.Result(right=1.0, memory_size=2.0, spans=[[1.0, 200.0, 3.4]])
     printed = forgetting.report({"near": result, "far": result, "expire": result})
     assert re.search(r"steps +\| +fillers \| +pairs \| +questions\n", printed)

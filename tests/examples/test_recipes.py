@@ -1,4 +1,4 @@
-"""The recipes of the paper's experiments: script and YAML mean the same, the models have the published sizes, all of them run."""
+"""Recipes of the paper's experiments: script and YAML agree, models have the published sizes, and all of them run."""
 
 import argparse
 import copy
@@ -29,7 +29,7 @@ CORPORA = ("enwik8", "pg19", "wikitext103")
 NAMES = sorted(f"{corpus}/{path.stem}" for corpus in CORPORA for path in (EXAMPLES / corpus).glob("*.sh"))
 COMPRESSIVE = "enwik8/compressive_transformer"
 BASE, FINETUNE = "enwik8/expire_span", "enwik8/expire_span_finetune"
-# Those that differ most; each takes a while.
+# The most different ones; each takes a while.
 RUN_ALWAYS = {
     BASE,
     FINETUNE,
@@ -41,7 +41,14 @@ RUN_ALWAYS = {
 
 
 class Size(NamedTuple):
-    """Lines of the real corpus's dict.txt, our parameters; the paper's, and what it has that we have not."""
+    """Sizes of a model.
+
+    Args:
+        symbols: number of lines in dict.txt of the real corpus.
+        ours: number of our parameters.
+        paper: number of parameters in the paper.
+        missing: number of parameters that only the paper's model has.
+    """
 
     symbols: int
     ours: int
@@ -52,7 +59,7 @@ class Size(NamedTuple):
 SIZES = {
     "enwik8/expire_span": Size(204, 38_055_948, 38e6),
     FINETUNE: Size(204, 38_055_948, 38e6),
-    # Transformer-XL projects its position encoding in each layer, where we have one table.
+    # Transformer-XL projects position encodings in each layer; ours has one table.
     "enwik8/transformer_xl": Size(204, 38_148_096, 41e6, missing=12 * 512**2),
     "enwik8/adaptive_span": Size(204, 38_541_408, 39e6),
     "enwik8/compressive_transformer": Size(204, 38_139_904),
@@ -72,7 +79,7 @@ PRESETS = {
 
 
 def arguments(name):
-    """What stands before fairseq's options."""
+    """Returns the arguments of a script before fairseq's options."""
     return ["DATA", "SAVE", *(["CHECKPOINT"] if name == FINETUNE else [])]
 
 
@@ -82,7 +89,7 @@ def script(name):
 
 @pytest.fixture(scope="module")
 def stubs(tmp_path_factory):
-    """Stand-ins for fairseq's commands that print what they are given."""
+    """Stand-ins for fairseq's commands that print their arguments."""
     folder = tmp_path_factory.mktemp("stubs")
     for tool in ("fairseq-train", "fairseq-eval-lm"):
         (folder / tool).write_text('#!/bin/sh\nprintf "%s\\n" "--- ${0##*/}" "$@"\n')
@@ -92,7 +99,7 @@ def stubs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def called(stubs):
-    """The commands, each a list of words, that a script runs."""
+    """Returns the commands that a script runs, each as a list of words."""
 
     def called(name, *given, variables=(), code=0):
         output = commands.run(
@@ -104,23 +111,23 @@ def called(stubs):
 
 
 def config(words):
-    """The configuration that ``fairseq-train`` makes of its words."""
+    """Returns the configuration that ``fairseq-train`` makes from its arguments."""
     args = options.parse_args_and_arch(options.get_training_parser(), words)
     return convert_namespace_to_omegaconf(args)
 
 
 @pytest.fixture(scope="module")
 def train_config(called):
-    """The configuration that a script's training has."""
+    """Returns the configuration of a script's training."""
     made = functools.cache(lambda name: config(called(name, *arguments(name))[0][1:]))
-    # fairseq writes into its configurations.
+    # A copy, since fairseq changes configurations.
     return lambda name: copy.deepcopy(made(name))
 
 
 def yaml_config(name):
-    """The configuration that ``fairseq-hydra-train`` makes of the YAML."""
+    """Returns the configuration that ``fairseq-hydra-train`` makes from the YAML."""
     path = EXAMPLES / os.path.dirname(name) / "hydra"
-    # The command, too, gives fairseq's schema the name of the file.
+    # The command also gives the schema of fairseq the name of the file.
     hydra_init(os.path.basename(name))
     overrides = ["task.data=DATA", "checkpoint.save_dir=SAVE"]
     overrides += ["checkpoint.continue_once=CHECKPOINT"] if name == FINETUNE else []
@@ -136,7 +143,7 @@ def plain(cfg):
 
 
 def build(cfg, symbols):
-    """The model on no device, for a dictionary of so many symbols."""
+    """Builds the model on the meta device, for a dictionary with this number of symbols."""
     dictionary = Dictionary()
     for number in range(symbols):
         dictionary.add_symbol(str(number))
@@ -146,18 +153,18 @@ def build(cfg, symbols):
 
 
 def row(name):
-    """The cells of a recipe's row in the table of its README."""
+    """Returns the cells of a recipe's row in the table of its README."""
     readme = (script(name).parent / "README.md").read_text()
     [line] = [line for line in readme.splitlines() if f"]({os.path.basename(name)}.sh)" in line]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_all_are_known():
+def test_all_recipes_are_listed():
     assert sorted(SIZES) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_script_and_yaml_mean_the_same(name, train_config):
+def test_script_and_yaml_agree(name, train_config):
     script_says, yaml_says = plain(train_config(name)), plain(yaml_config(name))
     for group in (
         "task",
@@ -190,7 +197,7 @@ def test_parameters(name, train_config):
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_preset_is_the_recipe(name, train_config):
+def test_presets_equal_their_recipes(name, train_config):
     recipe = train_config(name)
     preset = config(
         [
@@ -227,7 +234,7 @@ def test_learning_rate(name, train_config):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_do_not_depend_on_the_number_of_gpus(name, called):
+def test_the_number_of_rows_does_not_depend_on_gpus(name, called):
     for gpus in (1, 4):
         train = config(called(name, *arguments(name), variables=[f"GPUS={gpus}"])[0][1:])
         expected = 512 if train.model.decoder_embed_dim == 512 else 64
@@ -235,12 +242,12 @@ def test_rows_do_not_depend_on_the_number_of_gpus(name, called):
 
 
 @pytest.mark.parametrize("gpus", [0, 3, 16])
-def test_a_number_of_gpus_that_does_not_divide_the_rows(gpus, called):
+def test_the_number_of_gpus_must_divide_the_rows(gpus, called):
     called("enwik8/expire_span", "DATA", "SAVE", variables=[f"GPUS={gpus}"], code=2)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_options_win_and_both_splits_are_scored(name, called):
+def test_given_options_win_and_both_splits_are_scored(name, called):
     train, *scores = called(name, *arguments(name), "--lr", "7", "--cpu")
     cfg = config(train[1:])
     assert cfg.optimization.lr == [7] and cfg.common.cpu and cfg.checkpoint.save_dir == "SAVE"
@@ -255,15 +262,15 @@ TRIAL = [
     "--cpu", "--max-update", UPDATES, "--batch-size", "1", "--update-freq", "1", "--batch-size-valid", "1",
     "--max-valid-steps", "2", "--tokens-per-sample", "64", "--log-interval", "1", "--num-workers", "0",
 ]  # fmt: skip
-# So that something is compressed in two blocks; positions as they are.
+# With a short span, the second block compresses states; the position range stays that of the recipe.
 OLD_SOON = ["--max-span", "48", "--position-range", 768 + 1152]
-# Of code, whose words are many.
+# Number of characters of source code in each split.
 LENGTHS = {"train": 20_000, "valid": 200, "test": 300}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A data-bin for each corpus, of the source of the standard library, in the symbols of that corpus."""
+    """A data-bin for each corpus with its kind of symbols, from source code of the standard library."""
     folder = tmp_path_factory.mktemp("recipes")
     source, start = inspect.getsource(argparse), 0
     files = []
@@ -271,7 +278,7 @@ def data(tmp_path_factory):
         (folder / split).write_text(source[start : start + length])
         start += length
         files += [f"--{split}", str(folder / split)]
-    # As many words as WikiText-103 has; those of the text stand in all bands of the adaptive softmax.
+    # As many words as in WikiText-103; those of the text are spread over all clusters of the adaptive softmax.
     symbols = [f"other{number}" for number in range(SIZES["wikitext103/expire_span"].symbols)]
     words = sorted(set(source[:start].split()))
     step = len(symbols) // len(words)
@@ -287,7 +294,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory, request):
-    """Scripts on their data, two at a time, as futures of what they print."""
+    """Runs scripts on their data, two at a time. Returns futures of their outputs."""
     names = NAMES if request.config.getoption("--long") or request.config.getoption("--recipes") else RUN_ALWAYS
     folder = tmp_path_factory.mktemp("runs")
     env = commands.environment(OMP_NUM_THREADS="1")
@@ -300,14 +307,14 @@ def runs(data, tmp_path_factory, request):
             given += [folder / BASE / "checkpoint_last.pt", *TRIAL, "--max-update", UPDATES + 1]
         else:
             given += TRIAL + (OLD_SOON if name == COMPRESSIVE else [])
-        # Fine-tuning goes on with the optimizer's state; that of the others would only fill the disk.
+        # Only fine-tuning needs the optimizer's state of another run; the states are large.
         if name != BASE:
             given += ["--no-save-optimizer-state"]
         return commands.run("bash", script(name), *given, cwd=folder, env=env)
 
     started = {}
     with ThreadPoolExecutor(2) as executor:
-        # The one that another one waits for comes first.
+        # The base of fine-tuning comes first.
         for name in sorted(names, key=lambda name: (name != BASE, name)):
             started[name] = executor.submit(run, name)
         yield started
@@ -317,19 +324,19 @@ def runs(data, tmp_path_factory, request):
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_at_its_width_and_depth(name, runs, data, train_config):
     if name not in runs:
-        pytest.skip("one like others: with --recipes")
+        pytest.skip("similar to another recipe: runs with --recipes")
     output = runs[name].result()
     cfg = train_config(name)
     steps = commands.logged(output, "train_inner")
     assert [step["num_updates"] for step in steps] == ([UPDATES + 1] if name == FINETUNE else [1, 2])
     assert all(math.isfinite(step["loss"]) for step in steps)
-    # In the last layer, too, the second block sees what the first one left.
+    # The second block sees the memory of the first, also in the last layer.
     sizes = [step[f"memory_size_{cfg.model.decoder_layers - 1}"] for step in steps]
     assert name == FINETUNE or sizes[1] > sizes[0]
     if name == COMPRESSIVE:
         # More than the states: compressed ones, too.
         assert sizes[1] > 48
-    # At the start of the warm-up, or, fine-tuning, past it.
+    # The warm-up has just begun; in fine-tuning it is over.
     share = steps[-1]["lr"] / cfg.optimization.lr[0]
     assert share == 1 if name == FINETUNE else 0 < share < 0.001
 
@@ -349,10 +356,11 @@ def test_runs_at_its_width_and_depth(name, runs, data, train_config):
 
 def test_a_yaml_runs(data, tmp_path):
     output = commands.run(
-        commands.tool("fairseq-hydra-train"), "--config-dir", EXAMPLES / "enwik8" / "hydra", "--config-name", "expire_span_small",
-        f"common.user_dir={commands.USER_DIR}", "common.cpu=true", f"task.data={data / 'enwik8'}", "task.tokens_per_sample=64",
-        f"checkpoint.save_dir={tmp_path}/ck", "checkpoint.no_save_optimizer_state=true", f"optimization.max_update={UPDATES}",
-        "dataset.batch_size=1", "dataset.max_valid_steps=2", f"hydra.run.dir={tmp_path}", cwd=tmp_path,
+        commands.tool("fairseq-hydra-train"), "--config-dir", EXAMPLES / "enwik8" / "hydra",
+        "--config-name", "expire_span_small", f"common.user_dir={commands.USER_DIR}", "common.cpu=true",
+        f"task.data={data / 'enwik8'}", "task.tokens_per_sample=64", f"checkpoint.save_dir={tmp_path}/ck",
+        "checkpoint.no_save_optimizer_state=true", f"optimization.max_update={UPDATES}", "dataset.batch_size=1",
+        "dataset.max_valid_steps=2", f"hydra.run.dir={tmp_path}", cwd=tmp_path,
     )  # fmt: skip
     log = output + "".join(path.read_text() for path in tmp_path.rglob("*.log"))
     assert commands.logged(log, "valid")[-1]["valid_num_updates"] == UPDATES

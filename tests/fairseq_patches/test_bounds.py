@@ -1,4 +1,4 @@
-"""Parameters with bounds under fairseq's optimizers, whose float32 copies are made here as fairseq makes them on a GPU."""
+"""Parameters with bounds under fairseq's optimizers, with float32 copies as fairseq makes them on a GPU."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def model():
 
 
 def optimizer(**attributes):
-    """One with these attributes: its constructor wants a GPU."""
+    """Makes an optimizer with these attributes. Its constructor would need a GPU."""
     made = object.__new__(FP16Optimizer)
     for name, value in attributes.items():
         setattr(made, name, value)
@@ -34,7 +34,7 @@ def check(made):
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_copies_are_held_to_the_bounds_and_stay_exact(flat):
+def test_float32_copies_are_clamped_and_stay_exact(flat):
     made = model()
     exact = [parameter.detach().clone() for parameter in made.parameters()]
     others = [parameter.detach().clone() for parameter in (*made[0].parameters(), *made[2].parameters())]

@@ -1,4 +1,4 @@
-"""Which checkpoint is loaded, and which memory files stay."""
+"""The checkpoint that is loaded, and the memory files that are kept."""
 
 import os
 
@@ -19,13 +19,13 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:10000])
 
 
-def test_what_is_complete_or_not_there_is_taken(tmp_path):
+def test_a_complete_or_missing_checkpoint_is_taken(tmp_path):
     last = str(tmp_path / "checkpoint_last.pt")
     checkpoint(tmp_path / "checkpoint_1_20.pt", 20)
     assert last_complete(last, suffix="") == last
     checkpoint(tmp_path / "checkpoint_last.pt", 10)
     assert last_complete(last, suffix="") == last
-    # Older than torch's zip archives: torch will say what it is.
+    # A format older than torch's zip archives: torch tells what is wrong.
     (tmp_path / "checkpoint_last.pt").write_bytes(b"\x80\x02\x8a\nl\xfc")
     assert last_complete(last, suffix="") == last
 
@@ -43,7 +43,7 @@ def test_the_complete_one_with_the_most_updates(tmp_path, caplog, left):
         last_complete(str(tmp_path / "checkpoint_1_25.pt"), suffix="")
 
 
-def test_only_those_of_the_same_suffix(tmp_path):
+def test_only_checkpoints_of_the_same_suffix_are_taken(tmp_path):
     checkpoint(tmp_path / "checkpoint_1_20.pt", 20)
     checkpoint(tmp_path / "checkpoint_last-a.pt", 30)
     cut(tmp_path / "checkpoint_last-a.pt")
@@ -53,7 +53,7 @@ def test_only_those_of_the_same_suffix(tmp_path):
     assert last_complete(str(tmp_path / "checkpoint_last-a.pt"), suffix="-a").endswith("checkpoint_1_10-a.pt")
 
 
-def test_what_no_checkpoint_needs_goes(tmp_path):
+def test_memory_files_without_a_checkpoint_are_deleted(tmp_path):
     files = ["memory_5_0000000a.0-of-1.pt", "memory_10_0000000b.0-of-2.pt", "memory_10_0000000b.1-of-2.pt",
              "memory_15_0000000c.0-of-1.pt"]  # fmt: skip
     others = ["other.tmp", "vectors.pt", "memory_bank.pt", "memory_5_a.pt"]
@@ -71,7 +71,7 @@ def test_what_no_checkpoint_needs_goes(tmp_path):
     assert {path.name for path in tmp_path.glob("memory_*")} == {files[3], *others[2:]}
 
 
-def test_nothing_goes_beside_a_checkpoint_that_may_not_be_read(tmp_path, monkeypatch):
+def test_nothing_is_deleted_beside_an_unreadable_checkpoint(tmp_path, monkeypatch):
     checkpoint(tmp_path / "checkpoint_1_10.pt", 10, "memory_10_0000000b")
     (tmp_path / "memory_10_0000000b.0-of-1.pt").write_bytes(b"anything")
     may_read = os.access
@@ -81,7 +81,7 @@ def test_nothing_goes_beside_a_checkpoint_that_may_not_be_read(tmp_path, monkeyp
     assert (tmp_path / "memory_10_0000000b.0-of-1.pt").exists()
 
 
-def test_a_checkpoint_that_may_not_be_read(tmp_path):
+def test_an_unreadable_checkpoint_is_explained(tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(b"something")
     assert problem_of(str(path), PermissionError(13, "Permission denied")) == "cannot be read (Permission denied)"

@@ -8,19 +8,20 @@ from building import build
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
-from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
 from fairseq_expire.fairseq_patches.overrides import check_overrides
 from fairseq_expire.fairseq_patches.trained_options import TRAINED, check_trained_options, differences
+from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
 
 ARCHS = ["expire_span_lm", "adaptive_span_lm", "compressive_transformer_lm", "transformer_xl_lm"]
 SMALL = [
-    "--decoder-layers", "1", "--decoder-embed-dim", "8", "--decoder-ffn-embed-dim", "8", "--decoder-attention-heads", "2",
-    "--max-span", "64", "--position-range", "8",
+    "--decoder-layers", "1", "--decoder-embed-dim", "8", "--decoder-ffn-embed-dim", "8",
+    "--decoder-attention-heads", "2", "--max-span", "64", "--position-range", "8",
 ]  # fmt: skip
-# What changes nothing of the model that is there already, or only how it is trained or read.
+# Options that do not change a trained model, only how it is trained or read.
 FREE = {
-    "_name", "dropout", "decoder_dropout_in", "decoder_dropout_out", "attention_dropout", "activation_dropout", "span_limit",
-    "adaptive_softmax_dropout", "checkpoint_activations", "tokens_per_sample", "span_init", "span_shortening",
+    "_name", "dropout", "decoder_dropout_in", "decoder_dropout_out", "attention_dropout", "activation_dropout",
+    "span_limit", "adaptive_softmax_dropout", "checkpoint_activations", "tokens_per_sample", "span_init",
+    "span_shortening",
     # Compared by a check of its own.
     "dictionary_digest",
     # Written from the others.
@@ -29,13 +30,13 @@ FREE = {
 
 
 def options_of(*given, arch="expire_span_lm"):
-    """The options of a model as the command line gives them, and as a checkpoint has them."""
+    """Returns the options of a model as the command line gives them, and as a checkpoint stores them."""
     _, cfg = build(*SMALL, *given, arch=arch, with_cfg=True)
     return cfg, OmegaConf.create(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
 
 
 def other(field, value):
-    """Another value of an option."""
+    """Returns another value of an option."""
     if isinstance(value, bool):
         return not value
     if field.name.endswith("cutoff"):
@@ -59,26 +60,26 @@ def test_every_option_is_either_part_of_the_model_or_free(arch):
         changed[field.name] = other(field, cfg[field.name])
         found = [difference.option for difference in differences(trained, changed)]
         option = f"--{field.name.replace('_', '-')}"
-        # Without adaptive input, its bands are none.
+        # Without adaptive input, the options of its clusters differ, too.
         assert found[0] == option and (len(found) == 1 or option == "--adaptive-input")
         with pytest.raises(
-            ValueError, match=f"model.pt was trained with .*{option} .* asks for .*{option} .* part of the trained"
+            ValueError, match=rf"model\.pt was trained with .*{option} .* asks for .*{option} .* part of the trained"
         ):
             check_trained_options("model.pt", trained, changed, weights_only=False)
 
 
-def test_what_a_model_does_not_use_may_differ():
-    cfg, trained = options_of()
+def test_unused_options_may_differ():
+    _, trained = options_of()
     more, _ = options_of(
         "--adaptive-softmax-factor", "2", "--adaptive-input-cutoff", "20", "--dropout", "0.5", "--span-init", "3"
     )
     assert differences(trained, more) == []
-    _, bands = options_of("--adaptive-softmax-cutoff", "20")
+    _, clusters = options_of("--adaptive-softmax-cutoff", "20")
     same, _ = options_of("--adaptive-softmax-cutoff", "[20]", "--adaptive-softmax-factor", "4.0")
-    assert differences(bands, same) == []
+    assert differences(clusters, same) == []
 
 
-def test_a_preset_is_what_it_stands_for():
+def test_a_preset_equals_its_options():
     tiny, trained = options_of("--span-init", "3", arch="expire_span_lm_tiny")
     spelled, _ = options_of(
         "--span-ramp",
@@ -98,17 +99,16 @@ def test_a_preset_is_what_it_stands_for():
     )
 
 
-def test_weights_alone_may_go_into_other_spans():
+def test_weights_alone_fit_other_spans():
     _, trained = options_of()
     spans, _ = options_of("--max-span", "96", "--span-ramp", "4")
-    said = check_trained_options("model.pt", trained, spans, weights_only=True)
-    assert (
-        said
-        == "the weights of model.pt were trained with --max-span 64, --span-ramp 128, here --max-span 96, --span-ramp 4"
+    sentence = check_trained_options("model.pt", trained, spans, weights_only=True)
+    assert sentence == (
+        "the weights of model.pt were trained with --max-span 64, --span-ramp 128, here --max-span 96, --span-ramp 4"
     )
     more, _ = options_of("--max-span", "96", "--decoder-normalize-before")
     with pytest.raises(
-        ValueError, match="trained with --decoder-normalize-before off, and .* for --decoder-normalize-before on:"
+        ValueError, match=r"trained with --decoder-normalize-before off, and .* for --decoder-normalize-before on:"
     ):
         check_trained_options("model.pt", trained, more, weights_only=True)
 
@@ -133,17 +133,17 @@ BAD = [
 
 
 @pytest.mark.parametrize("overrides", GOOD, ids=str)
-def test_overrides_that_there_are(checkpoint, overrides):
+def test_known_overrides_pass(checkpoint, overrides):
     check_overrides([str(checkpoint)], overrides)
 
 
 @pytest.mark.parametrize("overrides, words", BAD, ids=lambda value: str(value) if isinstance(value, dict) else "")
-def test_overrides_that_there_are_not(checkpoint, overrides, words):
+def test_unknown_overrides_are_refused(checkpoint, overrides, words):
     with pytest.raises(ValueError, match=words):
         check_overrides([str(checkpoint)], overrides)
 
 
-def test_what_from_pretrained_puts_in_place_of_options(checkpoint, data_bin):
+def test_from_pretrained_checks_overrides(checkpoint, data_bin):
     loaded = ExpireSpanLanguageModel.from_pretrained(
         str(checkpoint.parent), checkpoint.name, str(data_bin), span_limit=5
     )
@@ -152,7 +152,7 @@ def test_what_from_pretrained_puts_in_place_of_options(checkpoint, data_bin):
         ExpireSpanLanguageModel.from_pretrained(str(checkpoint.parent), checkpoint.name, str(data_bin), span_limt=5)
 
 
-def test_an_option_of_one_of_several(checkpoint, tmp_path):
+def test_one_of_several_checkpoints_may_have_the_option(checkpoint, tmp_path):
     state = torch.load(checkpoint)
     state["cfg"]["model"].update(_name="compressive_transformer_lm", compressed_size=4)
     torch.save(state, tmp_path / "other.pt")

@@ -114,7 +114,7 @@ def test_a_program_registers_without_a_user_dir(imported, before):
         pytest.param(["one/fairseq_expire", "renamed"], "", id="both_given"),
     ],
 )
-def test_two_copies_are_named_in_a_sentence(folder, imported, user_dirs, before):
+def test_a_second_copy_is_refused(folder, imported, user_dirs, before):
     done = imported(*user_dirs, before=before)
     *_, last = done.stderr.strip().splitlines()
     copy = folder / user_dirs[-1]
@@ -131,7 +131,7 @@ def test_a_renamed_folder_is_the_package_where_there_is_no_other(folder, importe
     assert os.path.realpath(done.stdout.strip()) == str(folder / "renamed/__init__.py")
 
 
-def test_the_copy_that_is_named_first_is_the_one(folder, imported):
+def test_the_copy_that_is_named_first_is_used(folder, imported):
     done = imported("two/fairseq_expire")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(folder / "two/fairseq_expire/__init__.py")

@@ -154,7 +154,7 @@ def test_states_that_are_refused(model, tmp_path):
         for layer in limited.model.stack.layers:
             layer.policy.span_limit = 3
         limited.stream().load_state_dict(state)
-    wrong = {**state, "memory.0.states": torch.zeros(1, *state["memory.0.age"].shape[1:], 5)}
+    wrong = {**state, "memory.0.keys": torch.zeros(1, *state["memory.0.age"].shape[1:], 5)}
     with pytest.raises(ValueError, match="width 5"):
         stream.load_state_dict(wrong)
     content = (tmp_path / "state").read_bytes()

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_expire.inference.utf8 import Utf8Mask
+from fairseq_expire.tokenizers.bytes_and_chars import byte_symbol
 from fairseq_expire.tokenizers.dictionary import SPECIAL_SYMBOLS
-from fairseq_expire.tokenizers.symbols import byte_symbol
 
 EOS = 2
 ALL = Utf8Mask([*SPECIAL_SYMBOLS, *(byte_symbol(byte) for byte in range(256))])

@@ -81,7 +81,7 @@ def test_rows_read_by_themselves_go_on_side_by_side(decoder):
     memories = [decoder(row[None, :40])[1]["memory"] for row in tokens]
     scores, _ = decoder(tokens[:, 40:], memory=Memory.cat(memories))
     torch.testing.assert_close(scores, whole[:, 40:])
-    with pytest.raises(ValueError, match="equally many tokens .* got 40, 41 tokens"):
+    with pytest.raises(ValueError, match=r"equally many tokens .* got 40, 41 tokens"):
         Memory.cat([memories[0], decoder(tokens[:1, :41])[1]["memory"]])
 
 
@@ -93,10 +93,10 @@ def test_a_beam_step_copies_a_memory_once(decoder):
     _, extra = decoder(text(4, 21), incremental_state=state)
     decoder.reorder_incremental_state_scripting(state, torch.tensor([1, 0, 3, 3]))
     reordered = decoder.memory_in(state)[0]
-    assert not any(a.states.data_ptr() == b.states.data_ptr() for a, b in zip(reordered.layers, extra["memory"].layers))
+    assert not any(a.keys.data_ptr() == b.keys.data_ptr() for a, b in zip(reordered.layers, extra["memory"].layers))
     decoder(text(4, 22), incremental_state=state)
     read_on = decoder.memory_in(state)[0]
-    assert all(a.states.data_ptr() == b.states.data_ptr() for a, b in zip(reordered.layers, read_on.layers))
+    assert all(a.keys.data_ptr() == b.keys.data_ptr() for a, b in zip(reordered.layers, read_on.layers))
     decoder.reorder_incremental_state_scripting(state, torch.arange(4))
     assert all(a is b for a, b in zip(decoder.memory_in(state)[0].layers, read_on.layers))
 

@@ -21,8 +21,8 @@ ADAPTIVE = ["--adaptive-input", "--adaptive-input-cutoff", "20,50", "--adaptive-
 def test_options_reach_the_modules():
     model = build(
         *SMALL, "--decoder-normalize-before", "--span-input-scale", "3", "--span-shortening", "--span-limit", "9",
-        "--position-range", "11", "--tokens-per-sample", "40", "--attention-dropout", "0.2", "--activation-dropout", "0.3",
-        "--checkpoint-activations",
+        "--position-range", "11", "--tokens-per-sample", "40", "--attention-dropout", "0.2",
+        "--activation-dropout", "0.3", "--checkpoint-activations",
     )  # fmt: skip
     stack = model.decoder.model.stack
     policy = stack.layers[1].policy
@@ -137,7 +137,7 @@ def test_checkpoints_of_other_models_and_versions():
 
 
 def test_checkpoint_with_another_position_range():
-    with pytest.raises(ValueError, match="positions for 30 steps, --position-range .* asks for 31"):
+    with pytest.raises(ValueError, match=r"positions for 30 steps, --position-range .* asks for 31"):
         build(*SMALL, "--position-range", "31").load_state_dict(build(*SMALL, "--position-range", "30").state_dict())
 
 

@@ -89,5 +89,5 @@ def test_padding_is_zero_and_words_of_rarer_clusters_are_not():
 
 @pytest.mark.parametrize("cutoffs", [(), (10, 5), (10, 10), (2, 10), (10, 51)])
 def test_cutoffs_that_do_not_fit(cutoffs):
-    with pytest.raises(ValueError, match="rising word ranks from 4 .* to 50"):
+    with pytest.raises(ValueError, match=r"rising word ranks from 4 .* to 50"):
         Clusters(cutoffs).ends(WORDS)

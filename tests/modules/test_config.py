@@ -59,7 +59,7 @@ def test_a_policy_with_other_options():
     config = build(*commands.MODEL, *MODELS["expire_span_lm"]).decoder.model.config
     assert config.with_policy_options(span_limit=3).policy().span_limit == 3
     with pytest.raises(
-        ValueError, match="the memory policy expire_span cannot be made with these options .*'loudness'"
+        ValueError, match=r"the memory policy expire_span cannot be made with these options .*'loudness'"
     ):
         config.with_policy_options(loudness=3)
 
@@ -69,14 +69,14 @@ class Loud(MemoryPolicy):
         super().__init__(ramp=1)
 
 
-PLAIN = dict(vocab_size=10, pad=1, embed_dim=8, num_heads=2, ffn_dim=8, num_layers=1, position_range=4)
+PLAIN = {"vocab_size": 10, "pad": 1, "embed_dim": 8, "num_heads": 2, "ffn_dim": 8, "num_layers": 1, "position_range": 4}
 JSON = {**PLAIN, "policy": {"name": "fixed_span", "max_span": 5}}
 
 
 def test_a_policy_that_nobody_else_knows_cannot_be_written_down():
     for policy in (Loud, partial(Loud), lambda: Loud()):
         with pytest.raises(
-            ValueError, match="remembers with Loud, .* expected one of the policies expire_span, fixed_span"
+            ValueError, match=r"remembers with Loud, .* expected one of the policies expire_span, fixed_span"
         ):
             LanguageModelConfig(**PLAIN, policy=policy).to_json()
     with pytest.raises(ValueError, match="remembers with ExpireSpan"):

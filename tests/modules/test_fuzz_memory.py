@@ -11,63 +11,61 @@ from hypothesis import strategies as st
 
 from fairseq_expire.modules import AdaptiveSpan, Compressive, ExpireSpan, FixedSpan, LayerMemory, Memory
 from fairseq_expire.modules.attention import loops as naive
-from fairseq_expire.modules.layer_memory import EMPTY_AGE, SLACK
-from fairseq_expire.modules.rows import joined
-from fairseq_expire.modules.transformer import _kept
+from fairseq_expire.modules.memory import EMPTY_AGE, SLOT_MULTIPLE
 
 WIDTH = 2
 
 
 class Token(NamedTuple):
-    """A token that a row remembers; ``number`` tells it from all others, and gives its state and its span."""
+    """A token that a row remembers; ``number`` tells it from all others, and gives its fields."""
 
     number: int
     age: int
-    compressed: bool = False
+    min_distance: int = 1
 
 
-def states_of(numbers):
-    return torch.stack([numbers.double(), -numbers.double()], dim=-1)
-
-
-def spans_of(numbers):
-    return (numbers % 7).double().unsqueeze(-1)
+def fields_of(numbers, names):
+    """[..., N] -> the fields of a memory [..., N, W]."""
+    inputs = torch.stack([numbers.double(), -numbers.double()], dim=-1)
+    fields = {"inputs": inputs, "keys": inputs, "values": 10 * inputs, "spans": (numbers % 7).double().unsqueeze(-1)}
+    return {name: fields[name] for name in names}
 
 
 def held_by(memory) -> list[list[Token]]:
-    """What the rows of a memory hold, with everything that belongs to a token checked."""
+    """What the rows of a memory hold; checks everything that belongs to a token."""
     rows = []
-    slots = memory.compressed_slots()
-    for row, count in enumerate(memory.held):
+    names = [name for name in memory.fields if name != "min_distance"]
+    numbers = memory.fields[names[0]][..., 0]
+    distances = torch.ones_like(memory.age) if memory.min_distance is None else memory.min_distance
+    for row, count in enumerate(memory.counts):
         used = memory.occupied[row]
-        assert not used[: used.numel() - count].any(), "only the youngest slots are in use"
-        numbers = memory.states[row, used, 0]
-        assert torch.equal(memory.states[row, used], states_of(numbers))
-        if memory.spans is not None:
-            assert torch.equal(memory.spans[row, used], spans_of(numbers))
-        ages = memory.age[row, used].tolist()
-        assert all(age <= memory.oldest for age in ages)
-        rows.append([Token(int(n), a, c) for n, a, c in zip(numbers.tolist(), ages, slots[row, used].tolist())])
-    packed = [memory.states[row, memory.age.size(1) - count :] for row, count in enumerate(memory.held)]
-    assert torch.equal(memory.flatten(), torch.cat(packed))
+        assert not used[: used.numel() - count].any(), "only the last slots are in use"
+        for name, expected in fields_of(numbers[row, used], names).items():
+            assert torch.equal(memory.fields[name][row, used], expected)
+        values = [x[row, used].tolist() for x in (numbers, memory.age, distances)]
+        rows.append([Token(int(number), age, distance) for number, age, distance in zip(*values)])
+        assert all(token.age <= memory.oldest for token in rows[-1])
+    in_use = [numbers[row, memory.slots - count :] for row, count in enumerate(memory.counts)]
+    assert torch.equal(memory.flatten(numbers), torch.cat(in_use))
     return rows
 
 
-class Kept(NamedTuple):
+class Example(NamedTuple):
     """A memory, what it should hold, how many tokens it has read, and its tensors as they were."""
 
     memory: LayerMemory
     rows: list[list[Token]]
-    read: int
+    tokens_read: int
     before: dict
 
     @classmethod
-    def of(cls, memory, rows, read):
-        return cls(memory, rows, read, {name: x.clone() for name, x in Memory((memory,)).state_dict().items()})
+    def of(cls, memory, rows, tokens_read):
+        before = {name: x.clone() for name, x in Memory((memory,)).state_dict().items()}
+        return cls(memory, rows, tokens_read, before)
 
     def check(self):
         assert held_by(self.memory) == self.rows
-        assert self.memory.read == self.read
+        assert self.memory.tokens_read == self.tokens_read
         after = Memory((self.memory,)).state_dict()
         assert after.keys() == self.before.keys() and all(
             torch.equal(after[name], x) for name, x in self.before.items()
@@ -88,119 +86,120 @@ COPIES = {
     "moved": lambda memory: memory.to(dtype=torch.float64),
     "detached": LayerMemory.detach,
 }
-STEPS = ["read", "read", "read", "keep", "keep", "reorder", "join", "age", "compress", *COPIES]
+STEPS = ["read", "read", "read", "keep", "keep", "reorder", "join", "advance", "compress", *COPIES]
 
 
 class Steps:
     """Does to memories, and to the lists, what is drawn."""
 
-    def __init__(self, data, rows, keys):
+    def __init__(self, data, rows, names):
         self.data = data
-        # Whether keys and values are stored, which have spans, or a layer's inputs.
-        self.keys = keys
+        # The fields that are stored.
+        self.names = names
         self.next = 1
-        empty = LayerMemory.empty(rows, WIDTH, torch.zeros(1, dtype=torch.float64))
-        if keys:
-            empty = LayerMemory(empty.states, empty.age, spans=torch.zeros(rows, 0, 1, dtype=torch.float64))
-        self.all = [Kept.of(empty, [[] for _ in range(rows)], 0)]
+        empty = LayerMemory.from_tensors(age=torch.zeros(rows, 0, dtype=torch.int64), **self.new(rows, 0)[1])
+        self.all = [Example.of(empty, [[] for _ in range(rows)], 0)]
 
     def draw(self, strategy, name):
         return self.data.draw(strategy, name)
 
     def new(self, rows, count):
-        """[rows, count] numbers that no token has yet."""
+        """[rows, count] numbers that no token has yet, and the fields of these."""
         numbers = torch.arange(self.next, self.next + rows * count).view(rows, count)
         self.next += rows * count
-        return numbers, states_of(numbers), spans_of(numbers) if self.keys else None
+        return numbers, fields_of(numbers, self.names)
 
     def step(self):
         # Any memory that ever was, not only the last: several may grow from one.
-        kept = self.all[self.draw(st.integers(0, len(self.all) - 1), "memory")]
+        example = self.all[self.draw(st.integers(0, len(self.all) - 1), "memory")]
         how = self.draw(st.sampled_from(STEPS), "step")
-        made = COPIES[how](kept.memory) if how in COPIES else None
-        done = Kept.of(made, kept.rows, kept.read) if made is not None else getattr(self, how)(kept)
+        made = COPIES[how](example.memory) if how in COPIES else None
+        done = Example.of(made, example.rows, example.tokens_read) if made is not None else getattr(self, how)(example)
         self.all.append(done)
 
-    def read(self, kept):
+    def read(self, example):
         """A block, and the memory of both as the next block sees it."""
         block = self.draw(st.integers(1, 5), "block")
-        padded = [self.draw(st.integers(0, block - 1), "padding") for _ in kept.rows]
-        numbers, states, spans = self.new(len(kept.rows), block)
+        padded = [self.draw(st.integers(0, block - 1), "padding") for _ in example.rows]
+        numbers, fields = self.new(len(example.rows), block)
         padding = torch.tensor([[t >= block - count for t in range(block)] for count in padded])
         if not any(padded):
             padding = None
-        extended = kept.memory.extended(states, spans, padding)
+        memory = example.memory.append(example.memory.block_age(block, padding), **fields)
         rows = [
             [*row, *(Token(n, -t) for t, n in enumerate(own) if t < block - count)]
-            for row, own, count in zip(kept.rows, numbers.tolist(), padded)
+            for row, own, count in zip(example.rows, numbers.tolist(), padded)
         ]
-        assert held_by(extended) == rows
-        return self.older(Kept.of(extended, rows, kept.read), block)
+        assert held_by(memory) == rows
+        return self.older(Example.of(memory, rows, example.tokens_read), block)
 
-    def age(self, kept):
-        return self.older(kept, self.draw(st.integers(0, 20), "steps"))
+    def advance(self, example):
+        return self.older(example, self.draw(st.integers(0, 20), "steps"))
 
-    def older(self, kept, steps):
-        rows = [[token._replace(age=token.age + steps) for token in row] for row in kept.rows]
-        return Kept.of(kept.memory.advance(steps), rows, kept.read + steps)
+    def older(self, example, steps):
+        rows = [[token._replace(age=token.age + steps) for token in row] for row in example.rows]
+        return Example.of(example.memory.advance(steps), rows, example.tokens_read + steps)
 
-    def keep(self, kept):
-        """Some of the tokens; as the stack does it after a block, or into room of a given size."""
-        rows = [[token for token in row if self.draw(st.booleans(), "keep")] for row in kept.rows]
+    def keep(self, example):
+        """Some of the tokens; as the stack does it after a block, or with room of a given size."""
+        memory = example.memory
+        rows = [[token for token in row if self.draw(st.booleans(), "keep")] for row in example.rows]
         wanted = [{token.number for token in row} for row in rows]
+        numbers = memory.fields[self.names[0]][..., 0].tolist()
         keep = torch.tensor(
-            [[int(n) in some for n in numbers] for some, numbers in zip(wanted, kept.memory.states[..., 0].tolist())],
-            dtype=torch.bool,
-        ).view(kept.memory.age.shape)
-        keep &= kept.memory.occupied
+            [[int(n) in some for n in row] for some, row in zip(wanted, numbers)], dtype=torch.bool
+        ).view(memory.age.shape)
+        keep &= memory.occupied
         counts = tuple(len(row) for row in rows)
         oldest = max((token.age for row in rows for token in row), default=0)
         block = self.draw(st.integers(0, 4), "room")
-        if self.keys and block:
-            memory = _kept(kept.memory, keep, counts, oldest=oldest, block=block)
-            bound = -(-max(counts) // SLACK) * SLACK + block
-            assert memory.age.size(1) + block <= memory.room.data.size(1) <= bound
+        if "keys" in self.names and block:
+            memory = memory.prune(keep, counts, oldest=oldest, block=block)
+            bound = -(-max(counts) // SLOT_MULTIPLE) * SLOT_MULTIPLE + block
+            assert memory.slots + block <= memory.buffer.capacity <= bound
         else:
-            memory = kept.memory.compact(keep, counts, oldest=oldest, room=block)
-            assert memory.held == counts and memory.age.size(1) == max(counts)
-        return Kept.of(memory, rows, kept.read)
+            memory = memory.compact(keep, counts, oldest=oldest, room=block)
+            assert memory.counts == counts and memory.slots == max(counts)
+        return Example.of(memory, rows, example.tokens_read)
 
-    def reorder(self, kept):
-        picked = self.draw(st.lists(st.integers(0, len(kept.rows) - 1), min_size=1, max_size=4), "rows")
-        return Kept.of(kept.memory.reorder(torch.tensor(picked)), [kept.rows[row] for row in picked], kept.read)
+    def reorder(self, example):
+        picked = self.draw(st.lists(st.integers(0, len(example.rows) - 1), min_size=1, max_size=4), "rows")
+        rows = [example.rows[row] for row in picked]
+        return Example.of(example.memory.reorder(torch.tensor(picked)), rows, example.tokens_read)
 
-    def join(self, kept):
+    def join(self, example):
         """The rows of two memories that have read as much."""
-        other = self.draw(st.sampled_from([other for other in self.all if other.read == kept.read]), "other")
-        return Kept.of(joined([kept.memory, other.memory]), [*kept.rows, *other.rows], kept.read)
+        others = [other for other in self.all if other.tokens_read == example.tokens_read]
+        other = self.draw(st.sampled_from(others), "other")
+        memory = LayerMemory.cat([example.memory, other.memory])
+        return Example.of(memory, [*example.rows, *other.rows], example.tokens_read)
 
-    def compress(self, kept):
-        """Compressed memories behind the others; in some rows fewer than in others."""
+    def compress(self, example):
+        """Memories that are seen late behind the others; in some rows fewer than in others."""
         groups = self.draw(st.integers(0, 2), "groups")
-        missing = [self.draw(st.integers(0, groups), "missing") for _ in kept.rows]
-        numbers, states, spans = self.new(len(kept.rows), groups)
-        age = torch.tensor([[EMPTY_AGE if g < m else 10 - g for g in range(groups)] for m in missing]).view(
-            numbers.shape
-        )
-        memory = kept.memory.with_compressed(states, age.long(), spans)
+        missing = [self.draw(st.integers(0, groups), "missing") for _ in example.rows]
+        numbers, fields = self.new(len(example.rows), groups)
+        age = torch.tensor([[EMPTY_AGE if g < m else 10 - g for g in range(groups)] for m in missing])
+        age = age.view(numbers.shape).long()
+        memory = example.memory.append(age, **fields, min_distance=torch.full_like(age, 7))
         rows = [
-            [*row, *(Token(n, 10 - g, True) for g, n in enumerate(own) if g >= m)]
-            for row, own, m in zip(kept.rows, numbers.tolist(), missing)
+            [*row, *(Token(n, 10 - g, 7) for g, n in enumerate(own) if g >= m)]
+            for row, own, m in zip(example.rows, numbers.tolist(), missing)
         ]
         # By itself it has no room and counts again what it holds.
-        alone = LayerMemory(memory.states, memory.age, memory.spans, memory.compressed, read=memory.read)
-        return Kept.of(alone, rows, kept.read)
+        alone = LayerMemory.from_tensors(age=memory.age, tokens_read=memory.tokens_read, **memory.fields)
+        return Example.of(alone, rows, example.tokens_read)
 
 
 def test_what_a_memory_holds(long):
     """After any steps from any earlier memory; and no step changes a memory that was there before."""
 
-    def at(data, rows, keys, steps):
-        doing = Steps(data, rows, keys)
+    def at(data, rows, names, steps):
+        doing = Steps(data, rows, names)
         for _ in range(steps):
             doing.step()
-        for kept in doing.all:
-            kept.check()
+        for example in doing.all:
+            example.check()
 
     fuzz(
         at,
@@ -208,16 +207,16 @@ def test_what_a_memory_holds(long):
         long=long,
         data=st.data(),
         rows=st.integers(1, 3),
-        keys=st.booleans(),
+        names=st.sampled_from([["inputs"], ["keys", "values", "spans"], ["keys", "values", "spans", "inputs"]]),
         steps=st.integers(1, 12),
     )
 
 
 def ever_seen(policy, span, age, compressed):
-    """Whether a query from now on, to which the memory is ``age`` steps back and more, sees it with one of its heads."""
+    """Whether some query sees a memory with one of its heads, now at a distance of ``age`` steps or later."""
     for distance in range(age, age + 80):
         late = not compressed or distance > policy.max_span
-        near = policy.longest is None or distance <= policy.longest
+        near = policy.max_distance is None or distance <= policy.max_distance
         if late and near and any(naive.soft_mask(head, distance, policy.ramp) > 0 for head in span):
             return True
     return False
@@ -252,17 +251,19 @@ def test_what_is_retained_is_what_will_be_seen(long):
             [torch.randperm(60, generator=generator)[:12].sort(descending=True).values + 1 for _ in range(2)]
         )
         age[0, :2] = EMPTY_AGE
-        spans, slots = policy.spans(states), None
-        if policy.compresses:
-            slots = torch.rand(2, 12, generator=generator) < 0.5
-            spans = spans.masked_fill(slots.unsqueeze(-1), policy.compressed_span)
-        _, keep = policy.retain(LayerMemory(states, age, compressed=slots), spans)
+        distances, compressed = None, torch.zeros(2, 12, dtype=torch.bool)
+        if kind == "compressive":
+            compressed = torch.rand(2, 12, generator=generator) < 0.5
+            distances = 1 + compressed * policy.max_span
+        spans = policy.spans(states)
+        memory = LayerMemory.from_tensors(age=age, inputs=states, min_distance=distances)
+        keep = policy.retain(policy.visibility(spans, memory, block=0))
         for row in range(2):
             for slot in range(12):
-                steps = age[row, slot].item()
-                stands_for_several = slots is not None and bool(slots[row, slot])
-                expected = steps < EMPTY_AGE and ever_seen(policy, spans[row, slot], steps, stands_for_several)
-                assert keep[row, slot].item() == expected, (row, slot, steps, spans[row, slot])
+                steps, late = age[row, slot].item(), compressed[row, slot].item()
+                span = spans.new_full((1,), policy.max_age) if late else spans[row, slot]
+                expected = steps < EMPTY_AGE and ever_seen(policy, span, steps, late)
+                assert keep[row, slot].item() == expected, (row, slot, steps, span)
 
     fuzz(
         at, examples=150, long=long, kind=st.sampled_from(["expire", "fixed", "adaptive", "compressive"]),

@@ -1,4 +1,4 @@
-"""Any stack that reads any text in any blocks, against the reader that takes the whole row at once and keeps everything."""
+"""Any stack that reads any text in any blocks, against a reader of the whole row that keeps everything."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from fuzzing import fuzz
 from hypothesis import strategies as st
 
 from fairseq_expire.modules import AdaptiveSpan, Compressive, ExpireSpan, FixedSpan, Memory, MemoryTransformer
-from fairseq_expire.modules.layer_memory import SLACK
+from fairseq_expire.modules.memory import EMPTY_AGE, SLOT_MULTIPLE
 from fairseq_expire.modules.policies.compressive import POOLINGS
 
 
 class Model(NamedTuple):
-    """L, R, K, D / K, layers, P, and of the Compressive Transformer C, c and how it pools."""
+    """A model: L, R, K, D / K, layers, P, and for the compressive memory C, c and its pooling."""
 
     kind: str
     span: int
@@ -22,7 +22,7 @@ class Model(NamedTuple):
     heads: int
     width: int
     layers: int
-    reach: int
+    positions: int
     pre_norm: bool
     limit: int | None
     size: int
@@ -37,7 +37,7 @@ class Model(NamedTuple):
         if self.kind == "adaptive":
             return AdaptiveSpan(num_heads=self.heads, max_span=span, ramp=self.ramp, span_limit=limit)
         if self.kind == "compressive":
-            compressing = dict(compressed_size=self.size, rate=self.rate, pooling=self.pooling)
+            compressing = {"compressed_size": self.size, "rate": self.rate, "pooling": self.pooling}
             return Compressive(max_span=span, **compressing, span_limit=limit)
         return FixedSpan(max_span=span, span_limit=limit)
 
@@ -48,7 +48,7 @@ class Model(NamedTuple):
             num_heads=self.heads,
             ffn_dim=5,
             num_layers=self.layers,
-            position_range=self.reach,
+            position_range=self.positions,
             policy=self.policy,
             pre_norm=self.pre_norm,
         ).double()
@@ -61,7 +61,7 @@ class Model(NamedTuple):
         return stack
 
     def read_at_once(self, stack, hidden, limited):
-        """[B, N, D] by the reader; a limit is one of scoring."""
+        """[B, N, D], the output of the reader; a limit counts only while scoring."""
         limit = self.limit if limited else None
         mask, compressed = {
             "expire": lambda: (reader.expire_span_mask(max_span=self.span, ramp=self.ramp, limit=limit), None),
@@ -92,13 +92,13 @@ class Model(NamedTuple):
 MODELS = st.builds(
     Model,
     kind=st.sampled_from(["expire", "fixed", "adaptive", "compressive"]),
-    # At least the most states that may be compressed into one.
+    # At least the largest rate.
     span=st.integers(4, 20),
     ramp=st.integers(1, 8),
     heads=st.integers(1, 3),
     width=st.integers(1, 3),
     layers=st.integers(1, 2),
-    reach=st.integers(1, 30),
+    positions=st.integers(1, 30),
     pre_norm=st.booleans(),
     limit=st.none() | st.integers(1, 24),
     size=st.integers(1, 5),
@@ -106,7 +106,7 @@ MODELS = st.builds(
     pooling=st.sampled_from(POOLINGS),
     seed=st.integers(0, 2**20),
 )
-# The lengths of blocks; together they are the text.
+# The lengths of the blocks that make up the text.
 BLOCKS = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
 
@@ -117,18 +117,20 @@ def text(model, rows, length):
 
 @torch.no_grad()
 def test_any_blocks_are_the_whole_text(long):
-    """With a memory of inputs or of keys and values, or of both in turn, that is saved, copied and picked by row on the way;
-    with text behind which there is padding; with deletion and without."""
+    """With a memory of inputs, of keys and values, or of both in turn, that is saved and reordered on the way.
+
+    With padding behind the text and without, with deletion and without.
+    """
 
     def at(model, blocks, rows, training, gradients, scoring_from, saved, deleting, padded, dtype):
         stack, hidden = model.stack(), text(model, rows, sum(blocks))
         limited = not training
-        # Of the shorter row the last block has the first tokens.
+        # The first row lacks the last tokens of the last block.
         missing = min(padded, blocks[-1] - 1)
         stack.to(dtype)
         if not deleting:
             for layer in stack.layers:
-                layer.policy.retain = lambda candidates, spans: (candidates, candidates.occupied)
+                layer.policy.retain = lambda visibility: visibility.age < EMPTY_AGE
         expected = model.read_at_once(stack, hidden, limited)
         stack.train(training)
         memory, outputs, sizes, penalties = None, [], [], []
@@ -154,7 +156,7 @@ def test_any_blocks_are_the_whole_text(long):
         actual = torch.cat(outputs, dim=1).double()
         kept = torch.ones(actual.shape[:2], dtype=torch.bool)
         kept[0, actual.size(1) - missing :] = False
-        tolerance = dict(atol=1e-9, rtol=1e-7) if dtype == torch.float64 else dict(atol=2e-4, rtol=1e-3)
+        tolerance = {"atol": 1e-9, "rtol": 1e-7} if dtype == torch.float64 else {"atol": 2e-4, "rtol": 1e-3}
         torch.testing.assert_close(actual[kept], expected[kept], **tolerance)
         if dtype == torch.float64 and not missing:
             whole = stack(hidden)
@@ -171,25 +173,31 @@ def test_any_blocks_are_the_whole_text(long):
     )  # fmt: skip
 
 
+def alive(policy, stored):
+    """How many memories of each row later queries can see; compressed ones are stored before they are seen."""
+    spans = stored.spans.amax(dim=-1)
+    if stored.min_distance is not None:
+        spans = spans.masked_fill(stored.min_distance > 1, policy.max_age)
+    seen = stored.age < spans + policy.ramp
+    if policy.max_distance is not None:
+        seen &= stored.age <= policy.max_distance
+    return seen.sum(dim=1).tolist()
+
+
 @torch.no_grad()
 def test_storage_is_bounded(long):
-    """By what the longest row can still see, rounded up, and the block (design, section 6)."""
+    """By the memories that the longest row can still see, rounded up, and the block (design, section 6)."""
 
     def at(model, blocks, rows, spread):
         model = model._replace(span=model.span * spread, limit=None)
         stack, hidden, memory = model.stack().eval(), text(model, rows, sum(blocks)), None
         for block in hidden.split(blocks, dim=1):
             memory = stack(block, memory).memory
-            for layer, held in zip(stack.layers, memory.layers):
-                policy = layer.policy
-                # Compressed memories are stored some steps before they are seen.
-                alive = held.age < held.spans.amax(dim=-1) + policy.ramp
-                if policy.longest is not None:
-                    alive &= held.age <= policy.longest
-                bound = -(-int(alive.sum(dim=1).max()) // SLACK) * SLACK + block.size(1)
-                assert held.age.size(1) + block.size(1) <= held.room.data.size(1) <= bound
-                tensors = [x for x in (held.room.data, held.age, held.spans, held.compressed) if x is not None]
-                assert held.nbytes == sum(x.numel() * x.element_size() for x in tensors)
+            for layer, stored in zip(stack.layers, memory.layers):
+                bound = -(-max(alive(layer.policy, stored)) // SLOT_MULTIPLE) * SLOT_MULTIPLE + block.size(1)
+                assert stored.slots + block.size(1) <= stored.buffer.capacity <= bound
+                tensors = [*stored.buffer.tensors.values(), stored.age]
+                assert stored.nbytes == sum(x.numel() * x.element_size() for x in tensors)
 
     fuzz(
         at, examples=60, long=long, model=MODELS, blocks=st.lists(st.integers(1, 60), min_size=1, max_size=9),

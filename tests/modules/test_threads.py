@@ -1,3 +1,5 @@
+"""Waiting threads sleep while other processes use their cores, and only then."""
+
 import functools
 import os
 import subprocess
@@ -9,8 +11,8 @@ from fairseq_expire.modules.threads import CALM, PAUSED, Shared, pauses
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's OpenMP alone can be told so late")
 
-# Prints how much time other threads than the main one take while that one sleeps between short parallel regions, in shares of
-# the time it sleeps: without idle pools, with them, and after them.
+# Prints how much time other threads than the main one take while that one sleeps between short parallel regions, in
+# shares of the time it sleeps: without idle pools, with them, and after them.
 SPINNING = """
 import time, torch
 torch.set_num_threads(2)

@@ -53,7 +53,8 @@ def iterator(
 
 def memory_of(number):
     """Returns a memory that is recognised by its age, the number."""
-    return Memory((LayerMemory(torch.zeros(ROWS, 1, 1), torch.full((ROWS, 1), number)),))
+    age = torch.full((ROWS, 1), number)
+    return Memory((LayerMemory.from_tensors(age=age, inputs=torch.zeros(ROWS, 1, 1)),))
 
 
 def number_of(memory):
@@ -111,7 +112,7 @@ def test_micro_batches_models_and_passes_each_have_a_memory_of_their_own():
     # A new pass starts without memory. If its first block is skipped, the second starts with an empty, older one.
     assert again[0].load(one) is None
     (nothing,) = again[2].load(one).layers
-    assert nothing.held == (0, 0) and nothing.read == BLOCK
+    assert nothing.counts == (0, 0) and nothing.tokens_read == BLOCK
 
 
 def resumed(state=None, **settings):
@@ -170,7 +171,7 @@ def test_a_saved_memory_is_used_like_any_other():
 def test_a_saved_memory_takes_the_type_of_the_weights():
     model = nn.Linear(1, 1).double()
     rest, _ = resumed(saved())
-    assert handles(rest)[0].load(model).layers[0].states.dtype == torch.float64
+    assert handles(rest)[0].load(model).layers[0].inputs.dtype == torch.float64
 
 
 @pytest.mark.parametrize(
@@ -205,16 +206,17 @@ class Reader(nn.Module):
         super().__init__()
         self.stack = nn.Module()
         self.stack.position = nn.Parameter(torch.zeros(1))
-        self.stack.reach = reach
-        self.stack.empty_memory = lambda batch, read: Memory.empty(
+        self.stack.max_age = reach
+        self.stack.empty_memory = lambda batch, tokens_read: Memory.empty(
             batch=batch, num_layers=1, embed_dim=1, like=self.stack.position
-        ).advance(read)
+        ).advance(tokens_read)
 
     def read(self, tokens, memory):
         assert not torch.is_grad_enabled()
         torch.rand(1)
-        layer = memory.layers[0].extended(tokens.unsqueeze(-1).float(), None, tokens == 1).advance(tokens.size(1))
-        return SimpleNamespace(memory=Memory((layer,)))
+        (layer,) = memory.layers
+        layer = layer.append(layer.block_age(tokens.size(1), tokens == 1), inputs=tokens.unsqueeze(-1).float())
+        return SimpleNamespace(memory=Memory((layer.advance(tokens.size(1)),)))
 
 
 @pytest.mark.parametrize("reach, tokens", [(1, 3), (3, 3), (4, 6), (100, 6), (None, 6)])
@@ -224,8 +226,8 @@ def test_a_lost_memory_is_made_by_reading_again(caplog, reach, tokens):
     numbers = torch.random.get_rng_state()
     (layer,) = handles(rest)[0].load(model).layers
     # The second row begins with token 12, which is 16; its first input is the token before.
-    assert layer.states.squeeze(-1).tolist() == [[2, *range(4, 9)][-tokens:], list(range(15, 21))[-tokens:]]
-    assert layer.age[0].tolist() == list(range(tokens, 0, -1)) and layer.read == 6
+    assert layer.inputs.squeeze(-1).tolist() == [[2, *range(4, 9)][-tokens:], list(range(15, 21))[-tokens:]]
+    assert layer.age[0].tolist() == list(range(tokens, 0, -1)) and layer.tokens_read == 6
     assert f"reading the last {tokens} tokens of each row: none was saved with the checkpoint" in caplog.text
     # It draws no random numbers, and happens once.
     assert torch.equal(torch.random.get_rng_state(), numbers)

@@ -158,7 +158,7 @@ def test_new_rows_remember_the_text_before_them(caplog, arch):
     ).decoder.model
     model.train()
     block = 8
-    reach = -(-model.stack.reach // block) * block
+    reach = -(-model.stack.max_age // block) * block
     (batches,) = processes(Numbers(90), (3, block, 2, 1), stopped((2, 5, 1, 1), updates=3))
     for batch in itertools.islice(batches.next_epoch_itr(), 2):
         memory = batch["net_input"]["memory"].load(model)
@@ -169,8 +169,8 @@ def test_new_rows_remember_the_text_before_them(caplog, arch):
             text = torch.tensor([[EOS, *range(FIRST, 100)][max(0, start - reach) : start]])
             # Blocks may be cut in any way, but the groups of a compressive memory are counted from the first token that
             # is read.
-            skipped = max(layer.read for layer in memory.layers) - text.size(1)
-            alone = model.stack.empty_memory(1, read=skipped)
+            skipped = max(layer.tokens_read for layer in memory.layers) - text.size(1)
+            alone = model.stack.empty_memory(1, tokens_read=skipped)
             for part in text.split(5, dim=1):
                 alone = model.read(part, alone).memory
             for layer, other in zip(memory.layers, alone.layers):
@@ -181,7 +181,7 @@ def test_new_rows_remember_the_text_before_them(caplog, arch):
                     other.occupied.sum()
                 )
                 torch.testing.assert_close(
-                    layer.states[row, here.indices[:count]], other.states[0, there.indices[:count]]
+                    layer.inputs[row, here.indices[:count]], other.inputs[0, there.indices[:count]]
                 )
     assert (
         "tokens of each row: the memory beside the checkpoint is of another layout: rows 2 where this run has 3"

@@ -1,4 +1,4 @@
-"""fairseq's generator with memories, against fairseq's generator that reads everything again for each token."""
+"""fairseq's generator with memories, against fairseq's own generator, which reads everything again for each token."""
 
 import functools
 
@@ -34,10 +34,10 @@ def make_model(arch, seed=0, *options):
     model = build(*commands.MODEL, "--position-range", "6", *ARCHS[arch], *options, arch=arch, symbols=SYMBOLS).eval()
     for layer in model.decoder.model.stack.layers:
         if arch == "expire_span_lm":
-            # So that spans differ.
+            # Different spans.
             nn.init.normal_(layer.policy.predictor.weight, std=0.3)
     if model.decoder.model.output_projection is not None:
-        # So that some tokens are likely, </s> among them.
+        # Some tokens are likely, </s> among them.
         model.decoder.model.output_projection.weight.data *= 3
     return model
 
@@ -48,7 +48,7 @@ def model(request):
 
 
 class Rereading(nn.Module):
-    """A model without state: each call reads the whole rows from their start."""
+    """A model without a memory: each call reads whole rows from their start."""
 
     def __init__(self, model):
         super().__init__()
@@ -91,7 +91,7 @@ def generate(models, prompts, block=BLOCK, given=None, **changes):
 
 
 def reread(models, prompts, **changes):
-    """The same by fairseq alone, for prompts of one length."""
+    """Returns the hypotheses of fairseq's own generator, for prompts of one length."""
     given = options(**changes)
     generator = SequenceGenerator(
         [Rereading(model) for model in models], DICTIONARY, beam_size=given.beam, max_len_a=given.max_len_a,
@@ -121,7 +121,7 @@ def test_beam_search(model):
     found = generate([model], prompts)
     assert_same(found, reread([model], prompts))
     lengths = {len(hypothesis["tokens"]) for row in found for hypothesis in row}
-    assert len(lengths) > 1 and max(lengths) <= PROMPT + 1 + 15 + 1, "some ended before they had to"
+    assert len(lengths) > 1 and max(lengths) <= PROMPT + 1 + 15 + 1, "some hypotheses end before the limit"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_beam_search(model):
     ],
     ids=str,
 )
-def test_options_mean_what_they_do_to_fairseq(changes):
+def test_options_mean_the_same_as_in_fairseq(changes):
     model = make_model("expire_span_lm")
     prompts = texts(PROMPT, PROMPT)
     prompts[0][5] = DICTIONARY.unk()
@@ -165,7 +165,7 @@ def test_adaptive_softmax():
     assert_same(generate([model], prompts), reread([model], prompts))
 
 
-def test_prompts_of_different_lengths_are_as_by_themselves(model):
+def test_prompts_of_different_lengths_equal_single_prompts(model):
     prompts = texts(40, 3, 0, 22, 3, 40)
     found = generate([model], prompts, max_len_b=8)
     for prompt, row in zip(prompts, found):
@@ -180,7 +180,7 @@ def test_blocks_change_nothing(model):
 
 
 def test_sampling_draws_from_the_distribution(long):
-    """First tokens of many samples, counted, against the probabilities; and the scores that come with them."""
+    """The first tokens of many samples are as frequent as the probabilities say."""
     model, prompts, count = make_model("expire_span_lm"), texts(PROMPT), 20000 if long else 4000
     torch.manual_seed(0)
     # A beam has fewer rows than there are symbols, but a batch can repeat a prompt.
@@ -221,7 +221,7 @@ def test_repeated_ngrams_are_blocked_across_the_prompt():
     assert repeated(free) and not repeated(blocked)
 
 
-def test_allowed_tokens_are_asked_for_with_the_whole_text():
+def test_prefix_constraints_see_the_whole_text():
     model, prompts, seen = make_model("expire_span_lm"), texts(PROMPT, 5), []
 
     def allowed(number, tokens):
@@ -230,33 +230,33 @@ def test_allowed_tokens_are_asked_for_with_the_whole_text():
 
     found = generate([model], prompts, beam=1, given={"prefix_allowed_tokens_fn": allowed})
     for number, prompt in enumerate(prompts):
-        written = [(len(prompt) + step) % 20 + 4 for step in range(1, 5)]
-        assert found[number][0]["tokens"].tolist() == [*prompt.tolist(), *written, DICTIONARY.eos()]
+        generated = [(len(prompt) + step) % 20 + 4 for step in range(1, 5)]
+        assert found[number][0]["tokens"].tolist() == [*prompt.tolist(), *generated, DICTIONARY.eos()]
         assert (number, [DICTIONARY.eos(), *prompt.tolist()]) in seen
 
 
 def test_memory_stays_bounded(monkeypatch):
-    """However much is written, no hypothesis holds more than is alive; and the prompt's memory is let go."""
+    """However long the output, no hypothesis stores more than the alive memories, and the prompt's memory is freed."""
     model, prompts = make_model("expire_span_lm"), texts(500, 500)
     sizes, decoder = [], model.decoder
     start, reached = decoder.start_from, []
 
     def start_from(state, memory, done):
         sizes.append(max(memory.sizes))
-        reached.append((memory.layers[0].read, memory.layers[0].states.size(0)))
+        reached.append((memory.layers[0].tokens_read, memory.layers[0].rows))
         start(state, memory, done)
 
     monkeypatch.setattr(decoder, "start_from", start_from)
     generate([model], prompts, beam=5, max_len_b=300, min_len=800)
-    # Spans are at most 12 and the ramp is 3; a memory may keep so many more slots, and a block in the prompt.
+    # Spans are at most 12 and the ramp is 3. A memory may have 64 more slots, and a block of the prompt.
     assert max(sizes) <= 64 + BLOCK
     assert reached[0] == (500, 10) and reached[-1][0] >= 799
 
 
-def test_no_room_for_a_token():
+def test_prompts_that_leave_no_token_are_refused():
     model, prompts = make_model("expire_span_lm"), texts(PROMPT)
     with pytest.raises(
-        ValueError, match="a prompt has 31 tokens, and --max-len-a 0 with --max-len-b 31 allows 31 in all.*"
+        ValueError, match="a prompt has 31 tokens, and --max-len-a 0 with --max-len-b 31 allows 31 in all"
     ):
         generate([model], prompts, max_len_a=0, max_len_b=31)
     with pytest.raises(ValueError, match="allows 47 in all, prompt included, fewer than --min-len 60"):
@@ -279,6 +279,6 @@ def test_no_room_for_a_token():
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_done_is_said(changes, words):
+def test_options_without_effect_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         generate([make_model("transformer_xl_lm")], texts(3), **changes)

@@ -1,4 +1,4 @@
-"""--utf8: whatever a byte model would write, it writes UTF-8."""
+"""--utf8: a byte model generates valid UTF-8 only."""
 
 import commands
 import pytest
@@ -9,8 +9,8 @@ from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMConfig, MemoryCachingLMTask
+from fairseq_expire.tokenizers.bytes_and_chars import byte_of, byte_symbol
 from fairseq_expire.tokenizers.manifest import Manifest
-from fairseq_expire.tokenizers.symbols import byte_of, byte_symbol
 
 DICTIONARY = Dictionary()
 for byte in range(256):
@@ -20,13 +20,13 @@ PROMPTS = ["naïve ", "中", "", "plain", "\U0001f600 é"]
 
 @pytest.fixture(scope="module")
 def model():
-    """One that writes any byte after any other, and rarely ends."""
+    """A model that generates any byte after any other, and rarely ends."""
     torch.manual_seed(0)
     return build(*commands.MODEL, "--max-span", "12", symbols=260, arch="transformer_xl_lm").eval()
 
 
 def written(model, prompts, *, utf8, seed=0, **changes):
-    """The bytes of all hypotheses, without the `</s>` that ends them."""
+    """Returns the bytes of all hypotheses, without ``</s>``."""
     manifest = Manifest("0", "bytes", {"newlines": "keep"}, {}, False, 260, "", {})
     task = MemoryCachingLMTask(MemoryCachingLMConfig(data="", tokens_per_sample=8, utf8=utf8), DICTIONARY, manifest)
     options = OmegaConf.merge(OmegaConf.structured(GenerationConfig()), {"max_len_a": 1, **changes})
@@ -61,16 +61,16 @@ def is_utf8(text):
     ],
     ids=str,
 )
-def test_all_that_is_written_is_valid(model, changes, long):
+def test_the_output_is_valid_utf8(model, changes, long):
     prompts = [prompt.encode() for prompt in PROMPTS]
-    rooms = range(0, 12, 1 if long else 4)
-    for room in rooms:
+    lengths = range(0, 12, 1 if long else 4)
+    for length in lengths:
         for seed in range(4 if long else 1):
-            texts = written(model, prompts, utf8=True, max_len_b=room, seed=seed, **changes)
+            texts = written(model, prompts, utf8=True, max_len_b=length, seed=seed, **changes)
             assert len(texts) >= len(prompts) and all(map(is_utf8, texts)), texts
-    free = written(model, prompts, utf8=False, max_len_b=rooms[-1], **changes)
-    assert not all(map(is_utf8, free)), "the model would write something else"
-    assert any(not text.isascii() for text in texts), "and what it writes is more than ASCII"
+    free = written(model, prompts, utf8=False, max_len_b=lengths[-1], **changes)
+    assert not all(map(is_utf8, free)), "without the option, the output is not UTF-8"
+    assert any(not text.isascii() for text in texts), "the output is more than ASCII"
 
 
 @pytest.mark.parametrize("sampling", [False, True], ids=["greedy", "sampled"])
@@ -90,7 +90,7 @@ def test_a_prompt_cut_within_a_character_is_completed(model):
 
 
 def test_only_byte_models():
-    for level, said in (("chars", "are chars"), (None, "are words, by all that is known")):
+    for level, words in (("chars", "are chars"), (None, "are words, by all that is known")):
         manifest = level and Manifest("0", level, {}, {}, False, 260, "", {})
-        with pytest.raises(ValueError, match=f"--utf8 is for models of bytes, and the symbols in data {said}"):
+        with pytest.raises(ValueError, match=f"--utf8 is for models of bytes, and the symbols in data {words}"):
             MemoryCachingLMTask(MemoryCachingLMConfig(data="data", utf8=True), DICTIONARY, manifest)

@@ -1,3 +1,5 @@
+"""manifest.json: what is written is read, and damage is reported."""
+
 import json
 
 import pytest
@@ -40,7 +42,7 @@ MANIFEST = Manifest(
 )
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_it_is_read_as_it_was_written(tmp_path):
     write_manifest(tmp_path, MANIFEST)
     assert read_manifest(tmp_path) == MANIFEST
     content = json.loads((tmp_path / "manifest.json").read_text())
@@ -48,7 +50,7 @@ def test_what_is_written_is_read(tmp_path):
     assert content["splits"]["train"]["words"] == 2 and "words" not in content["splits"]["valid"]
 
 
-def test_there_need_not_be_one(tmp_path):
+def test_data_without_one_gives_none(tmp_path):
     assert read_manifest(tmp_path) is None
 
 
@@ -79,7 +81,7 @@ def test_damage_is_reported_with_the_file(tmp_path, damage, message):
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_bytes_that_are_not_utf_8(tmp_path):
     (tmp_path / "manifest.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="manifest.json: not JSON"):
+    with pytest.raises(ValueError, match=r"manifest.json: not JSON"):
         read_manifest(tmp_path)

@@ -1,24 +1,24 @@
-"""Wrong uses of the commands, each with the one sentence that the user sees; test_wrong_uses.py tries them all."""
+"""Wrong uses of the commands, each with the sentence that the user sees; test_wrong_uses.py tries them all."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 
 class Use(NamedTuple):
     """A wrong use.
 
-    Every one is tried in a folder of its own, the current one, in which lie ``data`` (made by data_prep/text.py --level bytes)
-    and ``model.pt`` (of a short training run on it).
+    Each one runs in a new current folder with ``data`` (made by data_prep/text.py --level bytes) and ``model.pt`` (of a
+    short training run on this data).
 
     Args:
         name: of the test.
         command: "train", "eval-lm" or "validate" of fairseq, or a script of data_prep.
-        options: what is given beside what a right use has; given last, it wins.
-        sentence: a pattern, found in the last line that the user sees.
-        damage: what is done to the folder before.
+        options: added to those of a right use; the last value of an option counts.
+        sentence: a pattern that the last line of the output matches.
+        damage: changes the folder before the command runs.
         data: the argument of a fairseq command.
-        arch: what is trained, with the options of tests/commands.py.
+        arch: the architecture to train, with its options in tests/commands.py.
     """
 
     name: str

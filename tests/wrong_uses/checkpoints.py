@@ -11,7 +11,7 @@ MODEL = "model.pt"
 
 
 def cut_to(share):
-    """The first part of the file."""
+    """Keeps this share of the file."""
 
     def damage(folder):
         content = (folder / MODEL).read_bytes()
@@ -34,7 +34,7 @@ def a_folder(folder):
 
 
 def changed(change):
-    """What is in the file, changed."""
+    """Changes the content of the file."""
 
     def damage(folder):
         state = torch.load(folder / MODEL)
@@ -44,14 +44,14 @@ def changed(change):
 
 
 class Command:
-    """Writes a file when it is loaded."""
+    """An object that writes a file when it is unpickled."""
 
     def __reduce__(self):
         return exec, ("open('it_ran', 'w')",)
 
 
 def as_last(damage):
-    """In the place where training looks for a checkpoint to go on from."""
+    """Moves the file to where training looks for the last checkpoint."""
 
     def moved(folder):
         damage(folder)
@@ -173,7 +173,8 @@ USES = [
         "half a checkpoint to go on from",
         "train",
         "",
-        r"save/checkpoint_last.pt is cut short \(\d+ bytes are left\) and no complete checkpoint lies beside it: delete it",
+        r"save/checkpoint_last.pt is cut short \(\d+ bytes are left\) and no complete checkpoint lies beside it: "
+        r"delete it",
         as_last(half),
     ),
     Use("another dictionary to go on with", "train", "--restore-file model.pt", ANOTHER.format("model.pt"), REVERSED),

@@ -1,4 +1,4 @@
-"""Options that do not go together, and names of what does not exist."""
+"""Options that exclude each other, and names that do not exist."""
 
 from wrong_uses import Use
 from wrong_uses.data import removed
@@ -19,27 +19,31 @@ USES = [
         "an architecture without memory",
         "train",
         "--arch lstm_lm --criterion cross_entropy --decoder-hidden-size 32",
-        "memory_caching_lm reads with a memory, which LSTMLanguageModel does not have: expected one of --arch .*expire_span_lm",
+        "memory_caching_lm reads with a memory, which LSTMLanguageModel does not have: expected one of --arch "
+        ".*expire_span_lm",
         arch="lstm_lm",
     ),
     Use(
         "a criterion without its task",
         "train",
         "--task language_modeling --decoder-hidden-size 32",
-        "--criterion expire_span_loss needs the memories of --task memory_caching_lm, which LanguageModelingTask does not keep",
+        "--criterion expire_span_loss needs the memories of --task memory_caching_lm, which LanguageModelingTask does "
+        "not keep",
         arch="lstm_lm",
     ),
     Use(
         "training without the task",
         "train",
         "--task language_modeling",
-        "ExpireSpanLanguageModel reads with the memories of --task memory_caching_lm, which LanguageModelingTask does not keep",
+        "ExpireSpanLanguageModel reads with the memories of --task memory_caching_lm, which LanguageModelingTask does "
+        "not keep",
     ),
     Use(
         "scoring without the task",
         "eval-lm",
         "--task language_modeling",
-        "ExpireSpanLanguageModel reads with the memories of --task memory_caching_lm, which LanguageModelingTask does not keep",
+        "ExpireSpanLanguageModel reads with the memories of --task memory_caching_lm, which LanguageModelingTask does "
+        "not keep",
     ),
     Use(
         "one matrix of two bands",
@@ -59,7 +63,8 @@ USES = [
             f"a metric that nobody logs, {name}",
             "train",
             f"--best-checkpoint-metric {metric} {options}",
-            rf"--best-checkpoint-metric {metric}: no validation logs that with --criterion {criterion}; expected one of .*{there}",
+            rf"--best-checkpoint-metric {metric}: no validation logs that with --criterion {criterion}; expected one "
+            rf"of .*{there}",
             damage,
             arch="expire_span_lm" if criterion == "expire_span_loss" else "transformer_xl_lm",
         )
@@ -103,7 +108,8 @@ USES = [
         "no block but the last",
         "train",
         "--skip-remainder-batch --tokens-per-sample 7500",
-        "--skip-remainder-batch leaves out the last block of each epoch, and there is only one of 7500 tokens of 8 rows: lower",
+        "--skip-remainder-batch leaves out the last block of each epoch, and there is only one of 7500 tokens of 8 "
+        "rows: lower",
     ),
     Use("context for each sample", "eval-lm", "--context-window 8", "--context-window gives .*: leave the option out"),
     Use("less than no context", "eval-lm", "--context-window -8", "--context-window gives .*: leave the option out"),

@@ -32,7 +32,7 @@ def copied(name, onto):
 
 
 def dictionary(change, manifest=False):
-    """The lines of dict.txt changed; the manifest, which would notice, stays only if asked for."""
+    """Changes the lines of dict.txt; deletes the manifest, which would notice, unless asked not to."""
 
     def damage(folder):
         path = folder / "data" / "dict.txt"
@@ -58,7 +58,7 @@ def counts(split, **values):
 
 
 def tokens(*items, builder=MMapIndexedDatasetBuilder):
-    """Another test split, as fairseq-preprocess would leave it: without a manifest."""
+    """Writes another test split, without a manifest, as fairseq-preprocess does."""
 
     def damage(folder):
         made = builder(
@@ -103,7 +103,8 @@ USES = [
         "nothing but a training split",
         "train",
         "",
-        r"no split 'valid' in data: .*found splits: train; prepare it with .*, or train without validating \(--disable-validation\)",
+        r"no split 'valid' in data: .*found splits: train; prepare it with .*, or train without validating "
+        r"\(--disable-validation\)",
         removed("valid.bin", "valid.idx", "test.bin", "test.idx"),
     ),
     Use("no folder", "train", "", NOT_THERE.format("nowhere"), data="nowhere"),

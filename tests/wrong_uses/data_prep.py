@@ -17,7 +17,7 @@ def with_text(folder):
 
 
 def then(damage):
-    """With a text, and damage to the data."""
+    """Writes a text, and damages the data."""
 
     def both(folder):
         with_text(folder)
@@ -35,7 +35,7 @@ def write(name, content):
 
 
 def model(**options):
-    """A SentencePiece model of somebody else, with its pieces as a dictionary."""
+    """Makes a foreign SentencePiece model, and a dictionary of its pieces."""
 
     def learn(folder):
         with_text(folder)
@@ -53,7 +53,7 @@ def model(**options):
     return learn
 
 
-# How the beginning of a zip and of a tar archive looks.
+# The beginnings of a zip and of a tar archive.
 ZIP, TAR = b"PK\3\4\x14\0", bytes(257) + b"ustar\0" + bytes(249)
 SUBWORDS = "--level subword --dest made --test text.txt --dict theirs/dict.txt"
 

@@ -1,4 +1,4 @@
-"""Options whose values are of a wrong type or out of their range, each by itself."""
+"""Options with a value of a wrong type or out of range, one at a time."""
 
 from wrong_uses import Use
 
@@ -8,10 +8,11 @@ CUTOFFS = "needs rising word ranks like 20000,60000, at least 4 .* and at most t
 FACTOR = "how many times narrower each further band is: expected at least 1, .* width of at least 1 of the 32 .* got {}"
 STEPS = "in steps: expected at least 1, got {}"
 ROWS = "{} multiplies the number of rows: expected at least 1, got {}"
+BATCH = r"{} rows x 32 tokens \({} x --tokens-per-sample\) exceeds {}: lower"
 TOO_LARGE = r"weights of this model take [\d,]{{15,}} bytes, and this machine has [\d,]+ bytes of memory: lower {}"
 HUGE = 10**12
 
-# Option and value, and what the user is told; of the architecture that has the option.
+# Option and value, and the sentence; a table for each architecture that has options of its own.
 TRAINING = {
     "--max-span many": INTEGER.format("--max-span", "many"),
     "--span-ramp 1.5": INTEGER.format("--span-ramp", "1.5"),
@@ -49,9 +50,9 @@ TRAINING = {
     "--batch-size-valid 0": ROWS.format(r"--batch-size \(or --batch-size-valid\)", 0),
     "--batch-size-valid 5000": "4001 tokens, fewer than the 5000 rows asked for",
     "--max-tokens 100": r"8 rows x 32 tokens .* exceeds --max-tokens 100: lower one or raise the other",
-    "--max-tokens-valid 100": r"8 rows x 32 tokens \(--batch-size x --tokens-per-sample\) exceeds --max-tokens-valid 100: lower",
-    "--max-tokens 300 --batch-size-valid 10": r"10 rows x 32 tokens \(--batch-size-valid x .*\) exceeds --max-tokens 300: lower",
-    "--max-tokens-valid 40 --batch-size-valid 3": r"3 rows x 32 tokens \(--batch-size-valid x .*\) exceeds --max-tokens-valid 40",
+    "--max-tokens-valid 100": BATCH.format(8, "--batch-size", "--max-tokens-valid 100"),
+    "--max-tokens 300 --batch-size-valid 10": BATCH.format(10, "--batch-size-valid", "--max-tokens 300"),
+    "--max-tokens-valid 40 --batch-size-valid 3": BATCH.format(3, "--batch-size-valid", "--max-tokens-valid 40"),
     "--update-freq 0": ROWS.format("--update-freq", 0),
     "--num-workers -1": "num_workers option should be non-negative",
 }
@@ -71,7 +72,7 @@ SCORING = {
     "--max-tokens -3": "--max-tokens is the number of tokens read at once: expected at least 1, got -3",
     "--num-shards 2 --shard-id 5": "--shard-id counts from 0: expected less than the 2 of --num-shards, got 5",
     "--model-overrides {'position_range':64}": "positions for 32 steps, .* asks for 64: .* give --position-range 32",
-    "--model-overrides {'decoder_layers':3}": r"weight stack.layers.2\S+ of shape .* checkpoint has none: give the options",
+    "--model-overrides {'decoder_layers':3}": r"weight stack.layers.2\S+ of shape .* checkpoint has none: give",
 }
 
 USES = [

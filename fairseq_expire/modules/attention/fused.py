@@ -1,14 +1,16 @@
-"""Attention by a fused kernel of PyTorch, over steady memories: those that a whole block sees in full and without a position.
+"""Attention by PyTorch's fused kernel for CPUs, over fully visible memories without a position.
 
-Size legend: B rows, K heads, T queries, S candidates, d width of a head.
+Size legend: B rows, K heads, T queries, S keys, d width of a head.
 
-Their scores are plain products (the equation in attention.py). Row by row, since rows hold different numbers of them.
+The scores of these memories are plain products, so the kernel needs no mask. It is called row by row, since rows have
+different numbers of such memories.
 """
 
 import logging
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,29 +20,35 @@ logger = logging.getLogger(__name__)
 # Products are exponents to base 2.
 SCALE = math.log(2)
 
-_forward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-_backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+# Not public, so they may be missing or have other arguments: see _kernel_works.
+_forward: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_backward: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 
 
 @cache
 def _kernel_works(dtype: torch.dtype) -> bool:
-    """Whether PyTorch's kernel is there, does without a mask, and returns the logarithm of the sum; and whether its backward takes infinity
-    for that."""
+    """Tries PyTorch's kernel.
+
+    It has to work without a mask, return the logarithm of each query's sum, and accept infinity for that in its
+    backward.
+    """
     with torch.device("cpu"):
         query, key = torch.full((2, 2, 3, 8), 0.5, dtype=dtype), torch.full((2, 2, 1100, 8), 0.5, dtype=dtype)
     try:
-        out, total = _forward(query, key, key, 0.0, False, attn_mask=None, scale=SCALE)
-        expected = torch.full_like(total, math.log(1100) + 2.0 * SCALE, dtype=torch.promote_types(dtype, torch.float32))
-        right = torch.allclose(out, query) and torch.allclose(total.to(expected.dtype), expected)
-        total[..., 2] = float("inf")
-        grads = _backward(out, query, key, key, out, total, 0.0, False, attn_mask=None, scale=SCALE)
+        out, log_sum = _forward(query, key, key, 0.0, False, attn_mask=None, scale=SCALE)
+        expected = torch.full_like(
+            log_sum, math.log(1100) + 2.0 * SCALE, dtype=torch.promote_types(dtype, torch.float32)
+        )
+        right = torch.allclose(out, query) and torch.allclose(log_sum.to(expected.dtype), expected)
+        log_sum[..., 2] = float("inf")
+        grads = _backward(out, query, key, key, out, log_sum, 0.0, False, attn_mask=None, scale=SCALE)
     except (TypeError, RuntimeError):
         return False
     return right and all(bool(x.isfinite().all()) for x in grads)
 
 
 def has_fused_kernel(query: Tensor, dropout: float) -> bool:
-    """Whether the functions below can be called; says once for each reason why they cannot."""
+    """Whether the functions below can be called; logs once for each reason why they cannot."""
     if query.device.type != "cpu":
         reason = f"it is for CPUs, not for {query.device.type}"
     elif dropout:
@@ -49,80 +57,75 @@ def has_fused_kernel(query: Tensor, dropout: float) -> bool:
         reason = f"PyTorch {torch.__version__} has none that serves"
     else:
         return True
-    _say(reason)
+    _log_once(reason)
     return False
 
 
 @cache
-def _say(reason: str) -> None:
+def _log_once(reason: str) -> None:
     logger.info("attention is computed step by step, without a fused kernel: %s", reason)
 
 
-def _row(row: int, heads: Tensor, slots: slice = slice(None)) -> Tensor:
-    return heads[row : row + 1, :, slots]
+def _row(row: int, heads: Tensor, keys: slice = slice(None)) -> Tensor:
+    return heads[row : row + 1, :, keys]
 
 
-def attend_steady(query: Tensor, key: Tensor, value: Tensor, *, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Attention to candidates that all queries see in full.
+def attend_fused(query: Tensor, key: Tensor, value: Tensor, *, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Attention to keys that all queries see with a mask of 1.
 
     Args:
-        query: [B, K, T, d]; its products are exponents to base 2.
+        query: [B, K, T, d], scaled so that its products are exponents to base 2.
         key, value: [B, K, S, d].
-        counts: how many of the candidates each row has, its first ones.
+        counts: how many of the keys of each row are meant, its first ones.
     Returns:
         [B, K, T, d]; and [B, K, T], the logarithm of each query's sum, -inf where there is nothing to see.
     """
-    out, total = _nothing_yet(query)
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    out, log_sum = torch.zeros_like(query), query.new_full(query.shape[:3], float("-inf"), dtype=dtype)
     for row, count in enumerate(counts):
         if count:
             memories = (_row(row, heads, slice(count)) for heads in (key, value))
             part = _forward(_row(row, query), *memories, 0.0, False, attn_mask=None, scale=SCALE)
-            out[row : row + 1], total[row : row + 1] = part
-    return out, total
+            out[row : row + 1], log_sum[row : row + 1] = part
+    return out, log_sum
 
 
-def steady_gradients(
+def fused_gradients(
     grad_out: Tensor,
-    tensors: tuple[Tensor, Tensor, Tensor],
-    outcome: tuple[Tensor, Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
+    out: Tensor,
+    log_sum: Tensor,
     counts: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The share of :func:`attend_steady` in the backward pass of attention over these and other candidates.
+    """Gradients that come from the keys of :func:`attend_fused`, in attention to these and other keys.
 
     Args:
-        grad_out: [B, K, T, d] of the output of that attention.
-        tensors: query, key and value, as there.
-        outcome: that output [B, K, T, d], and the logarithm of the sum over all its candidates [B, K, T]; inf for
-            queries that see none.
+        grad_out: [B, K, T, d], of the output of that attention.
+        query, key, value: as there.
+        out: [B, K, T, d], that output.
+        log_sum: [B, K, T], the logarithm of each query's sum over all keys; inf for queries that see none.
         counts: as there.
     Returns:
-        the gradients of query, key and value; 0 for the other candidates.
+        the gradients of query, key and value; 0 for the other keys.
     """
     if not any(counts):
-        return tuple(torch.zeros_like(x) for x in tensors)
-    query, key, value = tensors
-    grads = (
-        torch.empty_like(query),
-        *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (key, value)),
-    )
+        return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+    grad_query = torch.empty_like(query)
+    grad_key, grad_value = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (key, value))
     for row, count in enumerate(counts):
-        steady, others = slice(count), slice(count, None)
-        for gradient in grads[1:]:
+        meant, others = slice(count), slice(count, None)
+        for gradient in (grad_key, grad_value):
             _row(row, gradient, others).zero_()
         if not count:
-            _row(row, grads[0]).zero_()
+            _row(row, grad_query).zero_()
             continue
-        heads = _row(row, query), _row(row, key, steady), _row(row, value, steady)
-        out, total = (_row(row, tensor).contiguous() for tensor in outcome)
-        shares = _backward(_row(row, grad_out), *heads, out, total, 0.0, False, attn_mask=None, scale=SCALE)
-        _row(row, grads[0]).copy_(shares[0])
-        for gradient, share in zip(grads[1:], shares[1:]):
-            _row(row, gradient, steady).copy_(share)
-    return grads
-
-
-def _nothing_yet(query: Tensor) -> tuple[Tensor, Tensor]:
-    """What attention to nothing gives."""
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    return torch.zeros_like(query), query.new_full(query.shape[:3], float("-inf"), dtype=dtype)
+        heads = _row(row, query), _row(row, key, meant), _row(row, value, meant)
+        outcome = (_row(row, tensor).contiguous() for tensor in (out, log_sum))
+        parts = _backward(_row(row, grad_out), *heads, *outcome, 0.0, False, attn_mask=None, scale=SCALE)
+        _row(row, grad_query).copy_(parts[0])
+        for gradient, part in zip((grad_key, grad_value), parts[1:]):
+            _row(row, gradient, meant).copy_(part)
+    return grad_query, grad_key, grad_value

@@ -1,6 +1,6 @@
-"""The equations as loops: slow, plain, and what the fast code is tested against.
+"""The equations as loops: slow and plain, what the tests compare the reference to.
 
-Size legend: B rows, K heads, T queries, S candidates, d width of a head, P reach of positions.
+Size legend: B rows, K heads, T queries, S keys, d width of a head, P positions.
 """
 
 import math
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def soft_mask(span: Tensor, distance: int, ramp: int) -> Tensor:
+def soft_mask(span: Tensor, distance: int, ramp: float) -> Tensor:
     """m = clamp(1 + r / R, 0, 1) with r = e - (t - i), of one memory for one query (section 4.1)."""
     remaining = span - distance
     if remaining >= 0:
@@ -19,8 +19,8 @@ def soft_mask(span: Tensor, distance: int, ramp: int) -> Tensor:
     return 1 + remaining / ramp
 
 
-def expire_span_view(span: Tensor, distance: Tensor, *, ramp: int) -> tuple[Tensor, Tensor]:
-    """What every query sees of every candidate, and what the spans cost.
+def expire_span_view(span: Tensor, distance: Tensor, *, ramp: float) -> tuple[Tensor, Tensor]:
+    """Soft masks of all keys for all queries, and the price of the spans.
 
     Args:
         span: [B, S], e_i in steps.
@@ -45,17 +45,17 @@ def expire_span_view(span: Tensor, distance: Tensor, *, ramp: int) -> tuple[Tens
     return torch.stack(rows).view(batch, block, slots), torch.stack(penalties)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, distance: Tensor, position: Tensor) -> Tensor:
-    """m * exp(s) / sum(m * exp(s)) over the candidates, applied to their values; zeros where a query sees nothing.
+def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, index: Tensor, position: Tensor) -> Tensor:
+    """m * exp(s) / sum(m * exp(s)) over the keys, applied to their values; zeros where a query sees nothing.
 
-    Takes the soft mask itself where the fast code takes its logarithm as a bias.
+    Takes the soft mask itself where other code takes its logarithm as a bias.
 
     Args:
         query: [B, K, T, d].
         key: [B, K, S, d].
         value: [B, K, S, d].
         mask: [B, T, S], m.
-        distance: [B, T, S] int64, t - i.
+        index: [B, T, S] int64, the position of each key relative to each query, from 1 on.
         position: [P, d], row n - 1 is p(n).
     Returns:
         [B, K, T, d].
@@ -70,10 +70,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, distance:
                 for i in range(key.size(2)):
                     if mask[b, t, i] == 0:
                         continue
-                    steps = int(distance[b, t, i])
+                    n = int(index[b, t, i])
                     score = query[b, k, t] @ key[b, k, i]
-                    if steps <= position.size(0):
-                        score = score + query[b, k, t] @ position[steps - 1]
+                    if n <= position.size(0):
+                        score = score + query[b, k, t] @ position[n - 1]
                     weight = mask[b, t, i] * torch.exp(score / math.sqrt(width))
                     total = total + weight
                     mixed = mixed + weight * value[b, k, i]

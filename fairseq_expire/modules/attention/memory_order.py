@@ -1,118 +1,128 @@
-"""The order in which the memories of a block are computed.
+"""Order of the memories of a block: those that queries can skip stand in front.
 
-Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates, M of them memories, d width of a head.
+Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S keys, M of them memories, d width of a head.
 
-Attention does not depend on where a memory stands: its age says how far back it is. So memories are put in order, heads first and
-side by side as products like it best: first the *steady* ones, which every query of the block sees in full, without a
-position, and which so need no bias and have no gradient of their span; then what is gone already; then the others, what is seen
-longest last and of the same the youngest. What a query can still see of these is a run that ends where the block begins. There are
-steady ones at its end, too, if they are few or no kernel can take them.
+Attention does not depend on where a memory stands, since its age says how far back it is. So each row's are sorted:
+
+1. Fully visible ones without a position. All queries see them with a mask of 1, so they need neither a bias nor the
+   gradient of their span, and a kernel of their own takes them.
+2. Expired ones.
+3. All others, by their last query; of those with the same last query the youngest come last.
+
+Of the third group, a query sees a run of memories that ends where the block begins. The first group joins the end of
+this run where it is too small for a kernel, or no kernel can take it.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fairseq_expire.modules.attention.tiles import Tile, aligned
 from fairseq_expire.modules.visibility import Visibility
 
-# For fewer memories than this, calling a kernel of their own takes longer than what it saves.
-FEWEST_STEADY = 32
+# Calling a kernel for fewer memories than this takes longer than what it saves.
+MIN_FULLY_VISIBLE = 32
 
 
 @dataclass(frozen=True)
 class MemoryOrder:
-    """Where memories are put.
+    """Places of the memories.
 
     Args:
         order: [B, M] int64, the slot of the memory in each place.
-        until: [B, M], by place: 0 for what no query sees, else how many queries of the block see the memory; more than T for steady
-            ones at the end, -1 for those in front.
-        age: [B, M], by place, steps back from the first query.
-        steady: how many steady ones stand in front in each row.
-        border: the places before this one hold nothing, of any row, but what is steady or gone, and all steady ones in front.
+        last: [B, M], by place: the first query that sees the memory no more, so 0 for expired ones; T + 1 for fully
+            visible ones at the end, -1 for those in front.
+        age: [B, M], by place: steps back from the first query.
+        in_front: how many fully visible memories stand in front in each row.
+        split: all memories in front stand before this place, and no memory of the third group does.
     """
 
     order: Tensor
-    until: np.ndarray
-    age: np.ndarray
-    steady: tuple[int, ...]
-    border: int
+    last: npt.NDArray[np.int64]
+    age: npt.NDArray[np.int64]
+    in_front: tuple[int, ...]
+    split: int
 
     @classmethod
-    def of(cls, sight: Visibility, block: int, position_range: int, *, in_front: bool) -> "MemoryOrder":
-        """
+    def of(cls, visibility: Visibility, position_range: int, *, with_kernel: bool) -> "MemoryOrder":
+        """Sorts memories.
+
         Args:
-            sight: of the candidates, all but the last T memories; on a CPU, since it looks at what they are.
-            block: T.
+            visibility: of memories, then the block; on a CPU, since its values are looked at.
             position_range: P.
-            in_front: whether to put steady ones in front.
+            with_kernel: whether a kernel can take the fully visible ones.
         """
-        memories = sight.age.size(1) - block
-        sight = sight.of(slice(None), slice(memories))
-        # What is not a number is seen by all, so that it shows.
-        until = sight.until(block).masked_fill_(sight.left.isnan().any(dim=1), block)
-        steady = sight.steady(block) & (sight.age > position_range)
-        until.masked_fill_(steady, block + 1)
-        steady &= in_front & (steady.sum(dim=1, keepdim=True) >= FEWEST_STEADY)
-        others = int(((until > 0) & ~steady).sum(dim=1).max())
-        border = max(0, memories - aligned(others))
-        if border < FEWEST_STEADY:
-            border = 0
-        # In front is no place for more.
-        steady &= steady.cumsum(dim=1) <= border
-        until, order = until.masked_fill_(steady, -1).sort(dim=1, stable=True)
-        counts = tuple(steady.sum(dim=1).tolist())
-        return cls(order, until.numpy(), sight.age.gather(1, order).numpy(), counts, border)
+        block = visibility.block
+        slots = visibility.age.size(1) - block
+        visibility = visibility.select(slice(None), slice(slots))
+        # Treat NaN as visible so that it propagates.
+        last = visibility.last.masked_fill(visibility.expires_at.isnan().any(dim=1), block)
+        full = visibility.fully_visible & (visibility.age > position_range)
+        last.masked_fill_(full, block + 1)
+        full &= with_kernel & (full.sum(dim=1, keepdim=True) >= MIN_FULLY_VISIBLE)
+        others = int(((last > 0) & ~full).sum(dim=1).max())
+        split = max(0, slots - aligned(others))
+        if split < MIN_FULLY_VISIBLE:
+            split = 0
+        # There is no place for more in front.
+        full &= full.cumsum(dim=1) <= split
+        last, order = last.masked_fill_(full, -1).sort(dim=1, stable=True)
+        in_front = tuple(full.sum(dim=1).tolist())
+        return cls(order, last.numpy(), visibility.age.gather(1, order).numpy(), in_front, split)
 
     @property
-    def memories(self) -> int:
+    def slots(self) -> int:
+        """M."""
         return self.order.size(1)
 
-    def seen(self, row: int, first: int) -> int:
-        """How many places behind the border, the last ones, hold all that queries from ``first`` on can see of a row there, in whole
-        cache lines."""
-        seen = self.memories - int(np.searchsorted(self.until[row], first, side="right"))
-        return min(self.memories - self.border, aligned(seen))
+    def visible(self, row: int, first: int) -> int:
+        """How many of the last places, in whole cache lines, hold the memories that queries from ``first`` on see.
 
-    def within(self, piece: Tile, steps: int) -> tuple[int, int]:
-        """Of the places that a piece sees, those that hold all that is at most ``steps`` back from its first query: how many are from the
-        first of them on, and how many after the last."""
-        age = self.age[piece.rows, self.memories - piece.memory :]
-        within = (age <= steps - piece.first).any(axis=0).nonzero()[0]
-        return (piece.memory - int(within[0]), piece.memory - 1 - int(within[-1])) if len(within) else (0, 0)
+        Those in front, before the split, do not count.
+        """
+        visible = self.slots - int(np.searchsorted(self.last[row], first, side="right"))
+        return min(self.slots - self.split, aligned(visible))
 
-    def sight(self, sight: Visibility) -> Visibility:
-        """[B, ..., S] in order."""
-        left = sight.left.clone()
-        left[..., : self.memories] = sight.left.gather(2, self.order.unsqueeze(1).expand(-1, left.size(1), -1))
-        age = sight.age.clone()
-        age[:, : self.memories] = sight.age.gather(1, self.order)
-        return replace(sight, left=left, age=age)
+    def within(self, tile: Tile, steps: int) -> tuple[int, int]:
+        """Finds the places of a tile's memories that are at most ``steps`` back from its first query.
 
-    def arranged(self, heads: Tensor) -> Tensor:
-        """[B, K, S, d] -> the same in order."""
+        Returns:
+            how many places there are from the first of them to the block, and how many from behind the last of them.
+        """
+        age = self.age[tile.rows, self.slots - tile.memory :]
+        within = np.flatnonzero((age <= steps - tile.first).any(axis=0))
+        return (tile.memory - int(within[0]), tile.memory - 1 - int(within[-1])) if len(within) else (0, 0)
+
+    def sort_visibility(self, visibility: Visibility) -> Visibility:
+        span, age = visibility.span.clone(), visibility.age.clone()
+        span[..., : self.slots] = visibility.span.gather(2, self.order.unsqueeze(1).expand(-1, span.size(1), -1))
+        age[:, : self.slots] = visibility.age.gather(1, self.order)
+        return replace(visibility, span=span, age=age)
+
+    def sort(self, heads: Tensor) -> Tensor:
+        """[B, K, S, d] keys or values -> the same with sorted memories."""
         out = torch.empty_like(heads, memory_format=torch.contiguous_format)
         for row, order, into in zip(heads, self.order, out):
-            into[:, self.memories :] = row[:, self.memories :]
+            into[:, self.slots :] = row[:, self.slots :]
             # Head by head, so that what is copied at once lies side by side.
             for head, into_head in zip(row, into):
-                torch.index_select(head, 0, order, out=into_head[: self.memories])
+                torch.index_select(head, 0, order, out=into_head[: self.slots])
         return out
 
-    def restored(self, arranged: Tensor) -> Tensor:
-        """The inverse of :meth:`arranged`, with the heads of a candidate side by side in the computer's memory."""
-        rows, heads, slots, width = arranged.shape
-        out = arranged.new_empty(rows, slots, heads, width).transpose(1, 2)
-        for row, place, into in zip(arranged, self.order.argsort(dim=1), out):
-            into[:, self.memories :] = row[:, self.memories :]
+    def unsort(self, heads: Tensor) -> Tensor:
+        """The inverse of :meth:`sort`, with the heads of a key side by side in the computer's memory."""
+        rows, num_heads, keys, width = heads.shape
+        out = heads.new_empty(rows, keys, num_heads, width).transpose(1, 2)
+        for row, place, into in zip(heads, self.order.argsort(dim=1), out):
+            into[:, self.slots :] = row[:, self.slots :]
             for head, into_head in zip(row, into):
-                torch.index_select(head, 0, place, out=into_head[: self.memories])
+                torch.index_select(head, 0, place, out=into_head[: self.slots])
         return out
 
-    def restored_left(self, left: Tensor) -> Tensor:
-        """[B, H, S], a gradient, out of order again."""
-        order = self.order.unsqueeze(1).expand(-1, left.size(1), -1)
-        return left.clone().scatter_(2, order, left[..., : self.memories])
+    def unsort_spans(self, spans: Tensor) -> Tensor:
+        """[B, H, S] by place -> [B, H, S] by slot."""
+        order = self.order.unsqueeze(1).expand(-1, spans.size(1), -1)
+        return spans.clone().scatter_(2, order, spans[..., : self.slots])

@@ -1,10 +1,11 @@
-"""Scores that depend on the distance between query and candidate, q_t . p(t - i), for one piece of attention.
+"""Scores that depend on the position of a key relative to a query, q_t . p(n), for one tile.
 
-Size legend: n rows, K heads, Q queries of the piece, P reach of positions, d width of a head, W at least P + Q + 1.
+Size legend: n rows, K heads, Q queries of the tile, S keys, P positions, d width of a head, W at least P + Q + 1.
 
-Only distances 1 ... P have a position, so the products of the queries with all of them are a table [Q, P]. One query on, a
-candidate is one step further back, so its scores lie on a diagonal: read with rows that are one shorter, the table has them in
-one column. At least Q + 1 columns of zeros behind the table take what lies out of reach or in the future; no product needs them.
+The products of all queries with all positions are a table [Q, P], with position P in column 0 and position 1 in column
+P - 1. One query on, a key is one position further back, so its scores lie on a diagonal of the table. Read with rows
+that are one shorter, the table has them in one column. At least Q + 1 columns of zeros behind the table serve keys
+without a position.
 """
 
 from dataclasses import dataclass
@@ -18,121 +19,127 @@ from fairseq_expire.modules.visibility import Visibility
 
 @dataclass(frozen=True)
 class RelativePositions:
-    """Which candidates of a piece lie within P steps of one of its queries, and where in the table they are.
+    """Columns of a tile's keys in the table.
 
     Args:
+        tile: the tile.
         position_range: P.
-        memories: how many there are from the first memory that does to the last that does; others may be among them.
+        memories: how many memories there are from the first with a position to the last; some between may have none.
         after: how many memories stand between these and the block.
         columns: [n, 1, 1 or Q, memories] int64, the column of each of those memories.
-        own: the first of the block's tokens that does.
+        own: the first of the block's tokens with a position.
         own_column: its column; the tokens after it have the next ones.
+        distinct: whether no two memories of a row have the same position.
     """
 
+    tile: Tile
     position_range: int
     memories: int
     after: int
     columns: Tensor
     own: int
     own_column: int
+    distinct: bool
+
+    @classmethod
+    def of(
+        cls, tile: Tile, visibility: Visibility, position_range: int, *, memories: int, after: int
+    ) -> "RelativePositions":
+        """Finds the columns.
+
+        Args:
+            tile: the tile.
+            visibility: of the tile's rows and keys; the last keys are the block's up to ``tile.last``, in their order.
+            position_range: P.
+            memories: how many memories there are from the first that may have a position to the block.
+            after: how many of these stand behind the last that may have one.
+        """
+        queries = tile.last - tile.first
+        end = visibility.age.size(1) - tile.last
+        placed = slice(end - memories, end - after)
+        if visibility.min_distance is None:
+            # Column P - n of the first query's row holds distance n.
+            columns = (position_range - tile.first) - visibility.age[:, None, placed]  # [n, 1, memories]
+        else:
+            index = visibility.select(slice(None), placed).position_index(tile.first, tile.last)  # [n, Q, memories]
+            # A key that stands for several states leaves the diagonal: it has a column for each query.
+            diagonal = torch.arange(queries, device=index.device).unsqueeze(1)
+            columns = (position_range - index + diagonal).masked_fill_((index < 1) | (index > position_range), -1)
+        own = max(0, tile.first - position_range)
+        return cls(
+            tile=tile,
+            position_range=position_range,
+            memories=memories - after,
+            after=after,
+            columns=columns.masked_fill(columns < 0, position_range + queries).unsqueeze(1),
+            own=own,
+            own_column=position_range - tile.first + own,
+            distinct=visibility.min_distance is None,
+        )
+
+    def add_scores(self, shared: Tensor, query: Tensor, positions: Tensor, out: Tensor, workspace: Workspace) -> None:
+        """Sets ``out`` to ``shared`` + q_t . p(n), without the product where a key has no position.
+
+        Args:
+            shared: [n, 1 or K, Q, S].
+            query: [n, K, Q, d].
+            positions: [P, d], the embeddings of the positions P ... 1.
+            out: [n, K, Q, S], the block's tokens last.
+            workspace: for the table.
+        """
+        rows, heads, queries, width = query.shape
+        table = self._table("table", query, workspace)
+        torch.mm(query.reshape(-1, width), positions.t(), out=table.flatten(0, 2)[:, : self.position_range])
+        table[..., self.position_range :] = 0
+        by_key = _by_key(table)
+        placed, own = self._parts(out.size(-1))
+        for unplaced in (slice(0, placed.start), slice(placed.stop, own.start)):
+            if unplaced.start < unplaced.stop:
+                out[..., unplaced] = shared[..., unplaced]
+        torch.add(by_key[..., self._own_columns(own)], shared[..., own], out=out[..., own])
+        if self.memories:
+            memories, columns = out[..., placed], self.columns.expand(rows, heads, queries, -1)
+            if memories.dtype == table.dtype:
+                torch.gather(by_key, -1, columns, out=memories)
+            else:
+                memories.copy_(by_key.gather(-1, columns))
+            memories += shared[..., placed]
+
+    def gradients(
+        self, grad_scores: Tensor, query: Tensor, positions: Tensor, workspace: Workspace
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of :meth:`add_scores`: of the query [n, K, Q, d], and of ``positions`` [P, d]."""
+        rows, heads, queries, width = query.shape
+        table = self._table("grad_table", query, workspace).zero_()
+        by_key = _by_key(table)
+        placed, own = self._parts(grad_scores.size(-1))
+        by_key[..., self._own_columns(own)] = grad_scores[..., own]
+        if self.memories:
+            columns, grad = self.columns.expand(rows, heads, queries, -1), grad_scores[..., placed]
+            if self.distinct:
+                by_key.scatter_(-1, columns, grad)
+            else:
+                # A hidden key may have the position of a visible one; its own gradient is 0.
+                by_key.scatter_add_(-1, columns, grad)
+        products = table.flatten(0, 2)[:, : self.position_range]
+        return torch.mm(products, positions).view(query.shape), torch.mm(products.t(), query.reshape(-1, width))
+
+    def _table(self, name: str, query: Tensor, workspace: Workspace) -> Tensor:
+        """[n, K, Q, W]."""
+        width = aligned(self.position_range + query.size(2) + 1)
+        return workspace.take(name, (*query.shape[:3], width), query.dtype)
+
+    def _parts(self, keys: int) -> tuple[slice, slice]:
+        """Of S keys, the memories that may have a position, and the block's tokens that do."""
+        end = keys - self.tile.last
+        return slice(end - self.after - self.memories, end - self.after), slice(end + self.own, keys)
+
+    def _own_columns(self, own: slice) -> slice:
+        return slice(self.own_column, self.own_column + own.stop - own.start)
 
 
-def relative_positions(
-    piece: Tile, sight: Visibility, position_range: int, *, memories: int, after: int
-) -> RelativePositions:
-    """
-    Args:
-        piece: what is computed.
-        sight: of the piece's rows and candidates; the last are the block's up to ``piece.last``, in their order.
-        position_range: P.
-        memories: how many there are from the first that may lie within reach to the block.
-        after: how many of these stand behind the last that may.
-    """
-    queries = piece.last - piece.first
-    end = sight.age.size(1) - piece.last
-    placed = slice(end - memories, end - after)
-    if sight.compressed is None:
-        # Column P - n of the first query's row holds distance n.
-        columns = (position_range - piece.first) - sight.age[:, None, placed]  # [n, 1, memories]
-    else:
-        within = sight.of(slice(None), placed)
-        distance = within.distance(piece.first, piece.last)  # [n, Q, memories]
-        compressed = within.compressed.slots.unsqueeze(1)
-        back = torch.where(compressed, within.compressed.positions(distance), distance)
-        # A compressed memory follows on the last state, and none of them is where it is not seen: no two share a position.
-        unseen = (compressed == (distance <= within.compressed.after)) | (back > position_range)
-        # A compressed memory does not move with each query along a diagonal: it has a column for each.
-        diagonal = torch.arange(queries, device=back.device).unsqueeze(1)
-        columns = (position_range - back).add_(diagonal).masked_fill_(unseen, -1)
-    columns = columns.masked_fill(columns < 0, position_range + queries)
-    own = max(0, piece.first - position_range)
-    return RelativePositions(
-        position_range, memories - after, after, columns.unsqueeze(1), own, position_range - piece.first + own
-    )
-
-
-def _by_candidate(table: Tensor) -> Tensor:
-    """The table [n, K, Q, W] as a view in which a column is a candidate."""
+def _by_key(table: Tensor) -> Tensor:
+    """The table [n, K, Q, W] as a view in which each column is a key."""
     rows, heads, queries, width = table.shape
     strides = (*table.stride()[:2], width - 1, 1)
     return table.as_strided((rows, heads, queries, width), strides, table.storage_offset())
-
-
-def _parts(candidates: int, piece: Tile, reach: RelativePositions) -> tuple[slice, slice]:
-    """Of S candidates, the memories within reach, and the block's own tokens."""
-    end = candidates - piece.last
-    return slice(end - reach.after - reach.memories, end - reach.after), slice(end + reach.own, candidates)
-
-
-def put_position_scores(
-    scores: Tensor,
-    shared: Tensor,
-    query: Tensor,
-    positions: Tensor,
-    piece: Tile,
-    reach: RelativePositions,
-    scratch: Workspace,
-) -> None:
-    """Sets the scores to q_t . p(t - i), or to 0 where there is no position, and what all heads share.
-
-    Args:
-        scores: [n, K, Q, S] of the piece, the block's tokens last.
-        shared: [n, 1 or K, Q, S], added.
-        query: [n, K, Q, d].
-        positions: [P, d] of the distances P ... 1.
-    """
-    rows, heads, queries, width = query.shape
-    reached = reach.position_range
-    table = scratch.take("table", (rows, heads, queries, aligned(reached + queries + 1)), query.dtype)
-    torch.mm(query.reshape(-1, width), positions.t(), out=table.flatten(0, 2)[:, :reached])
-    table[..., reached:] = 0
-    by_candidate = _by_candidate(table)
-    placed, own = _parts(scores.size(-1), piece, reach)
-    for unplaced in (slice(0, placed.start), slice(placed.stop, own.start)):
-        if unplaced.start < unplaced.stop:
-            scores[..., unplaced] = shared[..., unplaced]
-    own_scores = by_candidate[..., reach.own_column : reach.own_column + own.stop - own.start]
-    torch.add(own_scores, shared[..., own], out=scores[..., own])
-    if reach.memories:
-        memories, where = scores[..., placed], reach.columns.expand(rows, heads, queries, -1)
-        if memories.dtype == table.dtype:
-            torch.gather(by_candidate, -1, where, out=memories)
-        else:
-            memories.copy_(by_candidate.gather(-1, where))
-        memories += shared[..., placed]
-
-
-def position_gradients(
-    grad_scores: Tensor, query: Tensor, positions: Tensor, piece: Tile, reach: RelativePositions, scratch: Workspace
-) -> tuple[Tensor, Tensor]:
-    """The gradients of :func:`put_position_scores`: of the query [n, K, Q, d], and of ``positions`` [P, d]."""
-    rows, heads, queries, width = query.shape
-    reached = reach.position_range
-    table = scratch.take("grad_table", (rows, heads, queries, aligned(reached + queries + 1)), query.dtype).zero_()
-    by_candidate = _by_candidate(table)
-    placed, own = _parts(grad_scores.size(-1), piece, reach)
-    by_candidate[..., reach.own_column : reach.own_column + own.stop - own.start] = grad_scores[..., own]
-    if reach.memories:
-        by_candidate.scatter_(-1, reach.columns.expand(rows, heads, queries, -1), grad_scores[..., placed])
-    table = table.flatten(0, 2)[:, :reached]
-    return torch.mm(table, positions).view(query.shape), torch.mm(table.t(), query.reshape(-1, width))

@@ -1,28 +1,38 @@
-"""Attention of a block over its memory: the hot path, in one place.
+"""Tiled attention: the fast path for CPUs and CUDA.
 
-Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S candidates (memory and block), d width of a head,
-P reach of positions. A piece (see pieces.py) has n rows, Q queries and as many of the candidates as these can see.
+Size legend: B rows, K heads, H heads of a span (1 or K), T queries, S keys (memories, then the block), d width of a
+head, P positions. A tile (``tiles.py``) has n rows, Q queries, and as many of the keys as these can see.
 
-Where it pays, memories are put in order first (arrangement.py). Then *steady* ones, which the whole block sees in full and without a
-position, are left to a fused kernel (fused.py), if there is one. All others are computed step by step, piece by piece, and of memories
-in order a piece leaves out those that are gone. Of [T, S] only the logarithm of each query's sum is kept: backward computes scores
-again. Spans, masks and softmax are in float32 or better.
+Where it pays, memories are sorted first (``memory_order.py``), and a fused kernel takes those that are fully visible
+and have no position (``fused.py``). All other keys are computed tile by tile, and of sorted memories a tile leaves out
+those that have expired. Of [T, S] only the logarithm of each query's sum is kept: backward computes the scores again.
+Spans, masks and softmax are in float32 or better.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from fairseq_expire.modules.attention.fused import attend_steady, steady_gradients
-from fairseq_expire.modules.attention.inputs import LOG2_E, Inputs, Settings, Work
-from fairseq_expire.modules.attention.position_scores import position_gradients, put_position_scores
-from fairseq_expire.modules.attention.tiles import Workspace
-from fairseq_expire.modules.visibility import Compressed
+from fairseq_expire.modules.attention.fused import attend_fused, fused_gradients, has_fused_kernel
+from fairseq_expire.modules.attention.memory_order import MemoryOrder
+from fairseq_expire.modules.attention.position_scores import RelativePositions
+from fairseq_expire.modules.attention.tiles import Tile, Workspace, tiles
+from fairseq_expire.modules.visibility import Visibility
 
-# log2 of a query's sum as long as it has seen nothing: below that of every sum, and yet a number.
+# Exponents are to base 2: on a CPU, PyTorch's exp takes many times as long where there is a -inf, and exp2 does not.
+LOG2_E = math.log2(math.e)
+# log2 of a query's sum as long as it has seen nothing: below that of every sum, but finite.
 NOTHING = -1e30
+# Scores (floats) and queries of a tile. On a CPU, fewer scores cost more calls and less efficient products, more scores
+# leave the caches, and more queries compute more scores of the block's own future.
+MAX_SCORES_ON_CPU, MAX_QUERIES_ON_CPU = 1 << 21, 128
+MAX_SCORES_ELSEWHERE = 1 << 26
+# Sorting memories for fewer queries than this takes longer than what it saves.
+MIN_QUERIES_TO_SORT = 48
 
 
 def attend(
@@ -30,53 +40,159 @@ def attend(
     key: Tensor,
     value: Tensor,
     *,
-    age: Tensor,
-    span: Tensor,
-    ramp: float,
+    visibility: Visibility,
     position: Tensor,
-    longest: int | None = None,
-    compressed: Compressed | None = None,
-    held: Sequence[int] | None = None,
+    counts: Sequence[int] | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """m softmax(s) / sum(m softmax(s)) over the past of each query, applied to the values.
-
-    s = (q_t . k_i + q_t . p(t - i)) / sqrt(d), and m = clamp(1 + (e_i - (t - i)) / R, 0, 1) is the soft mask (section 4.1). A
-    query sees only what is at least one step back; one that sees nothing gets zeros.
-
-    Args:
-        query: [B, K, T, d].
-        key: [B, K, S, d]; the last T candidates are the block itself, oldest first as all are.
-        value: [B, K, S, d].
-        age: [B, S] int64, steps back from the first query; 0, -1, ... for the block.
-        span: [B, H, S] e_i in steps, one for each head (H = K) or for all (H = 1).
-        ramp: R, in steps; 1 is a hard edge.
-        position: [P, d], row n - 1 is p(n), the embedding of distance n; older candidates are scored without one.
-        longest: candidates further back than this many steps are not seen, whatever their span.
-        compressed: which memories stand for several states each, and what follows from that.
-        held: how many of the S - T memories each row holds, its youngest slots; all of them if None. The rest has to be finite,
-            does not count, and costs next to nothing where all rows lack it.
-        dropout: share of attention probabilities dropped.
-    Returns:
-        [B, K, T, d].
-    Raises:
-        ValueError: if ``held`` does not say for each row how many of the S - T memories it has.
-    """
-    batch, _, block, width = query.shape
-    memories = key.size(2) - block
-    if held is None:
-        held = [memories] * batch
-    elif len(held) != batch or not all(0 <= count <= memories for count in held):
-        raise ValueError(f"held: expected a number from 0 to {memories} for each of {batch} rows, got {list(held)}")
+    """The operation of ``reference.py``; :func:`fairseq_expire.modules.attention.attend` has the arguments."""
+    rows, _, block, width = query.shape
+    counts = (key.size(2) - block,) * rows if counts is None else tuple(counts)
     # Drawn where no device needs to be waited for; backward draws the same probabilities to drop again.
     seed = int(torch.randint(1 << 62, ()).item()) if dropout else 0
-    settings = Settings(float(ramp), longest, compressed, tuple(held), dropout, seed)
-    span = span.to(torch.promote_types(query.dtype, torch.float32))
+    visibility = visibility.to(torch.promote_types(query.dtype, torch.float32))
     # Fused kernels take for granted that the numbers of a vector lie side by side.
     query, key, value = (
         x if x.stride(-1) == 1 else x.contiguous() for x in (query * (LOG2_E * width**-0.5), key, value)
     )
-    return _Attention.apply(query, key, value, span, position, age, settings)
+    settings = _Settings(counts, dropout, seed)
+    return _apply(query, key, value, visibility.span, position, visibility.detach(), settings)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """``counts`` and ``dropout`` of :func:`attend`, and the seed of what is dropped."""
+
+    counts: tuple[int, ...]
+    dropout: float
+    seed: int
+
+    def generator(self, device: torch.device) -> torch.Generator | None:
+        return torch.Generator(device).manual_seed(self.seed) if self.dropout else None
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Inputs of the operation.
+
+    Args:
+        query: [B, K, T, d], scaled so that its products are exponents to base 2.
+        key, value: [B, K, S, d].
+        visibility: of the keys.
+        positions: [P, d], embeddings of the positions P, P - 1, ... 1.
+        settings: see there.
+        order: the order in which memories are sorted in all of these; None if they stand as they were given.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    visibility: Visibility
+    positions: Tensor
+    settings: _Settings
+    order: MemoryOrder | None = None
+
+    def find_order(self) -> MemoryOrder | None:
+        """The order of the memories, or None where sorting does not pay or is not possible.
+
+        It does not pay for a few queries, nor off the CPU, where looking at the memories would wait for the device. It
+        is not possible with memories that are seen only from some distance on.
+        """
+        block = self.query.size(2)
+        if self.key.size(2) == block or self.visibility.min_distance is not None or block < MIN_QUERIES_TO_SORT:
+            return None
+        # Asked on every device: it logs why there is none.
+        with_kernel = has_fused_kernel(self.query, self.settings.dropout)
+        if self.query.device.type != "cpu":
+            return None
+        return MemoryOrder.of(self.visibility, self.positions.size(0), with_kernel=with_kernel)
+
+    def sort(self) -> "_Inputs":
+        """With sorted memories where that pays."""
+        order = self.find_order()
+        if order is None:
+            return self
+        return replace(self, key=order.sort(self.key), value=order.sort(self.value))._in(order)
+
+    def in_order(self) -> "_Inputs":
+        """As :meth:`sort` gives it, if keys and values are sorted already."""
+        order = self.find_order()
+        return self if order is None else self._in(order)
+
+    def _in(self, order: MemoryOrder) -> "_Inputs":
+        return replace(self, visibility=order.sort_visibility(self.visibility), order=order)
+
+    @property
+    def in_front(self) -> tuple[int, ...]:
+        """How many memories of each row, the first ones, the fused kernel takes."""
+        return (0,) * self.query.size(0) if self.order is None else self.order.in_front
+
+    def _visible(self, row: int, first: int) -> int:
+        """How many of the last memory slots hold all that queries from ``first`` on see, apart from those in front."""
+        return self.settings.counts[row] if self.order is None else self.order.visible(row, first)
+
+    def _relative_positions(self, tile: Tile, visibility: Visibility) -> RelativePositions:
+        position_range = self.positions.size(0)
+        memories, after = tile.memory, 0
+        if self.order is not None:
+            memories, after = self.order.within(tile, position_range)
+        elif self.visibility.min_distance is None:
+            # The youngest stand last.
+            memories = min(memories, max(0, position_range - tile.first))
+        return RelativePositions.of(tile, visibility, position_range, memories=memories, after=after)
+
+    def tiles(self) -> Iterator["_TileInputs"]:
+        """All keys but those in front, by tiles."""
+        rows, heads, block = self.query.shape[:3]
+        slots = self.key.size(2) - block
+        max_scores, max_queries = MAX_SCORES_ELSEWHERE, block
+        if self.query.device.type == "cpu":
+            max_scores, max_queries = MAX_SCORES_ON_CPU, MAX_QUERIES_ON_CPU
+        cut = tiles(rows, self._visible, block=block, heads=heads, max_scores=max_scores, max_queries=max_queries)
+        for tile in cut:
+            keys = slice(slots - tile.memory, slots + tile.last)
+            visibility = self.visibility.select(tile.rows, keys)
+            yield _TileInputs(
+                tile=tile,
+                queries=(tile.rows, slice(None), slice(tile.first, tile.last)),
+                keys=(tile.rows, slice(None), keys),
+                query=self.query[tile.rows, :, tile.first : tile.last],
+                key=self.key[tile.rows, :, keys],
+                value=self.value[tile.rows, :, keys],
+                visibility=visibility,
+                relative=self._relative_positions(tile, visibility),
+            )
+
+
+@dataclass(frozen=True)
+class _TileInputs:
+    """Inputs of a tile: its part of :class:`_Inputs`, and where this part is in the whole.
+
+    Args:
+        tile: the tile.
+        queries, keys: indices of the tile's part in [B, K, T, ...] and [B, K, S, ...].
+        query: [n, K, Q, d].
+        key, value: [n, K, S, d].
+        visibility: of these keys.
+        relative: their positions.
+    """
+
+    tile: Tile
+    queries: tuple[slice, slice, slice]
+    keys: tuple[slice, slice, slice]
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    visibility: Visibility
+    relative: RelativePositions
+
+    def scores(self, positions: Tensor, workspace: Workspace) -> Tensor:
+        """[n, K, Q, S] in float32 or better: s + log m to base 2, -inf for hidden keys."""
+        bias = self.visibility.bias(self.tile.first, self.tile.last)  # [n, H, Q, S]
+        scores = workspace.take("scores", (*self.query.shape[:3], bias.size(-1)), bias.dtype)
+        self.relative.add_scores(bias, self.query, positions, scores, workspace)
+        _add_product(scores, self.query, self.key.transpose(-1, -2))
+        return scores
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
@@ -90,7 +206,7 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total [n, K, x, z] += left [n, K, x, y] times right [n, K, y, z], multiplied in the type of the total on a CPU."""
+    """total [n, K, x, z] += left [n, K, x, y] times right [n, K, y, z]; a CPU multiplies in the type of the total."""
     if total.device.type != "cpu":
         total += torch.matmul(left, right)
         return
@@ -98,111 +214,114 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total[row].baddbmm_(left[row].to(total.dtype), right[row].to(total.dtype))
 
 
-def _scores(work: Work, inputs: Inputs, scratch: Workspace) -> Tensor:
-    """[n, K, Q, S] in float32 or better: log2 of what the softmax makes shares of, -inf for what is not seen."""
-    piece = work.piece
-    shared = work.sight.bias(piece.first, piece.last)  # [n, H, Q, S]
-    queries, seen = shared.shape[2:]
-    # Of the block, a query sees what comes before it.
-    future = torch.ones(queries, queries, dtype=torch.bool, device=shared.device).triu_()
-    shared[..., seen - queries :].masked_fill_(future, float("-inf"))
-    scores = scratch.take("scores", (*work.query.shape[:3], seen), shared.dtype)
-    put_position_scores(scores, shared, work.query, inputs.positions, piece, work.reach, scratch)
-    _add_product(scores, work.query, work.key.transpose(-1, -2))
-    return scores
+def _keep(probabilities: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
+    """The factors of the probabilities under dropout: 0 or 1 / (1 - dropout)."""
+    return torch.empty_like(probabilities).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
 
 
-def _keep(probabilities: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """What the probabilities are multiplied with under dropout: 0 or 1 / (1 - share)."""
-    return torch.empty_like(probabilities).bernoulli_(1 - share, generator=generator).div_(1 - share)
+def _attend(inputs: _Inputs) -> tuple[Tensor, Tensor]:
+    """Computes all tiles.
 
-
-def _generator(settings: Settings, device: torch.device) -> torch.Generator | None:
-    return torch.Generator(device).manual_seed(settings.seed) if settings.dropout else None
-
-
-def _attend(inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """[B, K, T, d] and [B, K, T]: what attention gives, and log2 of each query's sum; inf for a query that sees nothing, so
-    that its probabilities come out as 0."""
-    out, total = attend_steady(inputs.query, inputs.key, inputs.value, counts=inputs.steady)
+    Returns:
+        the output [B, K, T, d]; and [B, K, T], log2 of each query's sum, inf for a query that sees nothing, so that its
+        probabilities come out as 0.
+    """
+    out, total = attend_fused(inputs.query, inputs.key, inputs.value, counts=inputs.in_front)
     total.mul_(LOG2_E).clamp_(min=NOTHING)
-    generator = _generator(inputs.settings, out.device)
-    scratch = Workspace(out)
-    for work in inputs.work():
-        scores = _scores(work, inputs, scratch)
-        before, total_before = out[work.queries], total[work.queries].unsqueeze(-1)
+    generator = inputs.settings.generator(out.device)
+    workspace = Workspace(out)
+    for part in inputs.tiles():
+        scores = part.scores(inputs.positions, workspace)
+        before, total_before = out[part.queries], total[part.queries].unsqueeze(-1)
         largest = torch.maximum(scores.amax(dim=-1, keepdim=True), total_before)
         probabilities = scores.sub_(largest).exp2_()
         weight = (total_before - largest).exp2_()
         sums = probabilities.sum(dim=-1, keepdim=True).add_(weight)
         if generator is not None:
             probabilities *= _keep(probabilities, inputs.settings.dropout, generator)
-        seen = _product(probabilities.to(out.dtype), work.value, scratch.take("out", work.query.shape, out.dtype))
+        read = _product(probabilities.to(out.dtype), part.value, workspace.take("out", part.query.shape, out.dtype))
         # Rounded once in half precision: sums and weights are in float32.
-        before.copy_(torch.addcmul(seen.to(sums.dtype), before.to(sums.dtype), weight).div_(sums))
+        before.copy_(torch.addcmul(read.to(sums.dtype), before.to(sums.dtype), weight).div_(sums))
         total_before.copy_(sums.log2_().add_(largest))
     return out, total.masked_fill_(total <= NOTHING, float("inf"))
 
 
 class _Attention(torch.autograd.Function):
-    """See :func:`attend`; the query comes scaled, as in :class:`Inputs`."""
+    """:func:`attend` for a scaled query; the span is apart from the rest of its visibility, since it has a gradient."""
 
     @staticmethod
-    def forward(ctx, query, key, value, span, position, age, settings):
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        span: Tensor,
+        position: Tensor,
+        visibility: Visibility,
+        settings: _Settings,
+    ) -> Tensor:
         with torch.autocast(query.device.type, enabled=False):
-            inputs = Inputs.of(query, key, value, span, position, age, settings).arranged()
+            positions = position.to(query.dtype).flip(0)
+            inputs = _Inputs(query, key, value, visibility, positions, settings).sort()
             out, total = _attend(inputs)
-        ctx.settings = settings
-        ctx.save_for_backward(query, inputs.key, inputs.value, span, position, age, out, total)
+        ctx.visibility, ctx.settings = visibility, settings
+        ctx.save_for_backward(query, inputs.key, inputs.value, position, out, total)
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_out):
-        query, key, value, span, position, age, out, total = ctx.saved_tensors
-        settings, with_spans = ctx.settings, ctx.needs_input_grad[3]
-        generator = _generator(settings, query.device)
-        scratch = Workspace(query)
-        with torch.autocast(query.device.type, enabled=False):
-            inputs = Inputs.of(query, key, value, span, position, age, settings).in_order()
-            grad_query, grad_key, grad_value = steady_gradients(
-                grad_out, (query, key, value), (out, total / LOG2_E), counts=inputs.steady
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        # Gradients computed here would silently count as constants.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the fast path of attention has first derivatives only, and create_graph=True asks for more: "
+                "call fairseq_expire.modules.attention.reference.attend instead"
             )
-            grad_left = torch.zeros_like(inputs.sight.left)
-            grad_positions = torch.zeros_like(inputs.positions, dtype=span.dtype)
-            for work in inputs.work():
-                piece, grad = work.piece, grad_out[work.queries]  # [n, K, Q, d]
-                natural_query = work.query / LOG2_E
-                scores = _scores(work, inputs, scratch)
-                probabilities = scores.sub_(total[work.queries].unsqueeze(-1)).exp2_()
-                # How much each query's output follows its own gradient: the softmax takes it off every score.
-                offset = (grad.to(span.dtype) * out[work.queries]).sum(dim=-1, keepdim=True)
-                products = scratch.take("products", probabilities.shape, query.dtype)
-                grad_scores = _product(grad, work.value.transpose(-1, -2), products).to(
-                    span.dtype
-                )  # of the probabilities
+        query, key, value, position, out, total = ctx.saved_tensors
+        visibility, settings, with_spans = ctx.visibility, ctx.settings, ctx.needs_input_grad[3]
+        dtype, shared_span = visibility.span.dtype, visibility.span.size(1) == 1
+        generator = settings.generator(query.device)
+        workspace = Workspace(query)
+        with torch.autocast(query.device.type, enabled=False):
+            positions = position.to(query.dtype).flip(0)
+            inputs = _Inputs(query, key, value, visibility, positions, settings).in_order()
+            grad_query, grad_key, grad_value = fused_gradients(
+                grad_out, query, key, value, out=out, log_sum=total / LOG2_E, counts=inputs.in_front
+            )
+            grad_span = torch.zeros_like(visibility.span)
+            grad_positions = torch.zeros_like(positions, dtype=dtype)
+            for part in inputs.tiles():
+                grad = grad_out[part.queries]  # [n, K, Q, d]
+                natural_query = part.query / LOG2_E
+                scores = part.scores(positions, workspace)
+                probabilities = scores.sub_(total[part.queries].unsqueeze(-1)).exp2_()
+                # The softmax takes off every score how far the query's output follows its own gradient.
+                offset = (grad.to(dtype) * out[part.queries]).sum(dim=-1, keepdim=True)
+                products = workspace.take("products", probabilities.shape, query.dtype)
+                # Of the probabilities, then of the scores: [n, K, Q, S].
+                grad_scores = _product(grad, part.value.transpose(-1, -2), products).to(dtype)
                 used = probabilities
                 if generator is not None:
                     keep = _keep(probabilities, settings.dropout, generator)
                     used = probabilities * keep
                     grad_scores *= keep
-                grad_scores.sub_(offset).mul_(probabilities)  # [n, K, Q, S]
+                grad_scores.sub_(offset).mul_(probabilities)
 
-                _add_product(grad_value[work.candidates], used.to(value.dtype).transpose(-1, -2), grad)
+                _add_product(grad_value[part.keys], used.to(value.dtype).transpose(-1, -2), grad)
                 if with_spans:
-                    slope = work.sight.slope(piece.first, piece.last)
-                    shared = grad_scores.sum(dim=1, keepdim=True) if span.size(1) == 1 else grad_scores
-                    grad_left[work.candidates] += (shared * slope).sum(dim=2)
+                    slope = part.visibility.slope(part.tile.first, part.tile.last)
+                    by_head = grad_scores.sum(dim=1, keepdim=True) if shared_span else grad_scores
+                    grad_span[part.keys] += (by_head * slope).sum(dim=2)
                 grad_scores = grad_scores.to(query.dtype)
-                _add_product(grad_key[work.candidates], grad_scores.transpose(-1, -2), natural_query)
-                by_position, of_position = position_gradients(
-                    grad_scores, natural_query, inputs.positions, piece, work.reach, scratch
-                )
-                by_key = _product(grad_scores, work.key, scratch.take("by_key", work.query.shape, query.dtype))
-                grad_query[work.queries] += by_key.add_(by_position).div_(LOG2_E)
-                grad_positions += of_position
-            if inputs.arrangement is not None:
-                grad_key, grad_value = (inputs.arrangement.restored(grad) for grad in (grad_key, grad_value))
-                grad_left = inputs.arrangement.restored_left(grad_left)
+                _add_product(grad_key[part.keys], grad_scores.transpose(-1, -2), natural_query)
+                by_position, of_positions = part.relative.gradients(grad_scores, natural_query, positions, workspace)
+                by_key = _product(grad_scores, part.key, workspace.take("by_key", part.query.shape, query.dtype))
+                grad_query[part.queries] += by_key.add_(by_position).div_(LOG2_E)
+                grad_positions += of_positions
+            if inputs.order is not None:
+                grad_key, grad_value = inputs.order.unsort(grad_key), inputs.order.unsort(grad_value)
+                grad_span = inputs.order.unsort_spans(grad_span)
         grad_position = grad_positions.flip(0).to(position.dtype)
-        return grad_query, grad_key, grad_value, grad_left, grad_position, None, None
+        return grad_query, grad_key, grad_value, grad_span, grad_position, None, None
+
+
+_apply: Callable[..., Tensor] = _Attention.apply

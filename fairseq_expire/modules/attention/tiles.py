@@ -1,10 +1,10 @@
-"""How attention over a block is cut into pieces that are computed one after the other.
+"""Tiles: the parts of a block's attention that are computed one after the other.
 
-Size legend: B rows, K heads, T queries of the block, S candidates.
+Size legend: B rows, K heads, T queries of the block, S keys.
 
-All scores of a block at once, [B, K, T, S], would leave every cache and make memory grow with the longest row. A piece is a
-few rows and a few queries with the candidates that they can see: small enough to stay in the cache of a CPU, large
-enough to keep its cores busy.
+The scores of a whole block, [B, K, T, S], exceed every cache, and grow with the longest row. A tile is a few rows and a
+few queries with the memories that these can see: small enough for the cache of a CPU, large enough to keep its cores
+busy.
 """
 
 import math
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# A piece has a multiple of that many queries, whatever the candidates.
-FEWEST_QUERIES = 64
-# Floats in a cache line of a CPU. Where the rows of a matrix do not begin with one, products take up to three times as long.
+# The number of queries of a tile is a multiple of this, however many memories there are.
+MIN_QUERIES = 64
+# Floats in a cache line of a CPU. Products of matrices whose rows do not begin with one take up to three times as long.
 CACHE_LINE = 16
 
 
@@ -35,51 +35,54 @@ class Tile:
     memory: int
 
 
-def pieces(
-    rows: int, seen: Callable[[int, int], int], *, block: int, heads: int, scores: int, queries: int
+def tiles(
+    rows: int, visible: Callable[[int, int], int], *, block: int, heads: int, max_scores: int, max_queries: int
 ) -> Iterator[Tile]:
-    """Pieces that together are every query of every row.
+    """Splits the queries of all rows into tiles.
 
     Args:
         rows: B.
-        seen: how many slots of the memory, the last ones, the queries of a row (first argument) from one of them on (second
+        visible: how many memory slots, the last ones, the queries of a row (first argument) from one of them on (second
             argument) can see; never more from a later one on.
         block: T.
         heads: K.
-        scores: about the most scores (floats) of a piece.
-        queries: the most queries of a piece.
+        max_scores: about the most scores (floats) of a tile.
+        max_queries: the most queries of a tile.
     """
-    queries = min(block, queries)
+    max_queries = min(block, max_queries)
     start = 0
     while start < rows:
-        stop, memory = start + 1, seen(start, 0)
+        stop, memory = start + 1, visible(start, 0)
         while stop < rows:
-            longest = max(memory, seen(stop, 0))
-            if (stop + 1 - start) * heads * queries * (longest + block) > scores:
+            largest = max(memory, visible(stop, 0))
+            if (stop + 1 - start) * heads * max_queries * (largest + block) > max_scores:
                 break
-            stop, memory = stop + 1, longest
-        fitting = scores // ((stop - start) * heads * (memory + block))
-        step = min(queries, max(FEWEST_QUERIES, fitting // FEWEST_QUERIES * FEWEST_QUERIES))
+            stop, memory = stop + 1, largest
+        fitting = max_scores // ((stop - start) * heads * (memory + block))
+        step = min(max_queries, max(MIN_QUERIES, fitting // MIN_QUERIES * MIN_QUERIES))
         for first in range(0, block, step):
-            memory = max(seen(row, first) for row in range(start, stop))
+            memory = max(visible(row, first) for row in range(start, stop))
             yield Tile(slice(start, stop), first, min(first + step, block), memory)
         start = stop
 
 
 class Workspace:
-    """GrowableBuffer for the scores of one piece at a time, by name, used again from piece to piece: what is taken overwrites what was
-    taken by that name before.
+    """Named buffers that all tiles share: what is taken overwrites what was taken by the same name before.
 
     Fresh memory costs a CPU more than the arithmetic done on it.
+
+    Args:
+        like: a tensor on the device of the buffers.
     """
 
-    def __init__(self, like: Tensor):
+    def __init__(self, like: Tensor) -> None:
         self.like = like
-        self.rooms: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
 
     def take(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor of this shape and type."""
         size = math.prod(shape)
-        room = self.rooms.get(name)
-        if room is None or room.numel() < size or room.dtype != dtype:
-            room = self.rooms[name] = self.like.new_empty(size, dtype=dtype)
-        return room[:size].view(shape)
+        buffer = self.buffers.get(name)
+        if buffer is None or buffer.numel() < size or buffer.dtype != dtype:
+            buffer = self.buffers[name] = self.like.new_empty(size, dtype=dtype)
+        return buffer[:size].view(shape)

@@ -1,4 +1,6 @@
-"""Adaptive-Span: every head learns how far it looks ("Adaptive Attention Span in Transformers", Sukhbaatar et al. 2019)."""
+"""Adaptive-Span: every head learns how far it looks ("Adaptive Attention Span in Transformers", Sukhbaatar et al.
+2019).
+"""
 
 from collections.abc import Iterator
 
@@ -6,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_expire.modules.policies.base import MemoryPolicy, check_span_limit, check_steps
+from fairseq_expire.modules.visibility import Visibility
 
 
 class AdaptiveSpan(MemoryPolicy):
     """Each head sees the last z L + 1 states in full, and R more on a soft ramp, but none beyond L (equation 5).
 
-    z in [0, 1] is a parameter of each head, or one of the layer. A gradient step may take it out of that range: whoever
-    trains has to bring it back after each step (:func:`fairseq_expire.modules.keep_bounds`; the fairseq task does).
-    Only what the longest head can see is stored.
+    z in [0, 1] is a parameter of each head, or one of the layer. A gradient step may take it out of that range: the
+    training loop brings it back after each step with :func:`fairseq_expire.modules.keep_bounds` (the fairseq task
+    does). Only what the longest head can see is stored.
 
     Args:
         num_heads: K.
@@ -40,10 +43,11 @@ class AdaptiveSpan(MemoryPolicy):
         check_steps("max_span is the longest span in steps", max_span)
         if not 0 <= span_init <= max_span:
             raise ValueError(
-                f"span_init is the span of every head before training: expected 0 to max_span = {max_span}, got {span_init}"
+                "span_init is the span of every head before training: expected 0 to "
+                f"max_span = {max_span}, got {span_init}"
             )
         check_span_limit(span_limit)
-        self.max_span = self.longest = max_span
+        self.max_span = self.max_distance = max_span
         self.span_limit = span_limit
         self.ratio = nn.Parameter(torch.full((1 if per_layer else num_heads,), span_init / max_span))
 
@@ -58,10 +62,11 @@ class AdaptiveSpan(MemoryPolicy):
             span = span.clamp(max=self.span_limit)
         return span.expand(*states.shape[:-1], -1)
 
-    def penalty(self, spans: Tensor, left: Tensor, age: Tensor, *, block: int, padding: Tensor | None) -> Tensor:
-        """z L averaged over heads, for every query: a mean over tokens is the paper's (equation 6)."""
+    def penalty(self, visibility: Visibility, *, padding: Tensor | None) -> Tensor:
+        """Charges z L averaged over heads for every query: the mean over tokens is that of the paper (equation 6)."""
+        age, block = visibility.age, visibility.block
         queries = age.new_full((age.size(0),), block) if padding is None else block - padding.sum(dim=1)
-        return queries * (self.max_span * self.ratio.to(spans.dtype).mean())
+        return queries * (self.max_span * self.ratio.to(visibility.span.dtype).mean())
 
     def extra_repr(self) -> str:
         return f"max_span={self.max_span}, ramp={self.ramp}, spans={len(self.ratio)}"

@@ -1,42 +1,45 @@
-"""What a memory policy is: the one thing in which the models compared here differ.
+"""The memory policy: the one thing in which the models compared here differ.
 
-Size legend: B rows, N states of any shape, S = M + T candidates (the memory, then the block itself), D width, H heads of a
+Size legend: B rows, S = M + T memories and tokens of the block, G memories that a policy adds, D width, H heads of a
 span (1 if the heads share it).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fairseq_expire.modules.layer_memory import LayerMemory
-from fairseq_expire.modules.visibility import Compressed
+from fairseq_expire.modules.memory import LayerMemory
+from fairseq_expire.modules.visibility import Visibility
 
 # Spans and distances are compared in single precision, which tells whole steps apart up to here.
 MOST_STEPS = 1 << 24
 
 
-@dataclass(frozen=True)
-class NewlyCompressed:
-    """Memories compressed while a block is read: G of them, each of c states.
+class CompressedStates(NamedTuple):
+    """Memories that stand for several states each.
 
     Args:
-        states: [B, G, D], in the place of a layer's input.
-        age: [B, G] int64, steps from the block's first query back to the oldest of the states that each stands for;
+        inputs: [B, G, D], in the place of a layer's inputs.
+        age: [B, G] int64, steps from the block's first query back to the oldest state that each stands for;
             ``EMPTY_AGE`` or more where there is none.
+        min_distance: [B, G] int64, the distance from which on each is seen; more than 1.
     """
 
-    states: Tensor
+    inputs: Tensor
     age: Tensor
+    min_distance: Tensor
 
 
 class MemoryPolicy(nn.Module):
-    """How one layer remembers: every state gets a span, the number of steps that it is seen in full.
+    """How one layer remembers: every state gets a span, the number of steps for which it is seen in full.
 
-    After its span a state fades out over ``ramp`` steps, m = clamp(1 + (span - distance) / ramp, 0, 1), and is then deleted. A
-    policy says what the spans are; attention, storage and reports follow from them and are the same for all. It may also
-    compress old states, several into one. Only :meth:`spans` has to be written; all else has a default.
+    After its span a state fades out over ``ramp`` steps, m = clamp(1 + (span - distance) / ramp, 0, 1), and is then
+    deleted. A policy says what the spans are. Attention, deletion, storage and reports follow from them and are the
+    same for all policies.
+
+    Only :meth:`spans` has to be written; everything else has a default.
 
     Args:
         ramp: R, in steps; 1 is a hard edge, since distances are whole steps.
@@ -44,12 +47,14 @@ class MemoryPolicy(nn.Module):
         ValueError: if ``ramp`` is below 1 or more than ``MOST_STEPS``.
     """
 
-    # Nothing is seen from further than this many steps, whatever its span; None for no limit.
-    longest: int | None = None
+    # No state is seen from further back than this many steps, whatever its span; None for no limit.
+    max_distance: int | None = None
     # While scoring, no span is longer than this many steps; None for no limit.
     span_limit: int | None = None
-    # Whether old states are compressed; then the three methods on that, below, are called.
-    compresses = False
+    # Whether the layer's inputs are stored beside keys and values while weights stand still, for :meth:`compress`.
+    keeps_inputs: bool = False
+    # How many steps further back a compressed memory is one position further back.
+    stride: int = 1
 
     def __init__(self, *, ramp: float):
         super().__init__()
@@ -57,89 +62,107 @@ class MemoryPolicy(nn.Module):
         self.ramp = ramp
 
     @property
-    def reach(self) -> int | None:
-        """Nothing is remembered of what was read more than this many steps ago; None if there is no such limit. So much is
-        read again where a memory was lost."""
-        return self.longest
+    def max_age(self) -> int | None:
+        """How many steps back the memory may go; None for no limit. A memory that was lost is made again from so many
+        tokens.
+        """
+        return self.max_distance
 
     def spans(self, states: Tensor) -> Tensor:
-        """[..., D] -> [..., H], how many steps each state stays, in float32 or better (half precision cannot count to L).
+        """Returns how many steps each state stays, [..., D] -> [..., H].
 
         Args:
-            states: as attention reads them (after the layer norm in a pre-norm layer).
+            states: [..., D], as attention reads them (after the layer norm in a pre-norm layer).
+        Returns:
+            spans in float32 or better: half precision cannot count to L.
         """
         raise NotImplementedError
 
     def forward(self, states: Tensor) -> Tensor:
-        """:meth:`spans`; as a call of the module, what looks for a NaN between modules (fairseq's NanDetector) sees them."""
+        """Calls :meth:`spans`; fairseq's NanDetector sees the outputs of modules that are called."""
         return self.spans(states)
 
     def draw_shortening(self) -> float | None:
-        """The random factor with which the spans of the next training block are cut, or None if they are not.
+        """Returns the random factor by which the spans of the next training block are cut; None if they are not.
 
-        Drawn once for a block and shared by all layers.
+        It is drawn once for a block and shared by all layers.
         """
         return None
 
-    def shortened(self, spans: Tensor, shortening: float | None) -> Tensor:
-        """The spans as one block sees them, under what :meth:`draw_shortening` gave. They do not delete anything."""
+    def shorten(self, spans: Tensor, shortening: float | None) -> Tensor:
+        """Returns spans as one block sees them; shortened spans delete nothing.
+
+        Args:
+            spans: [B, S, H].
+            shortening: what :meth:`draw_shortening` returned.
+        """
         return spans
 
-    def penalty(self, spans: Tensor, left: Tensor, age: Tensor, *, block: int, padding: Tensor | None) -> Tensor | None:
-        """[B], what is added to the loss of each row, summed over the block's queries and before its weight; or None.
+    def visibility(self, spans: Tensor, memory: LayerMemory, *, block: int) -> Visibility:
+        """Returns what the block's queries see of memories and block.
 
         Args:
-            spans: [B, H, S], shortened.
-            left: [B, H, S], see soft_mask.py.
-            age: [B, S].
+            spans: [B, S, H].
+            memory: memories and block [B, S], with ages as the block's first query sees them.
             block: T.
-            padding: [B, T] bool, True for queries that stand for no token, or None.
+        """
+        max_distance = self.max_distance
+        # A limit beyond all ages hides nothing; leaving it out saves work.
+        if max_distance is not None and memory.min_distance is None and memory.oldest + block <= max_distance:
+            max_distance = None
+        return Visibility.of(
+            span=spans.transpose(1, 2),
+            age=memory.age,
+            block=block,
+            ramp=self.ramp,
+            max_distance=max_distance,
+            min_distance=memory.min_distance,
+            stride=self.stride,
+        )
+
+    def penalty(self, visibility: Visibility, *, padding: Tensor | None) -> Tensor | None:
+        """Returns what is added to the loss of each row [B], summed over the block's queries and before its weight; or
+        None.
+
+        Args:
+            visibility: of memories and block, with shortened spans.
+            padding: [B, T] bool, True for queries that stand for no token; or None.
         """
         return None
 
-    def retain(self, candidates: LayerMemory, spans: Tensor) -> tuple[LayerMemory, Tensor]:
-        """What is remembered after the block.
+    def retain(self, visibility: Visibility) -> Tensor:
+        """Returns which memories and tokens stay after the block, [B, S] bool; all others are deleted for good.
 
         Args:
-            candidates: the memory and the block, with ages as the *next* block's first query sees them.
-            spans: [B, S, H], not shortened.
-        Returns:
-            the candidates, and [B, S] bool: those that some later query can still see. The rest is deleted for good.
+            visibility: of memories and block, with spans that are not shortened.
         """
-        seen = candidates.age < spans.detach().amax(dim=-1) + self.ramp
-        return candidates, seen if self.longest is None else seen & (candidates.age <= self.longest)
+        return visibility.visible_later
+
+    def compress(self, memory: LayerMemory, inputs: Tensor, padding: Tensor | None) -> CompressedStates | None:
+        """Makes memories that stand for several older states each; they are appended before the block is read.
+
+        No gradient flows through them.
+
+        Args:
+            memory: before the block, with ages as its first query sees them, and with ``inputs`` if ``keeps_inputs`` is
+                set.
+            inputs: [B, T, D], the layer's inputs for the block, without gradient.
+            padding: [B, T] bool, True where the block has no token; or None.
+        Returns:
+            the new memories; or None if the policy never makes any.
+        """
+        return None
 
     def bounds(self) -> Iterator[tuple[nn.Parameter, float, float]]:
-        """Parameters with the least and the most that they may be, to which :func:`keep_bounds` holds them."""
+        """Yields parameters with their least and greatest values, to which :func:`keep_bounds` clamps them."""
         return iter(())
-
-    @property
-    def compressed_span(self) -> float:
-        """The span of every compressed memory, in steps from the oldest state that it stands for."""
-        raise NotImplementedError
-
-    def compressed(self, slots: Tensor) -> Compressed:
-        """How compressed memories are seen.
-
-        Args:
-            slots: [B, S] bool, which candidates they are.
-        """
-        raise NotImplementedError
-
-    def compress(self, memory: LayerMemory, states: Tensor, padding: Tensor | None) -> NewlyCompressed:
-        """What is seen compressed from this block on. Nothing flows back from where it is seen.
-
-        Args:
-            memory: before the block. Its last D columns hold the layer's inputs, also where keys and values are before them.
-            states: [B, T, D], the layer's input for the block.
-            padding: [B, T] bool, or None.
-        """
-        raise NotImplementedError
 
 
 @torch.no_grad()
 def keep_bounds(module: nn.Module) -> None:
-    """Brings every parameter of the memory policies in ``module`` back into its range; to be called after each optimiser step."""
+    """Brings every parameter of the memory policies in ``module`` back into its bounds; to be called after each
+    optimizer step.
+    """
     for policy in module.modules():
         if isinstance(policy, MemoryPolicy):
             for parameter, least, most in policy.bounds():
@@ -147,12 +170,15 @@ def keep_bounds(module: nn.Module) -> None:
 
 
 def check_steps(what: str, steps: float) -> None:
-    """Raises ValueError unless it is a number of steps that spans can be counted in.
+    """Checks a number of steps that spans are counted in.
 
     Args:
-        what: the argument and what it means, for the message.
+        what: the argument and its meaning, for the message.
+        steps: its value.
+    Raises:
+        ValueError: if it is below 1, above ``MOST_STEPS`` or NaN.
     """
-    # Not the other way round: no comparison with a NaN is true.
+    # No comparison with NaN is true.
     if not steps >= 1:
         raise ValueError(f"{what}: expected at least 1, got {steps}")
     if steps > MOST_STEPS:

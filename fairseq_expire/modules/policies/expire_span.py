@@ -1,4 +1,4 @@
-"""Expire-Span: every state predicts how long it stays ("Not All Memories Are Created Equal", section 4.1-4.2)."""
+"""Expire-Span: a layer predicts how long each state stays ("Not All Memories Are Created Equal", section 4.1-4.2)."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_expire.modules.policies.base import MemoryPolicy, check_span_limit, check_steps
-from fairseq_expire.modules.visibility import queries_on_ramp
+from fairseq_expire.modules.visibility import Visibility
 
 
 class ExpireSpan(MemoryPolicy):
@@ -21,8 +21,8 @@ class ExpireSpan(MemoryPolicy):
         ramp: R, length in steps of the soft edge: m = clamp(1 + (e_i - distance) / R, 0, 1).
         span_init: the spans before training, in steps; between 0 and ``max_span``, both excluded.
         input_scale: divides w . h_i, so that spans react more slowly to the weights.
-        shortening: whether training cuts the spans of each block to a random share of L (section 4.2,
-            regularization): e_i <- min(e_i, u * L) with u uniform in [0, 1).
+        shortening: cut the spans of each training block to a random share of L (section 4.2, regularization):
+            e_i <- min(e_i, u * L) with u uniform in [0, 1).
         span_limit: while scoring, no span is longer than this many steps; None for no limit.
     Raises:
         ValueError: if an argument is out of its range.
@@ -61,7 +61,7 @@ class ExpireSpan(MemoryPolicy):
         nn.init.constant_(self.predictor.bias, math.log(span_init / (max_span - span_init)))
 
     @property
-    def reach(self) -> int:
+    def max_age(self) -> int:
         return math.ceil(self.max_span + self.ramp)
 
     def draw_shortening(self) -> float | None:
@@ -69,7 +69,7 @@ class ExpireSpan(MemoryPolicy):
 
     def spans(self, states: Tensor) -> Tensor:
         dtype = torch.promote_types(states.dtype, torch.float32)
-        # Autocast would run the product in half precision again.
+        # Under autocast the product would run in half precision.
         with torch.autocast(states.device.type, enabled=False):
             weight = self.predictor.weight.to(dtype) / self.input_scale
             score = F.linear(states.to(dtype), weight, self.predictor.bias.to(dtype))
@@ -78,13 +78,13 @@ class ExpireSpan(MemoryPolicy):
             span = span.clamp(max=self.span_limit)
         return span
 
-    def shortened(self, spans: Tensor, shortening: float | None) -> Tensor:
+    def shorten(self, spans: Tensor, shortening: float | None) -> Tensor:
         return spans if shortening is None else spans.clamp(max=shortening * self.max_span)
 
-    def penalty(self, spans: Tensor, left: Tensor, age: Tensor, *, block: int, padding: Tensor | None) -> Tensor:
-        """The paper's "Loss Computation": each memory is charged e_i / R for every query that sees it on its ramp."""
-        charges = queries_on_ramp(left, age, block, ramp=self.ramp, padding=padding)
-        return (spans * charges).sum(dim=(1, 2)) / self.ramp
+    def penalty(self, visibility: Visibility, *, padding: Tensor | None) -> Tensor:
+        """Charges each memory e_i / R for every query that sees it on its ramp (the paper's "Loss Computation")."""
+        charges = visibility.queries_on_ramp(padding)
+        return (visibility.span * charges).sum(dim=(1, 2)) / self.ramp
 
     def extra_repr(self) -> str:
         return f"max_span={self.max_span}, ramp={self.ramp}, shortening={self.shortening}"

@@ -1,4 +1,4 @@
-"""Fixed span: the last L states, as Transformer-XL remembers ("Transformer-XL", Dai et al. 2019, section 3.2)."""
+"""Fixed span: the last L states, as in Transformer-XL ("Transformer-XL", Dai et al. 2019, section 3.2)."""
 
 import torch
 from torch import Tensor
@@ -24,12 +24,13 @@ class FixedSpan(MemoryPolicy):
         self.span_limit = span_limit
 
     @property
-    def reach(self) -> int:
+    def max_age(self) -> int:
         return self.max_span
 
     def spans(self, states: Tensor) -> Tensor:
-        limited = self.span_limit is not None and not self.training
-        span = min(self.max_span, self.span_limit) if limited else self.max_span
+        span = self.max_span
+        if self.span_limit is not None and not self.training:
+            span = min(span, self.span_limit)
         dtype = torch.promote_types(states.dtype, torch.float32)
         return torch.full((*states.shape[:-1], 1), float(span), dtype=dtype, device=states.device)
 

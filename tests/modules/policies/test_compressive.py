@@ -1,30 +1,34 @@
-"""What a query sees is checked in test_transformer.py, against loops; here, what is compressed."""
+"""What is compressed, and when; test_transformer.py checks what queries see of it."""
 
 import pytest
 import torch
 
-from fairseq_expire.modules import Compressive, LayerMemory
+from fairseq_expire.modules import Compressive, LayerMemory, MemoryTransformer
+from fairseq_expire.modules.memory import EMPTY_AGE
 
 D, L, C, RATE = 8, 6, 4, 3
-SETTINGS = dict(max_span=L, compressed_size=C, rate=RATE)
+SETTINGS = {"max_span": L, "compressed_size": C, "rate": RATE}
 
 
-def compressed_while_reading(policy, states, block):
-    """What the policy makes of a text [B, N, D], block by block: {first token of the group: compressed memory [B, D]}."""
-    memory = LayerMemory.empty(states.size(0), D, states)
-    compressed, read = {}, 0
+def read(policy, states, block):
+    """Reads a text [B, N, D] block by block.
+
+    Returns:
+        {first token of a group: its compressed memory [B, D]}, and the memory of what is left.
+    """
+    memory = LayerMemory.empty(batch=states.size(0), embed_dim=D, like=states)
+    compressed = {}
     for part in states.split(block, dim=1):
-        made = policy.compress(memory, part, None)
-        for number in range(made.age.size(1)):
-            if made.age[0, number] < 1000:
-                first = read - made.age[0, number].item()
+        new = policy.compress(memory, part, None)
+        for number, age in enumerate(new.age[0].tolist()):
+            if age < EMPTY_AGE:
+                first = memory.tokens_read - age
                 assert first not in compressed, "a group was compressed twice"
-                compressed[first] = made.states[:, number]
-        memory = memory.with_compressed(made.states.detach(), made.age, None).extended(part, None, None)
-        spans = policy.spans(memory.states).masked_fill(memory.compressed.unsqueeze(-1), policy.compressed_span)
-        memory, keep = policy.retain(memory.advance(part.size(1)), spans)
-        memory = memory.compact(keep, tuple(keep.sum(dim=1).tolist()))
-        read += part.size(1)
+                compressed[first] = new.inputs[:, number]
+        memory = memory.append(new.age, inputs=new.inputs, min_distance=new.min_distance)
+        memory = memory.append(memory.block_age(part.size(1), None), inputs=part)
+        keep = policy.retain(policy.visibility(policy.spans(memory.inputs), memory, block=part.size(1)))
+        memory = memory.advance(part.size(1)).compact(keep, tuple(keep.sum(dim=1).tolist()))
     return compressed, memory
 
 
@@ -32,34 +36,47 @@ def compressed_while_reading(policy, states, block):
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_every_group_is_compressed_once(pooling, block):
     states = torch.randn(2, 29, D)
-    compressed, memory = compressed_while_reading(Compressive(**SETTINGS, pooling=pooling), states, block)
-    # The last L tokens are states still, and the next query's: a group goes when its first token does.
+    compressed, memory = read(Compressive(**SETTINGS, pooling=pooling), states, block)
+    # The last L tokens are still there as states, for the next query: a group goes when its first token does.
     assert sorted(compressed) == [first for first in range(0, 29, RATE) if 29 - first > L]
-    for first, compressed in compressed.items():
+    for first, pooled in compressed.items():
         group = states[:, first : first + RATE]
-        torch.testing.assert_close(compressed, group.mean(dim=1) if pooling == "mean" else group.amax(dim=1))
+        torch.testing.assert_close(pooled, group.mean(dim=1) if pooling == "mean" else group.amax(dim=1))
     # 29 - 6 = 23 tokens are gone: 8 groups, the youngest of which shares a token with the states.
-    assert memory.age[0][memory.compressed[0]].tolist() == [17, 14, 11, 8]
-    assert memory.age[0][~memory.compressed[0]].tolist() == [6, 5, 4, 3, 2, 1]
+    assert memory.age[0][memory.min_distance[0] == L + 1].tolist() == [17, 14, 11, 8]
+    assert memory.age[0][memory.min_distance[0] == 1].tolist() == [6, 5, 4, 3, 2, 1]
+
+
+def test_no_gradient_flows_through_a_compressed_memory():
+    policy = Compressive(**SETTINGS)
+    stack = MemoryTransformer(
+        embed_dim=D, num_heads=2, ffn_dim=16, num_layers=1, position_range=L + C, policy=lambda: policy
+    )
+    hidden = torch.randn(1, 12, D, requires_grad=True)
+    new = []
+    compress = policy.compress
+    policy.compress = lambda *arguments: new.append(compress(*arguments)) or new[-1]
+    stack(hidden).hidden.sum().backward()
+    assert new[0].inputs.size(1) == 2 and not new[0].inputs.requires_grad
+    assert hidden.grad.abs().max() > 0
 
 
 def test_a_gap_in_the_stream_leaves_what_was_there_in_place():
     """A block that was skipped makes memories older; groups with missing tokens are made of the others."""
     policy = Compressive(**SETTINGS)
     states = torch.randn(1, 10, D)
-    _, memory = compressed_while_reading(policy, states, 5)
-    # Tokens 4 ... 9 are held; 10 and 11 are skipped, so the group of 9 is 9 alone.
-    made = policy.compress(memory.advance(2), torch.randn(1, 6, D), None)
-    ages = [age for age in made.age[0].tolist() if age < 1000]
-    assert ages == [6, 3]
-    torch.testing.assert_close(made.states[:, 0], states[:, 6:9].mean(dim=1))
-    torch.testing.assert_close(made.states[:, 1], states[:, 9])
+    _, memory = read(policy, states, 5)
+    # Tokens 4 ... 9 are remembered; 10 and 11 are skipped, so the group of 9 is 9 alone.
+    new = policy.compress(memory.advance(2), torch.randn(1, 6, D), None)
+    assert [age for age in new.age[0].tolist() if age < EMPTY_AGE] == [6, 3]
+    torch.testing.assert_close(new.inputs[:, 0], states[:, 6:9].mean(dim=1))
+    torch.testing.assert_close(new.inputs[:, 1], states[:, 9])
 
 
 def test_span_limit_only_when_scoring():
-    made = Compressive(**SETTINGS, span_limit=3)
-    assert made.train().longest is None
-    assert made.eval().longest == 3
+    policy = Compressive(**SETTINGS, span_limit=3)
+    assert policy.train().max_distance is None
+    assert policy.eval().max_distance == 3
 
 
 @pytest.mark.parametrize(

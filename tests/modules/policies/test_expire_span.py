@@ -1,4 +1,4 @@
-"""Spans, soft mask, penalty and what is kept, against the loops."""
+"""Spans, soft mask, penalty and deletion of Expire-Span, against the loops."""
 
 import math
 
@@ -7,13 +7,12 @@ import torch
 
 from fairseq_expire.modules import ExpireSpan, LayerMemory
 from fairseq_expire.modules.attention import loops as naive
-from fairseq_expire.modules.visibility import Visibility, soft_mask_bias, steps_left
 
 D = 6
 
 
 def policy(**changes):
-    settings = dict(embed_dim=D, max_span=40, ramp=7, span_init=10.0)
+    settings = {"embed_dim": D, "max_span": 40, "ramp": 7, "span_init": 10.0}
     module = ExpireSpan(**{**settings, **changes}).double()
     torch.manual_seed(0)
     torch.nn.init.normal_(module.predictor.weight)
@@ -41,24 +40,26 @@ def test_spans_follow_the_equation():
     torch.testing.assert_close(module.spans(states).squeeze(-1), 40 / (1 + torch.exp(-score)))
 
 
+def visibility_of(module, states, age, block, shortening=None):
+    spans = module.shorten(module.spans(states), shortening)
+    return module.visibility(spans, LayerMemory.from_tensors(age=age, inputs=states), block=block)
+
+
 def penalty_of(module, states, age, block, shortening=None, padding=None):
-    spans = module.shortened(module.spans(states), shortening).transpose(1, 2)
-    left = steps_left(spans, age, ramp=module.ramp)
-    return module.penalty(spans, left, age, block=block, padding=padding)
+    return module.penalty(visibility_of(module, states, age, block, shortening), padding=padding)
 
 
 @pytest.mark.parametrize("shortening", [None, 0.0, 0.3])
 def test_mask_sizes_and_penalty_equal_the_loops(shortening):
     module = policy()
     states, age, distance = candidates()
-    charged = module.shortened(module.spans(states), shortening)
+    charged = module.shorten(module.spans(states), shortening)
     if shortening is not None:
         torch.testing.assert_close(charged, module.spans(states).clamp(max=shortening * 40))
     mask, penalty = naive.expire_span_view(charged.squeeze(-1), distance, ramp=7)
-    left = steps_left(charged.transpose(1, 2), age, ramp=7)
-    past = soft_mask_bias(left, 0, 5, ramp=7).masked_fill(distance.unsqueeze(1) < 1, float("-inf"))
-    torch.testing.assert_close(past.squeeze(1).exp2(), mask)
-    assert torch.equal(Visibility(left, age, 7).sizes(5), (mask > 0).sum(dim=-1))
+    visibility = visibility_of(module, states, age, 5, shortening)
+    torch.testing.assert_close(visibility.bias(0, 5).squeeze(1).exp2(), mask)
+    assert torch.equal(visibility.sizes(), (mask > 0).sum(dim=-1))
     torch.testing.assert_close(penalty_of(module, states, age, 5, shortening), penalty)
 
 
@@ -85,9 +86,9 @@ def test_kept_until_no_later_query_sees_it():
     last = math.ceil(spans.item() + 7) - 1
     for steps, expected in [(last, True), (last + 1, False)]:
         age = torch.tensor([[steps]])
-        _, keep = module.retain(LayerMemory(state, age), spans)
-        assert keep.item() is expected
-        assert (steps_left(spans.transpose(1, 2), age, ramp=7) > 0).item() is expected
+        visibility = visibility_of(module, state, age, 0)
+        assert module.retain(visibility).item() is expected
+        assert (visibility.bias(0, 1) > float("-inf")).item() is expected
 
 
 def test_span_limit_cuts_only_when_scoring():

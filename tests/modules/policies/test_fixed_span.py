@@ -1,19 +1,18 @@
+"""What a fixed span shows and keeps."""
+
 import pytest
 import torch
 
 from fairseq_expire.modules import FixedSpan, LayerMemory
-from fairseq_expire.modules.visibility import soft_mask_bias, steps_left
 
 
 def test_sees_the_last_steps_and_keeps_no_more():
     policy = FixedSpan(max_span=3)
     states, age = torch.zeros(1, 5, 4), torch.tensor([[5, 4, 3, 2, 1]])
-    left = steps_left(policy.spans(states).transpose(1, 2), age, ramp=policy.ramp)
+    visibility = policy.visibility(policy.spans(states), LayerMemory.from_tensors(age=age, inputs=states), block=0)
     full, gone = 0.0, float("-inf")
-    assert soft_mask_bias(left, 0, 2, ramp=policy.ramp).tolist() == [
-        [[[gone, gone, full, full, full], [gone, gone, gone, full, full]]]
-    ]
-    _, keep = policy.retain(LayerMemory(states, age), policy.spans(states))
+    assert visibility.bias(0, 2).tolist() == [[[[gone, gone, full, full, full], [gone, gone, gone, full, full]]]]
+    keep = policy.retain(visibility)
     assert keep.tolist() == [[False, False, True, True, True]]
 
 

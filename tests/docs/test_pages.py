@@ -1,0 +1,113 @@
+"""What pages say exists: the files and headings that they link, the options that they name, the API that they list."""
+
+import argparse
+import ast
+import re
+
+import doc_pages
+import pytest
+import scripts
+from fairseq import options, registry
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.tasks import TASK_REGISTRY
+from fairseq.utils import import_user_module
+
+ROOT = doc_pages.ROOT
+pages = pytest.mark.parametrize("page", doc_pages.PAGES, ids=doc_pages.name_of)
+
+# Options of commands that are neither fairseq's nor ours.
+OF_OTHERS = {
+    "--compile-bytecode",  # uv
+    *("--config-dir", "--config-name"),  # fairseq-hydra-train
+    *("--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"),  # torchrun
+    *("--ntasks", "--ntasks-per-node", "--gpus-per-node"),  # srun
+}
+
+
+@pages
+def test_links_lead_to_files_and_headings(page):
+    for link in doc_pages.links(page):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_file(), f"{link}: there is no such file"
+        assert target.is_relative_to(ROOT), f"{link}: outside the repository"
+        if anchor:
+            assert anchor in doc_pages.anchors(target), f"{link}: there is no such heading"
+
+
+@pages
+def test_no_path_of_one_machine(page):
+    found = re.search(
+        r"(?<![\w.~/-])/(?:home|root|work|tmp|Users|mnt|opt|private)/\S*", page.read_text(encoding="utf-8")
+    )
+    assert found is None, found[0]
+
+
+def option_strings(parser):
+    return {name for action in parser._actions for name in action.option_strings}
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Options of fairseq's commands, of ours, and of the scripts in examples and docs."""
+    import_user_module(argparse.Namespace(user_dir=str(ROOT / "fairseq_expire")))
+    found = set(OF_OTHERS)
+    for make in (
+        options.get_training_parser,
+        options.get_generation_parser,
+        options.get_interactive_generation_parser,
+        options.get_eval_lm_parser,
+        options.get_validation_parser,
+        options.get_preprocessing_parser,
+    ):
+        found |= option_strings(make())
+    kinds = [kind for name, kind in MODEL_DATACLASS_REGISTRY.items() if name.endswith("_span_lm")]
+    kinds += [MODEL_DATACLASS_REGISTRY[name] for name in ("transformer_xl_lm", "compressive_transformer_lm")]
+    kinds.append(CRITERION_DATACLASS_REGISTRY["expire_span_loss"])
+    kinds += [kind for group in registry.REGISTRIES.values() for kind in group["dataclass_registry"].values()]
+    for kind in kinds:
+        parser = argparse.ArgumentParser(conflict_handler="resolve")
+        gen_parser_from_dataclass(parser, kind())
+        found |= option_strings(parser)
+    parser = argparse.ArgumentParser(conflict_handler="resolve")
+    TASK_REGISTRY["memory_caching_lm"].add_args(parser)
+    found |= option_strings(parser)
+    for name in ("enwik8", "pg19", "wikitext103", "text"):
+        found |= option_strings(scripts.load(name).build_parser())
+    for path in [
+        *ROOT.glob("examples/**/*.py"),
+        *ROOT.glob("docs/*.py"),
+        ROOT / "fairseq_expire/export.py",
+        ROOT / "tests/conftest.py",
+    ]:
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        for call in calls:
+            if getattr(call.func, "attr", "") in ("add_argument", "addoption"):
+                found |= {part.value for part in call.args if isinstance(part, ast.Constant)}
+    return found
+
+
+@pages
+def test_options_that_are_named_exist(page, known):
+    for code in doc_pages.code(page):
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):
+            assert option in known, f"{option}, in: {code}"
+
+
+def test_every_package_has_a_page_in_the_api_reference():
+    shown = {name for page in ROOT.glob("docs/api/*.md") for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)}
+    packages = {f"fairseq_expire.{path.parent.name}" for path in ROOT.glob("fairseq_expire/*/__init__.py")} | {
+        f"data_prep.{path.stem}" for path in ROOT.glob("data_prep/*.py")
+    }
+    assert packages <= shown
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
+    listed = set(re.findall(r"(\S+\.md)$", navigation, re.M))
+    assert {page.relative_to(ROOT / "docs").as_posix() for page in ROOT.glob("docs/**/*.md")} <= listed
+    assert {name for name in listed if not (ROOT / name).exists() and not (ROOT / "docs" / name).exists()} == set()
