@@ -1,4 +1,4 @@
-"""Small models with random weights, and text for them, made without a file."""
+"""Small models with random weights, made without a file."""
 
 from functools import partial
 
@@ -28,7 +28,7 @@ BYTES = [byte_symbol(byte) for byte in range(256)]
 
 
 def text_model(policy="expire_span", level="bytes", symbols=BYTES, seed=0):
-    """A model whose predictions differ much from token to token, so that no two continuations are alike by chance."""
+    """Makes a model whose predictions differ much from token to token: no two continuations are equal by chance."""
     dictionary = PlainDictionary(symbols)
     codec = BoundTokenizer(dictionary, make_tokenizer(level, {}))
     torch.manual_seed(seed)

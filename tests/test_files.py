@@ -3,7 +3,7 @@
 import functools
 from pathlib import Path
 
-import forked
+import killable
 import pytest
 
 from fairseq_expire import files
@@ -56,9 +56,9 @@ def test_a_kill_leaves_what_was_there_and_the_next_run_removes_the_rest(tmp_path
         with new_folder(dest, force=force) as folder:
             fill(folder, "new")
             (folder / "sub").mkdir()
-            forked.kill_this_process()
+            killable.kill_this_process()
 
-    assert forked.run(run)
+    assert killable.run(run)
     assert dest.exists() == force and (tmp_path / "a.partial" / MARK).exists()
     assert not force or (dest / MARK).read_text() == "old"
     with new_folder(dest, force=force) as folder:
@@ -121,10 +121,10 @@ def test_a_kill_while_data_is_replaced_loses_nothing(tmp_path, monkeypatch, step
         def call(*arguments, **options):
             now = next(steps)
             if now == step and not after:
-                forked.kill_this_process()
+                killable.kill_this_process()
             function(*arguments, **options)
             if now == step:
-                forked.kill_this_process()
+                killable.kill_this_process()
 
         return call
 
@@ -134,7 +134,7 @@ def test_a_kill_while_data_is_replaced_loses_nothing(tmp_path, monkeypatch, step
             monkeypatch.setattr(Path, "rename", killing(Path.rename))
             monkeypatch.setattr(files.shutil, "rmtree", killing(files.shutil.rmtree))
 
-    assert forked.run(run)
+    assert killable.run(run)
     expected = "new" if (step, after) > (1, False) else "old"
     with pytest.raises(ValueError, match="add --force"), new_folder(dest):
         pytest.fail("must not be entered")

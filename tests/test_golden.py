@@ -1,4 +1,4 @@
-"""The function is that of the published implementation: every golden file of tests/golden and $EXPIRE_GOLDEN_DIR."""
+"""The model computes what the published implementation does: golden files of tests/golden and $EXPIRE_GOLDEN_DIR."""
 
 import json
 import os
@@ -98,7 +98,7 @@ class Model:
         return logits.log_softmax(dim=-1), out
 
     def gradients(self):
-        """By the golden file's names."""
+        """Returns the gradients by the golden file's names."""
         grads = {name: tensor.grad for name, tensor in self.outer.items()}
         grads["layers.0.attn.attn.key_pe"] = self.stack.position.grad.flip(0).t().unsqueeze(0)
         for number, layer in enumerate(self.stack.layers):
@@ -129,8 +129,7 @@ def load(path):
 
 
 class RecordingExpireSpan(ExpireSpan):
-    """Also sums r and e over the pairs on the ramp: the file's auxiliary loss sums r, ours e (see the golden README).
-    """
+    """Expire-Span that also sums r and e over the pairs on the ramp: the file's auxiliary loss sums r, ours e."""
 
     def penalty(self, visibility, *, padding):
         distance = visibility.distance(0, visibility.block)

@@ -102,7 +102,7 @@ class Stream:
     @property
     def pending(self) -> bytes:
         """Text that was fed and waits for more, in UTF-8."""
-        return self._encoder.held
+        return self._encoder.pending
 
     def next_distribution(self) -> Distribution:
         """Predicts the token after all that was read."""

@@ -171,17 +171,17 @@ class BoundTokenizer:
 class StreamEncoder:
     """Encodes text that comes in parts, to the ids of the whole text.
 
-    A part whose ids may still change is held back: an incomplete character, word or line end. A subword model may have
-    to hold back all of a text without spaces.
+    A part whose ids may still change stays pending: an incomplete character, word or line end. All of a text
+    without spaces may be pending with subwords.
 
     Args:
         tokenizer: encodes the text.
-        held: text that was fed before and is not encoded yet.
+        pending: text that was fed before and is not encoded yet.
     """
 
-    def __init__(self, tokenizer: BoundTokenizer, held: bytes = b""):
+    def __init__(self, tokenizer: BoundTokenizer, pending: bytes = b""):
         self._bound = tokenizer
-        self.held = held
+        self.pending = pending
 
     def feed(self, text: Text) -> list[int]:
         """The ids that have become certain.
@@ -189,16 +189,16 @@ class StreamEncoder:
         Raises:
             ValueError: as :meth:`BoundTokenizer.encode`; nothing is fed then.
         """
-        text = self.held + as_bytes(text)
+        text = self.pending + as_bytes(text)
         stable = self._bound.tokenizer.stable_length(text)
         ids = self._bound.encode(text[:stable])
-        self.held = text[stable:]
+        self.pending = text[stable:]
         return ids
 
     def flush(self) -> list[int]:
-        """The ids of what is held back, if the text ends here."""
-        ids = self._bound.encode(self.held)
-        self.held = b""
+        """The ids of the pending text, if the text ends here."""
+        ids = self._bound.encode(self.pending)
+        self.pending = b""
         return ids
 
 

@@ -8,7 +8,7 @@ import resource
 import signal
 import time
 
-import forked
+import killable
 import pytest
 import scripts
 
@@ -71,12 +71,12 @@ def test_a_kill_after_any_number_of_chunks(tmp_path, text, name):
             nonlocal chunks
             chunks -= 1
             if chunks < 0:
-                forked.kill_this_process()
+                killable.kill_this_process()
 
         make(dest, the_job, force=True, workers=1, on_progress=on_progress)
 
     left, chunks = set(), 0
-    while forked.run(functools.partial(run, chunks)):
+    while killable.run(functools.partial(run, chunks)):
         assert contents(dest) == old and not (partial / FILE_NAME).exists()
         left |= {path.name for path in partial.iterdir()}
         chunks += 11
@@ -97,10 +97,10 @@ def test_killing_the_script(tmp_path):
     seconds = time.monotonic() - started
     kills = 0
     for attempt in range(8):
-        child = forked.start(lambda: main([*options, str(dest), "--force"]))
+        child = killable.start(lambda: main([*options, str(dest), "--force"]))
         time.sleep(random.Random(attempt).uniform(0, seconds))
         os.kill(child, signal.SIGKILL)
-        kills += forked.was_killed(child)
+        kills += killable.was_killed(child)
         # The workers hold the lock until they notice.
         time.sleep(0.1)
         assert not dest.exists() or contents(dest) == contents(tmp_path / "whole")
@@ -112,9 +112,9 @@ def test_killing_the_script(tmp_path):
 def test_an_unfinished_run_of_another_job_leaves_nothing(tmp_path, text):
     def stop(doing, num_bytes):
         if doing == "train":
-            forked.kill_this_process()
+            killable.kill_this_process()
 
-    assert forked.run(lambda: make(tmp_path / "dest", job(text, "subword"), workers=1, on_progress=stop))
+    assert killable.run(lambda: make(tmp_path / "dest", job(text, "subword"), workers=1, on_progress=stop))
     assert (tmp_path / "dest.partial" / "spm.model").exists()
     assert make(tmp_path / "dest", job(text, "words")) == make(tmp_path / "whole", job(text, "words"))
 

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-import forked
+import killable
 import pytest
 
 from fairseq_expire.corpora.workers import ordered_map
@@ -77,11 +77,11 @@ def test_workers_end_with_the_process_that_started_them():
         with ordered_map(work, range(2), workers=2, in_processes=True) as results:
             list(results)
 
-    child = forked.start(start)
+    child = killable.start(start)
     os.close(writing)
     with open(reading) as pipe:
         workers = {int(pipe.readline()) for _ in range(2)}
         os.kill(child, signal.SIGKILL)
-        assert forked.was_killed(child) and len(workers) == 2
+        assert killable.was_killed(child) and len(workers) == 2
         # The pipe stays open as long as one of them lives.
         assert pipe.read() == ""

@@ -10,6 +10,7 @@ import demo
 import progress
 import pytest
 import report
+from context_model import ContextModel
 from pace import Pace
 
 # A stand-in for data_prep/text.py, fairseq's commands and forgetting.py; each call adds its name to the file `calls`.
@@ -51,6 +52,17 @@ elif name == "forgetting":
     pathlib.Path(words[words.index("--json") + 1]).write_text(json.dumps(dict(near=result, far=result, expire=result)))
 """
 
+
+class Uniform:
+    """A stand-in for the order-2 model."""
+
+    def __init__(self, stream):
+        assert stream.read()
+
+    def bits_per_byte(self, stream):
+        return 8.0
+
+
 TRAINED = ["fairseq-train"] * 5
 ALL = ["text", "restore", "restore", *TRAINED, "fairseq-eval-lm", "fairseq-validate", "forgetting"]
 
@@ -72,6 +84,8 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "tool", tool)
     monkeypatch.setattr(demo, "FORGETTING", [sys.executable, script, "forgetting"])
     monkeypatch.setattr(demo.Pace, "cores_here", staticmethod(lambda: 2))
+    # The real one takes a second for a text of any length.
+    monkeypatch.setattr(demo, "ContextModel", Uniform)
 
     class Fake:
         train_breaks = broken
@@ -84,10 +98,12 @@ def fake(tmp_path, monkeypatch):
     return Fake()
 
 
-def test_all_steps_run_once(fake, tmp_path, capsys):
+def test_all_steps_run_once(fake, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "ContextModel", ContextModel)
     assert demo.main([]) == 0
     assert fake.calls() == ALL
     out = capsys.readouterr().out
+    assert re.search(r"order-2 context model \(Witten-Bell\) +\| +[1-7]\.\d+\n", out)
     assert re.search(r"expire_span_lm_tiny \(ours\) +\| +2\.123\n", out)
     assert f"remembers 312 of up to {demo.MAX_SPAN} steps on average" in out
     assert str(tmp_path / ".demo" / "stdlib" / "checkpoints" / "checkpoint_last.pt") in out

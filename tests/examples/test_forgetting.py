@@ -55,7 +55,7 @@ def test_the_task_is_learnt(monkeypatch):
     monkeypatch.setattr(forgetting, "RECENT", 2)
     torch.manual_seed(0)
     model = forgetting.Answerer(span=48, expire=False)
-    forgetting.train("fixed span", model, updates=300)
+    forgetting.train("fixed span", model, updates=150)
     assert forgetting.test(model, blocks=20).right > 0.35
 
 

@@ -1,6 +1,4 @@
-"""Any stack that reads any text in any blocks, against the reader that takes the whole row at once and keeps
-everything.
-"""
+"""Any stack that reads any text in any blocks, against a reader of the whole row that keeps everything."""
 
 from typing import NamedTuple
 
@@ -16,7 +14,7 @@ from fairseq_expire.modules.policies.compressive import POOLINGS
 
 
 class Model(NamedTuple):
-    """L, R, K, D / K, layers, P, and of the Compressive Transformer C, c and how it pools."""
+    """A model: L, R, K, D / K, layers, P, and for the compressive memory C, c and its pooling."""
 
     kind: str
     span: int
@@ -24,7 +22,7 @@ class Model(NamedTuple):
     heads: int
     width: int
     layers: int
-    reach: int
+    positions: int
     pre_norm: bool
     limit: int | None
     size: int
@@ -50,7 +48,7 @@ class Model(NamedTuple):
             num_heads=self.heads,
             ffn_dim=5,
             num_layers=self.layers,
-            position_range=self.reach,
+            position_range=self.positions,
             policy=self.policy,
             pre_norm=self.pre_norm,
         ).double()
@@ -63,7 +61,7 @@ class Model(NamedTuple):
         return stack
 
     def read_at_once(self, stack, hidden, limited):
-        """[B, N, D] by the reader; a limit is one of scoring."""
+        """[B, N, D], the output of the reader; a limit counts only while scoring."""
         limit = self.limit if limited else None
         mask, compressed = {
             "expire": lambda: (reader.expire_span_mask(max_span=self.span, ramp=self.ramp, limit=limit), None),
@@ -94,13 +92,13 @@ class Model(NamedTuple):
 MODELS = st.builds(
     Model,
     kind=st.sampled_from(["expire", "fixed", "adaptive", "compressive"]),
-    # At least the most states that may be compressed into one.
+    # At least the largest rate.
     span=st.integers(4, 20),
     ramp=st.integers(1, 8),
     heads=st.integers(1, 3),
     width=st.integers(1, 3),
     layers=st.integers(1, 2),
-    reach=st.integers(1, 30),
+    positions=st.integers(1, 30),
     pre_norm=st.booleans(),
     limit=st.none() | st.integers(1, 24),
     size=st.integers(1, 5),
@@ -108,7 +106,7 @@ MODELS = st.builds(
     pooling=st.sampled_from(POOLINGS),
     seed=st.integers(0, 2**20),
 )
-# The lengths of blocks; together they are the text.
+# The lengths of the blocks that make up the text.
 BLOCKS = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
 
@@ -119,13 +117,15 @@ def text(model, rows, length):
 
 @torch.no_grad()
 def test_any_blocks_are_the_whole_text(long):
-    """With a memory of inputs or of keys and values, or of both in turn, that is saved, copied and picked by row on the
-    way; with text behind which there is padding; with deletion and without."""
+    """With a memory of inputs, of keys and values, or of both in turn, that is saved and reordered on the way.
+
+    With padding behind the text and without, with deletion and without.
+    """
 
     def at(model, blocks, rows, training, gradients, scoring_from, saved, deleting, padded, dtype):
         stack, hidden = model.stack(), text(model, rows, sum(blocks))
         limited = not training
-        # Of the shorter row the last block has the first tokens.
+        # The first row lacks the last tokens of the last block.
         missing = min(padded, blocks[-1] - 1)
         stack.to(dtype)
         if not deleting:
@@ -186,7 +186,7 @@ def alive(policy, stored):
 
 @torch.no_grad()
 def test_storage_is_bounded(long):
-    """By what the longest row can still see, rounded up, and the block (design, section 6)."""
+    """By the memories that the longest row can still see, rounded up, and the block (design, section 6)."""
 
     def at(model, blocks, rows, spread):
         model = model._replace(span=model.span * spread, limit=None)

@@ -1,3 +1,5 @@
+"""Waiting threads sleep while other processes use their cores, and only then."""
+
 import functools
 import os
 import subprocess

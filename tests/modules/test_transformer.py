@@ -1,4 +1,4 @@
-"""What always holds of the stack (design, section 6)."""
+"""Properties that every stack has (design, section 6)."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ SHORT, COMPRESSED, RATE = 17, 9, 3
 
 
 class KeepEverything(ExpireSpan):
-    """Deletion switched off."""
+    """Expire-Span that deletes nothing."""
 
     def retain(self, visibility):
         return torch.ones_like(visibility.age, dtype=torch.bool)
@@ -35,7 +35,7 @@ def make(kind="expire", pre_norm=False, span=SPAN, **changes):
         "shortened": lambda: ExpireSpan(embed_dim=D, max_span=SPAN, ramp=RAMP, span_init=12.0, shortening=True),
         "fixed": lambda: FixedSpan(max_span=span),
         "adaptive": lambda: AdaptiveSpan(num_heads=K, max_span=span, ramp=RAMP),
-        # Two of three queries see a compressed memory that begins in the middle of a block, whatever the block.
+        # Two of three compressed memories become visible inside of a block, whatever its length.
         **{
             f"compressive-{pooling}": lambda pooling=pooling: Compressive(
                 max_span=SHORT, compressed_size=COMPRESSED, rate=RATE, pooling=pooling
@@ -50,7 +50,7 @@ def make(kind="expire", pre_norm=False, span=SPAN, **changes):
         "embed_dim": D,
         "num_heads": K,
         "ffn_dim": 24,
-        "num_layers": 3,
+        "num_layers": 2,
         "position_range": 9,
         "policy": policies[kind],
     }
@@ -70,7 +70,7 @@ def text(rows=3, length=LENGTH):
 
 
 def run(stack, hidden, block):
-    """The outputs over the whole text, and the memory after each block."""
+    """Reads a text in blocks; returns the outputs of the whole text and the memory after each block."""
     memory, outputs, memories = None, [], []
     for part in hidden.split(block, dim=1):
         out = stack(part, memory)
@@ -81,7 +81,7 @@ def run(stack, hidden, block):
 
 
 def alive(memory, stack):
-    """[layer][row]: how many memories the next query sees or could see, dead ones that still take a slot left out."""
+    """[layer][row]: how many memories later queries can see; expired ones may still have a slot."""
     counts = []
     for stored, layer in zip(memory.layers, stack.layers):
         seen, policy = stored.occupied, layer.policy
@@ -142,8 +142,8 @@ def test_block_length_changes_nothing(kind, pre_norm, block, training):
 @pytest.mark.parametrize("limit", [5, SHORT + 1, SHORT + RATE, 35])
 @torch.no_grad()
 def test_block_length_changes_nothing_under_a_limit(kind, limit, block):
-    """Below L, among the compressed, beyond: where deletion and what is seen follow from different things."""
-    stack, hidden = make(kind).eval(), text(rows=1)
+    """Limits below L, among the compressed memories, and beyond these."""
+    stack, hidden = make(kind).eval(), text(rows=1, length=90)
     for layer in stack.layers:
         layer.policy.span_limit = limit
     whole, _ = run(stack, hidden, LENGTH)
@@ -158,7 +158,7 @@ def test_block_length_changes_nothing_under_a_limit(kind, limit, block):
 @pytest.mark.parametrize("gap", [1, 4, 50])
 @torch.no_grad()
 def test_block_length_changes_nothing_after_a_gap(kind, training, gap):
-    """Text that was skipped makes what is remembered older."""
+    """Skipped text advances the ages of a memory."""
     stack, hidden = make(kind).train(training), text(rows=2)
     memory = run(stack, hidden[:, :30], 30)[1][-1].advance(gap)
     whole = stack(hidden[:, 30:], memory).hidden
@@ -195,7 +195,7 @@ def test_the_future_changes_nothing(kind, training):
 def test_another_row_changes_nothing_however_long_its_memory(training):
     stack = make().train(training)
     hidden = text(rows=2)
-    # A constant row whose states all ask to stay; the row under test must not notice.
+    # All states of this row stay long; the other row must not notice.
     loud = hidden.clone()
     loud[1] = 10 * torch.sign(stack.layers[0].policy.predictor.weight)
     both, memories = run(stack, loud, 16)
@@ -223,10 +223,10 @@ def test_storage_is_that_of_the_longest_row(kind):
 @pytest.mark.parametrize("block", [1, 7, 100])
 @torch.no_grad()
 def test_storage_of_keys_and_values_is_bounded(kind, block):
-    """The longest row's alive memories rounded up to 64, and room for a block, which is free."""
+    """By the memories of the longest row that are alive, rounded up to 64, and free room for a block."""
     stack = make(kind, span=150).eval()
     memory = None
-    for part in text(length=300).split(block, dim=1):
+    for part in text(length=220).split(block, dim=1):
         memory = stack(part, memory).memory
         for layer, counts in zip(memory.layers, alive(memory, stack)):
             bound = -(-max(counts) // 64) * 64 + block
@@ -234,28 +234,28 @@ def test_storage_of_keys_and_values_is_bounded(kind, block):
 
 
 @torch.no_grad()
-def test_token_by_token_what_is_there_is_seldom_copied(monkeypatch):
-    found_room, append = [], GrowableBuffer.append
-    monkeypatch.setattr(GrowableBuffer, "append", lambda *args: found_room.append(append(*args)) or found_room[-1])
+def test_token_by_token_reading_seldom_copies_the_memory(monkeypatch):
+    appended, append = [], GrowableBuffer.append
+    monkeypatch.setattr(GrowableBuffer, "append", lambda *args: appended.append(append(*args)) or appended[-1])
     stack = make().eval()
     memory, moved = None, 0
-    for part in text(rows=1, length=400).split(1, dim=1):
+    for part in text(rows=1, length=300).split(1, dim=1):
         before, memory = memory, stack(part, memory).memory
         if before is not None:
             moved += memory.layers[0].keys.data_ptr() != before.layers[0].keys.data_ptr()
-    assert moved <= 400 / 32
-    assert len(found_room) == 3 * 399 and all(room is not None for room in found_room)
+    assert moved <= 300 / 32
+    assert len(appended) == 2 * 299 and all(grown is not None for grown in appended)
 
 
 @torch.no_grad()
-def test_two_ways_on_from_one_memory():
-    """A memory is a value: reading on from it does not change what reading on from it gives."""
+def test_two_texts_continue_one_memory():
+    """A memory is a value: reading on from it does not change it."""
     stack, hidden = make().eval(), text(length=60)
     memory = stack(hidden[:, :20]).memory
-    ways = [hidden[:, 20:23], hidden[:, 40:43]]
-    once = [stack(way, memory) for way in ways]
-    for way, out in zip(ways, once):
-        again = stack(way, memory)
+    texts = [hidden[:, 20:23], hidden[:, 40:43]]
+    once = [stack(part, memory) for part in texts]
+    for part, out in zip(texts, once):
+        again = stack(part, memory)
         assert torch.equal(again.hidden, out.hidden)
         follow = hidden[:, 50:55]
         torch.testing.assert_close(stack(follow, again.memory).hidden, stack(follow, out.memory).hidden)
@@ -264,14 +264,14 @@ def test_two_ways_on_from_one_memory():
 @KINDS
 @NORMS
 @torch.no_grad()
-def test_scoring_reads_on_from_a_memory_of_training(kind, pre_norm):
+def test_scoring_continues_a_memory_of_training(kind, pre_norm):
     stack, hidden = make(kind, pre_norm), text(length=60)
     memory = stack(hidden[:, :40]).memory
     expected = stack(hidden[:, 40:], memory)
     torch.testing.assert_close(stack.eval()(hidden[:, 40:], memory).hidden, expected.hidden)
 
 
-def test_training_does_not_read_on_from_keys_and_values():
+def test_training_does_not_continue_keys_and_values():
     stack, hidden = make().eval(), text(length=40)
     with torch.no_grad():
         memory = stack(hidden[:, :20]).memory
@@ -281,7 +281,7 @@ def test_training_does_not_read_on_from_keys_and_values():
 
 
 @torch.no_grad()
-def test_a_memory_of_inference_mode_serves_outside_of_it():
+def test_a_memory_of_inference_mode_works_outside_of_it():
     stack, hidden = make().eval(), text(length=40)
     with torch.inference_mode():
         memory = stack(hidden[:, :20]).memory
@@ -353,7 +353,7 @@ def test_padding_is_neither_seen_nor_remembered(kind, training):
     torch.testing.assert_close(padded.hidden[1:, :20], short.hidden)
     if short.reports[0].penalty is not None:
         torch.testing.assert_close(padded.reports[0].penalty[1:], short.reports[0].penalty)
-    # Of 20 tokens with at most a few compressed memories in front.
+    # 20 tokens, compressed memories included.
     assert padded.memory.layers[0].occupied[1].sum() <= 20
 
 
@@ -394,7 +394,7 @@ def test_half_precision_keeps_spans_exact_and_gradients_finite(kind, autocast, d
         assert (out.hidden.double() - exact_out.hidden).abs().mean() < 0.1 * exact_out.hidden.abs().mean()
         assert all(report.span.dtype == torch.float32 for report in out.reports)
         if kind == "expire":
-            # In half precision not even the first layer's could be told apart.
+            # Computed in half precision, most spans of the first layer would be equal.
             assert len(out.reports[0].span.unique()) > 0.9 * out.reports[0].span.numel()
     if training:
         out.hidden.float().square().mean().backward()
@@ -402,7 +402,7 @@ def test_half_precision_keeps_spans_exact_and_gradients_finite(kind, autocast, d
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_a_memory_of_full_precision_serves_in_half(dtype):
+def test_a_memory_of_full_precision_works_in_half_precision(dtype):
     stack = make().float().eval()
     first, second = text(length=40).float().split(20, dim=1)
     with torch.no_grad():
@@ -445,7 +445,7 @@ def test_blocks_and_memories_that_do_not_fit():
         (lambda: stack(hidden[:, :0]), "at least one token"),
         (lambda: stack(hidden[..., :5]), r"\[B, T, 16\]"),
         (lambda: stack(hidden[:2], memory), "3 rows, the block 2"),
-        (lambda: stack(hidden, Memory(memory.layers[:2])), "2 layers, the model 3"),
+        (lambda: stack(hidden, Memory(memory.layers[:1])), "1 layers, the model 2"),
     ]:
         with pytest.raises(ValueError, match=words):
             call()

@@ -103,7 +103,7 @@ def test_text_that_comes_in_parts_gets_the_same_ids(data):
             ids += encoder.feed(text[:length])
             text = text[length:]
         ids += encoder.flush()
-        assert ids == tokenizer.encode(VALID + "中") and encoder.held == b""
+        assert ids == tokenizer.encode(VALID + "中") and encoder.pending == b""
 
     check()
 

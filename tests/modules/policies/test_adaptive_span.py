@@ -1,3 +1,5 @@
+"""Spans, mask, penalty and deletion of Adaptive-Span, against the paper."""
+
 import pytest
 import torch
 
@@ -12,39 +14,38 @@ def policy(ratio=(0.0, 0.5, 1.0), **changes):
     return made
 
 
-def mask(made, block=1):
-    """[K, T, S] of a block after a memory of 2 L."""
-    age = torch.arange(2 * L, -block, -1).unsqueeze(0)
-    spans = made.spans(torch.zeros(1, 2 * L + block, 5))
-    sight = made.visibility(
-        spans, LayerMemory.from_tensors(age=age, inputs=torch.zeros(1, 2 * L + block, 5)), block=block
-    )
-    return sight.bias(0, block).exp2().squeeze(0), sight, age
+def visibility_of(made, age, block):
+    """Visibility of memories of these ages [S], the block's tokens last."""
+    age = torch.tensor([age])
+    states = torch.zeros(1, age.size(1), 5)
+    return made.visibility(made.spans(states), LayerMemory.from_tensors(age=age, inputs=states), block=block)
+
+
+def mask_of(visibility):
+    """[K, T, S]."""
+    return visibility.bias(0, visibility.block).exp2().squeeze(0)
 
 
 def test_mask_is_that_of_the_paper():
     """m_z(x) = min(max((R + z - x) / R, 0), 1) for x = 0 ... L - 1 steps behind the youngest."""
-    actual, sight, age = mask(policy())
-    distances = age.squeeze(0).tolist()
+    distances = list(range(2 * L, -1, -1))
+    visibility = visibility_of(policy(), distances, block=1)
     for head, z in enumerate((0.0, 5.0, 10.0)):
         expected = [min(max((R + z - (n - 1)) / R, 0), 1) if 1 <= n <= L else 0 for n in distances]
-        assert actual[head, 0].tolist() == pytest.approx(expected)
-    assert sight.sizes().item() == L
+        assert mask_of(visibility)[head, 0].tolist() == pytest.approx(expected)
+    assert visibility.sizes().item() == L
 
 
 @pytest.mark.parametrize("ratio, longest", [((0.0, 0.2, 0.5), 9), ((0.0, 0.8, 1.0), L), ((0.0, 0.0, 0.0), 4)])
 def test_keeps_what_the_longest_head_can_see(ratio, longest):
-    made = policy(ratio)
-    age = torch.arange(2 * L, 0, -1).unsqueeze(0)
-    states = torch.zeros(1, 2 * L, 5)
-    keep = made.retain(made.visibility(made.spans(states), LayerMemory.from_tensors(age=age, inputs=states), block=0))
-    assert age[keep].tolist() == list(range(longest, 0, -1))
+    made, age = policy(ratio), list(range(2 * L, 0, -1))
+    keep = made.retain(visibility_of(made, age, block=0))
+    assert torch.tensor([age])[keep].tolist() == list(range(longest, 0, -1))
 
 
 def test_sizes_count_what_any_head_sees():
-    made = policy((0.0, 0.2, 0.5))
-    actual, sight, _ = mask(made, block=7)
-    assert sight.sizes().tolist() == [(actual > 0).any(dim=0).sum(dim=-1).tolist()]
+    visibility = visibility_of(policy((0.0, 0.2, 0.5)), list(range(2 * L, -7, -1)), block=7)
+    assert visibility.sizes().tolist() == [(mask_of(visibility) > 0).any(dim=0).sum(dim=-1).tolist()]
 
 
 def test_penalty_is_the_mean_span_for_every_query():
@@ -58,7 +59,7 @@ def test_penalty_is_the_mean_span_for_every_query():
     assert made.ratio.grad.tolist() == pytest.approx([7 * L / K] * K)
 
 
-def test_parameters_leave_their_range_in_forward_and_are_brought_back_by_the_step():
+def test_parameters_may_leave_their_bounds_and_keep_bounds_brings_them_back():
     made = policy((-0.3, 0.5, 1.2))
     assert made.spans(torch.zeros(1, 5)).tolist() == [pytest.approx([-2.0, 6.0, 13.0])]
     keep_bounds(torch.nn.ModuleDict({"layer": made}))

@@ -1,4 +1,4 @@
-"""What a query sees is checked in test_transformer.py, against loops; here, what is compressed."""
+"""What is compressed, and when; test_transformer.py checks what queries see of it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Spans, soft mask, penalty and what is kept, against the loops."""
+"""Spans, soft mask, penalty and deletion of Expire-Span, against the loops."""
 
 import math
 

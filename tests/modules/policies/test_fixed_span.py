@@ -1,3 +1,5 @@
+"""What a fixed span shows and keeps."""
+
 import pytest
 import torch
 

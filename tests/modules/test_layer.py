@@ -1,4 +1,4 @@
-"""Memory sizes are counted only if somebody asks, and come out the same later."""
+"""The report of a layer."""
 
 import torch
 
@@ -7,8 +7,8 @@ from fairseq_expire.modules.visibility import Visibility
 
 
 @torch.no_grad()
-def test_sizes_are_counted_when_asked_for(monkeypatch):
-    """By then other tokens were read, into the same room."""
+def test_memory_sizes_are_counted_when_asked_for(monkeypatch):
+    """And come out right, though other tokens have been read into the same buffer by then."""
     counted, sizes = [], Visibility.sizes
     monkeypatch.setattr(Visibility, "sizes", lambda *args: counted.append(args) or sizes(*args))
     torch.manual_seed(0)
