@@ -1,6 +1,6 @@
-"""The table of wrong uses (tests/wrong_uses): each ends with one sentence, before work starts, and leaves nothing behind.
+"""The table of wrong uses (tests/wrong_uses): each ends with one sentence before work starts, and leaves no files.
 
-In this process, since starting a command takes seconds; a few in their own to see the last line of the real one.
+Commands run in this process. A few run in their own, to see the last line that a user sees.
 """
 
 import re
@@ -18,7 +18,7 @@ from wrong_uses import checkpoints, combinations, data, data_prep, numbers
 
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMTask
 
-# One module of tests/wrong_uses a kind of wrong use, and its table here.
+# Each module of tests/wrong_uses holds one kind of wrong use.
 USES = [
     *numbers.USES,
     *combinations.USES,
@@ -31,7 +31,7 @@ COMMANDS = {"train": train.cli_main, "eval-lm": eval_lm.cli_main, "validate": va
 
 @pytest.fixture
 def folder(data_bin, checkpoint, tmp_path, monkeypatch):
-    """The current folder, with copies to damage."""
+    """The current folder, with copies of data and checkpoint to damage."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(data_bin, "data")
     shutil.copy(checkpoint, "model.pt")
@@ -39,7 +39,7 @@ def folder(data_bin, checkpoint, tmp_path, monkeypatch):
 
 
 def arguments(use):
-    """The whole command line."""
+    """Whole command line of a wrong use."""
     given = use.options.split()
     if use.command not in COMMANDS:
         return given
@@ -60,13 +60,14 @@ def arguments(use):
     ours = use.arch.split("_lm")[0] in ("expire_span", "adaptive_span", "compressive_transformer", "transformer_xl")
     spans = commands.SPANS.get(use.arch, ["--max-span", "64"]) if ours else []
     return [
-        *common, "--arch", use.arch, *(commands.MODEL if ours else []), "--criterion", "expire_span_loss", *spans, "--save-dir",
-        "save", "--tokens-per-sample", "32", "--batch-size", "8", "--optimizer", "adam", "--max-update", "1", *given,
+        *common, "--arch", use.arch, *(commands.MODEL if ours else []), "--criterion", "expire_span_loss", *spans,
+        "--save-dir", "save", "--tokens-per-sample", "32", "--batch-size", "8", "--optimizer", "adam",
+        "--max-update", "1", *given,
     ]  # fmt: skip
 
 
 def last_line(use, monkeypatch, capfd):
-    """What the command ends with; fails if it does not end with an error."""
+    """Last line that the command prints. Fails the test if the command ends without an error."""
     try:
         if use.command in COMMANDS:
             monkeypatch.setattr(sys, "argv", arguments(use))
@@ -75,7 +76,7 @@ def last_line(use, monkeypatch, capfd):
             scripts.load(use.command.removesuffix(".py")).main(arguments(use))
     except SystemExit as ended:
         assert ended.code == 2
-        # From argparse.
+        # argparse has printed it.
         return capfd.readouterr().err.splitlines()[-1]
     except Exception as error:
         lines = traceback.format_exception_only(error)
@@ -97,7 +98,7 @@ def test_wrong_use(use, folder, monkeypatch, capfd):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     line = last_line(use, monkeypatch, capfd)
     assert re.search(use.sentence, line), f"expected {use.sentence}, got {line}"
-    # But for the empty folders that fairseq makes.
+    # Empty folders, which fairseq makes, do not count.
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -106,14 +107,14 @@ def test_the_table_has_no_use_twice():
 
 
 def test_a_command_started_as_a_module(folder):
-    """What is changed of a command holds for `python -m`, too, where it is the main module."""
+    """Patches of a command also hold for ``python -m``, where the command is the main module."""
     use = next(use for use in USES if use.name == "checkpoints written with what is not installed")
     _, *rest = arguments(use)
     output = commands.run(sys.executable, "-m", "fairseq_cli.train", *rest, code=1, cwd=folder)
     assert re.search(use.sentence, output.splitlines()[-1])
 
 
-# Where the traceback, or what is still being tidied up, could hide the sentence.
+# Cases where the traceback, or tidying up at the end, could hide the sentence.
 @pytest.mark.parametrize("name", ["train --span-init 256", "an index cut in its header"])
 def test_the_command_ends_with_the_sentence(folder, name):
     use = next(use for use in USES if use.name == name)
