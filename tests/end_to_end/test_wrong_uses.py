@@ -1,6 +1,6 @@
-"""The table of wrong uses (tests/wrong_uses): each ends with one sentence before work starts, and leaves no files.
+"""The table of wrong uses (tests/wrong_uses): each ends with one sentence before work starts and leaves nothing behind.
 
-Commands run in this process. A few run in their own, to see the last line that a user sees.
+Commands run in this process, because starting one takes seconds. A few run in their own, for its last line of output.
 """
 
 import re
@@ -18,7 +18,7 @@ from wrong_uses import checkpoints, combinations, data, data_prep, numbers
 
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMTask
 
-# Each module of tests/wrong_uses holds one kind of wrong use.
+# One module of tests/wrong_uses a kind of wrong use, and its table here.
 USES = [
     *numbers.USES,
     *combinations.USES,
@@ -31,7 +31,7 @@ COMMANDS = {"train": train.cli_main, "eval-lm": eval_lm.cli_main, "validate": va
 
 @pytest.fixture
 def folder(data_bin, checkpoint, tmp_path, monkeypatch):
-    """The current folder, with copies of data and checkpoint to damage."""
+    """The current folder, with copies to damage."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(data_bin, "data")
     shutil.copy(checkpoint, "model.pt")
@@ -39,7 +39,7 @@ def folder(data_bin, checkpoint, tmp_path, monkeypatch):
 
 
 def arguments(use):
-    """Whole command line of a wrong use."""
+    """Returns the whole command line."""
     given = use.options.split()
     if use.command not in COMMANDS:
         return given
@@ -67,7 +67,7 @@ def arguments(use):
 
 
 def last_line(use, monkeypatch, capfd):
-    """Last line that the command prints. Fails the test if the command ends without an error."""
+    """Returns the last line of the command; fails if it does not end with an error."""
     try:
         if use.command in COMMANDS:
             monkeypatch.setattr(sys, "argv", arguments(use))
@@ -76,7 +76,7 @@ def last_line(use, monkeypatch, capfd):
             scripts.load(use.command.removesuffix(".py")).main(arguments(use))
     except SystemExit as ended:
         assert ended.code == 2
-        # argparse has printed it.
+        # From argparse.
         return capfd.readouterr().err.splitlines()[-1]
     except Exception as error:
         lines = traceback.format_exception_only(error)
@@ -98,7 +98,7 @@ def test_wrong_use(use, folder, monkeypatch, capfd):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     line = last_line(use, monkeypatch, capfd)
     assert re.search(use.sentence, line), f"expected {use.sentence}, got {line}"
-    # Empty folders, which fairseq makes, do not count.
+    # fairseq makes empty folders.
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -107,14 +107,14 @@ def test_the_table_has_no_use_twice():
 
 
 def test_a_command_started_as_a_module(folder):
-    """Patches of a command also hold for ``python -m``, where the command is the main module."""
+    """The patches also work under `python -m`, where the command is the main module."""
     use = next(use for use in USES if use.name == "checkpoints written with what is not installed")
     _, *rest = arguments(use)
     output = commands.run(sys.executable, "-m", "fairseq_cli.train", *rest, code=1, cwd=folder)
     assert re.search(use.sentence, output.splitlines()[-1])
 
 
-# Cases where the traceback, or tidying up at the end, could hide the sentence.
+# Uses where a traceback, or the end of the process, could hide the sentence.
 @pytest.mark.parametrize("name", ["train --span-init 256", "an index cut in its header"])
 def test_the_command_ends_with_the_sentence(folder, name):
     use = next(use for use in USES if use.name == name)

@@ -72,7 +72,7 @@ SCORING = {
     "--max-tokens -3": "--max-tokens is the number of tokens read at once: expected at least 1, got -3",
     "--num-shards 2 --shard-id 5": "--shard-id counts from 0: expected less than the 2 of --num-shards, got 5",
     "--model-overrides {'position_range':64}": "positions for 32 steps, .* asks for 64: .* give --position-range 32",
-    "--model-overrides {'decoder_layers':3}": r"weight stack.layers.2\S+ of shape .* checkpoint has none: give",
+    "--model-overrides {'decoder_layers':3}": r"weight model.stack.layers.2\S+ of shape .* checkpoint has none: give",
 }
 
 USES = [
