@@ -38,6 +38,7 @@ def export(checkpoint: Path, dest: Path, *, data: Path | None = None, force: boo
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line."""
     parser = Parser(prog="python -m fairseq_expire.export", description=__doc__)
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of fairseq-train")
     parser.add_argument("dest", metavar="DIR", help="folder to make; it appears only when it is complete")

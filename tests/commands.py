@@ -63,13 +63,13 @@ def result(*command, fresh=False, env=None, cwd=None, given=b""):
     return fork_server.run(command, given=given, env=env, cwd=cwd)
 
 
-def run(*command, code=0, cwd=None, fresh=False):
+def run(*command, code=0, cwd=None, env=None, fresh=False):
     """Runs a command. Fails the test with its output unless it ends with ``code``.
 
     Returns:
         what it printed.
     """
-    done = result(*command, cwd=cwd, fresh=fresh)
+    done = result(*command, cwd=cwd, env=env, fresh=fresh)
     output = (done.stdout + done.stderr).decode()
     assert done.returncode == code, f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{output[-4000:]}"
     return output
@@ -78,6 +78,18 @@ def run(*command, code=0, cwd=None, fresh=False):
 def tool(name):
     """A command of fairseq, from the interpreter's own environment."""
     return Path(sys.executable).parent / name
+
+
+def write_tools(folder, env):
+    """Writes fairseq's commands to a folder for PATH, so that shell scripts run them in forked processes.
+
+    Args:
+        env: the environment of the scripts.
+    """
+    folder.mkdir()
+    for path in tool("").glob("fairseq-*"):
+        fork_server.write_stand_in(folder / path.name, path, env)
+    return folder
 
 
 def train(data, save_dir, *options, arch="expire_span_lm", updates=20, code=0):

@@ -1,4 +1,4 @@
-"""Data and a trained checkpoint that the end-to-end tests share: real text, small enough for seconds; and what runs without fairseq."""
+"""Options of pytest, and the data and the trained checkpoint that many tests share: real text, but little of it."""
 
 import argparse
 import importlib.util
@@ -11,7 +11,7 @@ import commands
 import pytest
 
 TESTS = Path(__file__).parent
-# Tests of what works without fairseq, which --without-fairseq runs alone: others fail at their imports, before any mark is seen.
+# The tests that --without-fairseq runs. A mark could not choose them, since the others fail when they are imported.
 WITHOUT_FAIRSEQ = [
     TESTS / name
     for name in (
@@ -27,33 +27,32 @@ WITHOUT_FAIRSEQ = [
         "test_install.py",
     )
 ]
-# In those folders: the comparisons with fairseq's own modules and commands.
+# Files in these folders that compare with fairseq's own modules and commands.
 WITH_FAIRSEQ = [TESTS / "inference/test_load.py", TESTS / "modules/test_adaptive_vocabulary.py"]
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--long", action="store_true", help="what is random is tried many more times, and every recipe runs"
-    )
+    parser.addoption("--long", action="store_true", help="try what is random many more times, and run every recipe")
+    parser.addoption("--recipes", action="store_true", help="run every recipe, not only those that differ most")
     parser.addoption(
         "--without-fairseq",
         action="store_true",
-        help="only the tests of what works without fairseq, where there is none",
+        help="run only the tests that need no fairseq, where it is not installed",
     )
 
 
 def pytest_configure(config):
-    """Tests are left out only where fairseq is missing, and only if that was asked for."""
+    """Makes sure that no test is left out silently: --without-fairseq is for where fairseq is not installed."""
     there = importlib.util.find_spec("fairseq") is not None
     if there and config.getoption("--without-fairseq"):
-        raise pytest.UsageError(
-            "--without-fairseq leaves out tests that can run here, where fairseq is installed: leave it out"
-        )
+        raise pytest.UsageError("--without-fairseq: fairseq is installed, so all tests can run; leave the option out")
     if not there and not config.getoption("--without-fairseq"):
-        raise pytest.UsageError("most tests need fairseq, which is not installed: make test; or give --without-fairseq")
+        raise pytest.UsageError(
+            "most tests need fairseq, which is not installed; use make test, or give --without-fairseq"
+        )
     for path in [*WITHOUT_FAIRSEQ, *WITH_FAIRSEQ]:
         if not path.exists():
-            raise pytest.UsageError(f"{path}, which tests/conftest.py names, is not there: correct it")
+            raise pytest.UsageError(f"{path}: tests/conftest.py names it, but there is no such file; correct the list")
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -65,13 +64,13 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.fixture(scope="session")
 def long(request):
-    """Whether the long mode was asked for."""
+    """True in the long mode."""
     return request.config.getoption("--long")
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """Three files of real text: code and prose of the standard library."""
+    """A folder of three real texts: code and prose of Python's standard library."""
     folder = tmp_path_factory.mktemp("corpus")
     source = inspect.getsource(argparse)
     (folder / "train.txt").write_text(source[:60000])
@@ -81,6 +80,7 @@ def corpus(tmp_path_factory):
 
 
 def prepare(corpus, dest, level="bytes"):
+    """Makes a data-bin of the corpus and returns its folder."""
     files = [part for split in ("train", "valid", "test") for part in (f"--{split}", corpus / f"{split}.txt")]
     commands.run(sys.executable, commands.ROOT / "data_prep" / "text.py", "--level", level, "--dest", dest, *files)
     return dest
@@ -93,7 +93,7 @@ def data_bin(corpus, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(data_bin, tmp_path_factory):
-    """(save folder, output) of a short training run with a validation after every 10 updates."""
+    """Folder and output of a short training run that validates after every 10 updates."""
     folder = tmp_path_factory.mktemp("trained")
     return folder, commands.train(data_bin, folder, "--validate-interval-updates", "10", updates=40)
 

@@ -31,10 +31,14 @@ def section_blocks(page: Path, heading: str, language: str) -> list[str]:
     return [code for _, found, code in FENCE.findall(section) if found == language]
 
 
+def inline_code(page: Path) -> list[str]:
+    """What stands between backticks in a line."""
+    return INLINE.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+
+
 def code(page: Path) -> list[str]:
     """All code: the fenced blocks and what stands between backticks in a line."""
-    text = page.read_text(encoding="utf-8")
-    return [found for _, _, found in FENCE.findall(text)] + INLINE.findall(FENCE.sub("", text))
+    return [found for _, _, found in FENCE.findall(page.read_text(encoding="utf-8"))] + inline_code(page)
 
 
 def links(page: Path) -> list[str]:

@@ -314,6 +314,23 @@ def serve(listening):
                 connection.close()
 
 
+def open_standard_streams():
+    """Opens the standard streams as the interpreter does, which looks at what kind of file each is."""
+    import io
+
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        mode, before = "rww"[number], getattr(sys, name)
+        # PYTHONUNBUFFERED, as the server has seen it.
+        unbuffered = before.write_through
+        buffer = open(number, mode + "b", 0 if unbuffered and number else -1, closefd=False)  # noqa: SIM115
+        (buffer if unbuffered and number else buffer.raw).name = f"<{name}>"
+        line_buffering = not unbuffered and (number == 2 or buffer.isatty())
+        stream = io.TextIOWrapper(buffer, before.encoding, before.errors, "\n", line_buffering, unbuffered)
+        stream.mode = mode
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
 def become(request):
     """Makes this process what an interpreter is before it runs its program.
 
@@ -322,6 +339,7 @@ def become(request):
     """
     import types
 
+    open_standard_streams()
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])

@@ -1,7 +1,6 @@
-"""Several runs of ``fairseq-train``, one after the other, in one process or in several that train together.
+"""Runs of ``fairseq-train``, one after the other, in one process or in several that train together.
 
-Starting fairseq takes seconds, so all the runs of a test file share their processes. This file is also what these
-processes run: ``python processes.py RANK RUNS.json``.
+This file is also the program of these processes: ``python processes.py RANK RUNS.json``.
 """
 
 import json
@@ -23,30 +22,30 @@ def free_port():
 
 
 def options(data, *given, arch="expire_span_lm", criterion=("expire_span_loss", "--expire-loss-weight", "1e-3")):
-    """Of ``fairseq-train``, for a model that is smaller still than the other tests'; options given last win."""
+    """Options of ``fairseq-train`` for a model that is smaller than that of commands.py. Options given last win."""
     spans = ["--max-span", "64", "--span-ramp", "8", "--span-init", "16"]
     fixed = ["--max-span", "24"]
     compressed = ["--max-span", "12", "--compressed-size", "4"]
     spans = {"transformer_xl_lm": fixed, "compressive_transformer_lm": compressed}.get(arch, spans)
     given = [
         data, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--arch", arch, "--decoder-layers", "2",
-        "--decoder-embed-dim", "16", "--decoder-ffn-embed-dim", "32", "--decoder-attention-heads", "2", "--dropout", "0",
-        *spans, "--criterion", *criterion, "--tokens-per-sample", "8", "--batch-size", "4", "--optimizer", "nag",
-        "--lr", "0.1", "--clip-norm", "1", "--max-update", "6", "--cpu", "--log-format", "json",
+        "--decoder-embed-dim", "16", "--decoder-ffn-embed-dim", "32", "--decoder-attention-heads", "2",
+        "--dropout", "0", *spans, "--criterion", *criterion, "--tokens-per-sample", "8", "--batch-size", "4",
+        "--optimizer", "nag", "--lr", "0.1", "--clip-norm", "1", "--max-update", "6", "--cpu", "--log-format", "json",
         "--log-interval", "1", "--num-workers", "0", "--no-epoch-checkpoints", "--disable-validation", *given,
     ]  # fmt: skip
     return [str(part) for part in given]
 
 
 def train(folder, runs, *, count):
-    """Trains; fails the test unless all processes end well.
+    """Trains. Fails the test unless all processes succeed.
 
     Args:
         folder: where each run gets a folder for its checkpoints, by its name.
         runs: options by name.
         count: of processes.
     Returns:
-        what the first process printed for each run.
+        output of the first process by name of the run.
     """
     folder.mkdir(exist_ok=True)
     joined = []
@@ -78,7 +77,7 @@ def train(folder, runs, *, count):
 
 
 def _ddp_on_a_cpu():
-    """fairseq gives PyTorch's DDP the number of a GPU, even without one."""
+    """Makes PyTorch's DDP work without a GPU, though fairseq gives it the number of one."""
     from fairseq.models import distributed_fairseq_model as wrapping
 
     ddp = wrapping.DistributedDataParallel
@@ -87,7 +86,7 @@ def _ddp_on_a_cpu():
 
 @contextmanager
 def _out_of_memory(where):
-    """The third time, what is called in training raises what a GPU without memory does."""
+    """Makes the third forward or backward pass end with the error of a GPU that is out of memory."""
     from fairseq.optim import FairseqOptimizer
 
     from fairseq_expire.modules import LanguageModel

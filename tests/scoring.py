@@ -1,4 +1,4 @@
-"""Two losses of the test split in full precision: fairseq-eval-lm's, and that of the independent reader."""
+"""Losses of the test split in full precision: that of ``fairseq-eval-lm`` and that of the independent reader."""
 
 import math
 import re
@@ -11,8 +11,8 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 
-# Runs fairseq-eval-lm and prints the mean of the log-probabilities that its scorer gave: the command itself adds them up
-# in single precision and rounds to four digits.
+# Runs fairseq-eval-lm and prints the mean of the log-probabilities of its scorer. The command itself adds them up in
+# single precision and rounds to four digits.
 EVAL_LM = """
 import math, sys
 from fairseq import options
@@ -42,7 +42,7 @@ def exact_loss(data, path, *options):
 
 
 def view(arch, settings, limit=None):
-    """What the memories of a model show of a row, as arguments of the independent reader."""
+    """Arguments of the independent reader for the memory of a model."""
     span = {"max_span": settings["max_span"]}
     if arch.startswith("expire_span_lm"):
         return {"mask_of": reader.expire_span_mask(**span, ramp=settings["span_ramp"], limit=limit)}
@@ -56,11 +56,11 @@ def view(arch, settings, limit=None):
 
 
 def reader_logprobs(path, previous, limit=None, mask_of=None):
-    """[N, V] log-probabilities of the next token by the independent reader, which reads a whole row at once.
+    """Log-probabilities [N, V] of the next token by the independent reader, which reads a whole row at once.
 
     Args:
         path: of the checkpoint.
-        previous: [N], the row that is read; `</s>` comes first.
+        previous: ids [N] of the row that is read; ``</s>`` comes first.
     """
     state = torch.load(path, weights_only=True)
     weights = {k[len("decoder.model.") :]: v.double().numpy() for k, v in state["model"].items()}
@@ -76,7 +76,7 @@ def reader_logprobs(path, previous, limit=None, mask_of=None):
 
 
 def split_tokens(data, split):
-    """[N], all tokens of a split, and what stands before each."""
+    """All tokens [N] of a split, and the token before each."""
     items = MMapIndexedDataset(str(data / split))
     tokens = np.concatenate([items[n].numpy() for n in range(len(items))])
     eos = Dictionary.load(str(data / "dict.txt")).eos()
@@ -84,7 +84,10 @@ def split_tokens(data, split):
 
 
 def reader_loss(data, path, rows, limit=None, mask_of=None):
-    """Mean bits per token of the test split, each of ``rows`` contiguous rows read at once by the independent reader."""
+    """Mean bits per token of the test split, and its number of tokens, by the independent reader.
+
+    It reads each of ``rows`` contiguous rows at once.
+    """
     tokens, previous = split_tokens(data, "test")
     total = 0.0
     for row in range(rows):

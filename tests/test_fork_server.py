@@ -18,6 +18,8 @@ atexit.register(print, "at exit")
 print(__name__, __file__, sys.argv, sys.path, os.getcwd(), sys.flags, sys.stdout.encoding, sys.stdin.read())
 print(sorted(os.environ.items()))
 print(sorted(name for name in sys.modules if name.startswith(("fairseq", "hydra", "omegaconf"))))
+for stream in (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__):
+    print(stream, stream.errors, stream.line_buffering, stream.write_through, stream.buffer)
 print("last", end="")
 print("error", file=sys.stderr)
 """
@@ -174,9 +176,13 @@ def test_a_server_ends_with_its_process_and_takes_its_children_along(script, tmp
     assert all(ended(int(number)) for number in printed.split())
 
 
+# Fails where a stream is taken for another kind of file than it is.
+RECONFIGURE = "for stream in (sys.stdin, sys.stdout, sys.stderr): stream.reconfigure(encoding='utf-8')"
+
+
 @pytest.mark.parametrize("ending, code", [("sys.exit(5)", 5), ("os.kill(os.getpid(), 9)", 128 + 9)])
 def test_a_shell_script_can_use_the_server(script, tmp_path, ending, code):
-    script.write_text(f"import os, sys\nprint(sys.argv[1:], sys.stdin.read(), flush=True)\n{ending}\n")
+    script.write_text(f"import os, sys\nprint(sys.argv[1:], sys.stdin.read(), flush=True)\n{RECONFIGURE}\n{ending}\n")
     (tmp_path / "tools").mkdir()
     env = commands.environment()
     fork_server.write_stand_in(tmp_path / "tools" / "tool", script, env)

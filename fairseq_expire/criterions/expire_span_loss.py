@@ -20,6 +20,8 @@ from fairseq_expire.modules import LayerReport
 
 @dataclass
 class ExpireSpanLossConfig(FairseqDataclass):
+    """Options of ``--criterion expire_span_loss``."""
+
     expire_loss_weight: float = field(
         default=1e-6, metadata={"help": "weight of the span penalty (alpha): the price of remembering one step"}
     )

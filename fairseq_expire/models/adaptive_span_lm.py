@@ -13,6 +13,8 @@ from fairseq_expire.modules import AdaptiveSpan
 
 @dataclass
 class AdaptiveSpanLMConfig(MemoryLMConfig):
+    """Options that only ``--arch adaptive_span_lm`` has."""
+
     span_ramp: int = field(
         default=32, metadata={"help": "length of the soft edge of a span, in steps (R)", TRAINED: SPANS}
     )

@@ -15,6 +15,8 @@ from fairseq_expire.modules.policies.compressive import POOLINGS
 
 @dataclass
 class CompressiveTransformerLMConfig(MemoryLMConfig):
+    """Options that only ``--arch compressive_transformer_lm`` has."""
+
     compressed_size: int = field(
         default=512, metadata={"help": "how many compressed memories are kept (C)", TRAINED: SPANS}
     )

@@ -14,6 +14,8 @@ from fairseq_expire.modules import ExpireSpan
 
 @dataclass
 class ExpireSpanLMConfig(MemoryLMConfig):
+    """Options that only ``--arch expire_span_lm`` has."""
+
     span_ramp: int = field(
         default=128, metadata={"help": "length of the soft edge of a span, in steps (R)", TRAINED: SPANS}
     )

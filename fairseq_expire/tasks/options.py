@@ -11,6 +11,8 @@ from omegaconf import II, MISSING
 
 @dataclass
 class MemoryCachingLMConfig(FairseqDataclass):
+    """Options of ``--task memory_caching_lm``."""
+
     data: str = field(
         default=MISSING, metadata={"help": "path to the data-bin; several, separated by ':', are read one an epoch"}
     )

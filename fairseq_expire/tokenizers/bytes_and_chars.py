@@ -99,12 +99,12 @@ class CodePointTokenizer(Tokenizer):
 
     @staticmethod
     @abstractmethod
-    def symbol(code_point: int) -> str:
+    def symbol(code_point: int, /) -> str:
         """The name of a code point in the dictionary."""
 
     @staticmethod
     @abstractmethod
-    def code_point(symbol: str) -> int:
+    def code_point(symbol: str, /) -> int:
         """The inverse of ``symbol``."""
 
     @abstractmethod
@@ -144,7 +144,7 @@ class CodePointTokenizer(Tokenizer):
 
     def make_encoder(self, dictionary: SymbolTable, *, dtype: type, append_eos: bool, item_per_file: bool) -> Encoder:
         unk, eos = dictionary.unk(), dtype(dictionary.eos())
-        table = np.full(self.num_code_points, unk, dtype=dtype)
+        table: np.ndarray = np.full(self.num_code_points, unk, dtype=dtype)
         for symbol, index in own_symbols(dictionary).items():
             code_point = self._code_point_or_none(symbol)
             if code_point is not None:

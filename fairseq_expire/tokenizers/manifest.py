@@ -69,7 +69,14 @@ class Manifest:
 
 
 # The type that JSON gives a field of the classes above, by its declared type.
-JSON_TYPES = {int: int, int | None: int, str: str, bool: bool, dict[str, Any]: dict, dict[str, SplitCounts]: dict}
+JSON_TYPES: dict[Any, type] = {
+    int: int,
+    int | None: int,
+    str: str,
+    bool: bool,
+    dict[str, Any]: dict,
+    dict[str, SplitCounts]: dict,
+}
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:

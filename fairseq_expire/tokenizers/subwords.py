@@ -69,7 +69,7 @@ class Subwords(Tokenizer):
 
     def __post_init__(self):
         check_choice("line_ends", self.line_ends, LINE_ENDS)
-        self._processor: sentencepiece.SentencePieceProcessor | None = None
+        self._processor = sentencepiece.SentencePieceProcessor()
         self._names: list[str] = []
         # The text of each piece.
         self._contents: list[bytes] = []
@@ -184,7 +184,7 @@ class Subwords(Tokenizer):
 
     def make_encoder(self, dictionary: SymbolTable, *, dtype: type, append_eos: bool, item_per_file: bool) -> Encoder:
         own = own_symbols(dictionary)
-        table = np.array([own.get(name, dictionary.unk()) for name in self._names], dtype=dtype)
+        table: np.ndarray = np.array([own.get(name, dictionary.unk()) for name in self._names], dtype=dtype)
         known = table != dictionary.unk()
 
         def encode(chunk: Chunk) -> EncodedChunk:

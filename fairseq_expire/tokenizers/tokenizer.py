@@ -62,7 +62,7 @@ class Tokenizer(ABC):
     @property
     def options(self) -> dict[str, Any]:
         """Its options, for the manifest."""
-        return asdict(self)
+        return asdict(self)  # type: ignore[call-overload]  # subclasses are dataclasses
 
     def learn(self, chunks: Sequence[Chunk], folder: Path) -> None:  # noqa: B027
         """Learns from the chunks of the train split what it needs beside a dictionary, and writes it to ``folder``."""

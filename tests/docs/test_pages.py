@@ -2,11 +2,13 @@
 
 import argparse
 import ast
+import pkgutil
 import re
 
 import doc_pages
 import pytest
 import scripts
+import test_layers
 from fairseq import options, registry
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.dataclass.utils import gen_parser_from_dataclass
@@ -98,12 +100,66 @@ def test_options_that_are_named_exist(page, known):
             assert option in known, f"{option}, in: {code}"
 
 
+# In fairseq's repository.
+ELSEWHERE = {"scripts/average_checkpoints.py"}
+
+
+@pages
+def test_files_that_are_named_exist(page):
+    """Paths in code with a folder in front, as they are in the repository or in the package."""
+    for code in doc_pages.inline_code(page):
+        if re.fullmatch(r"[\w*.-]+(/[\w*.-]+)+\.(py|md|sh|yaml|svg|json)", code) and code not in ELSEWHERE:
+            found = [*ROOT.glob(code), *(ROOT / "fairseq_expire").glob(code), *page.parent.glob(code)]
+            assert found, f"{code}: there is no such file"
+
+
+@pages
+def test_names_of_the_package_that_are_named_exist(page):
+    for code in doc_pages.inline_code(page):
+        for name in re.findall(r"(?<![\w/])fairseq_expire(?:\.[A-Za-z_]\w*)+", code):
+            pkgutil.resolve_name(name)
+
+
+def test_the_table_of_imports_is_the_one_that_is_checked():
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("### Who may import whom")[2]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page.partition("## ")[0], re.M)
+    assert {name for name, _ in rows} >= {path.parent.name for path in ROOT.glob("fairseq_expire/*/__init__.py")}
+    for name, imports in rows:
+        expected = set(test_layers.MAY_IMPORT[name]) - {"folders", "requires_fairseq"}
+        assert set(re.findall(r"`(\w+)`", imports)) == expected, name
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
+
+
 def test_every_package_has_a_page_in_the_api_reference():
     shown = {name for page in ROOT.glob("docs/api/*.md") for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)}
     packages = {f"fairseq_expire.{path.parent.name}" for path in ROOT.glob("fairseq_expire/*/__init__.py")} | {
         f"data_prep.{path.stem}" for path in ROOT.glob("data_prep/*.py")
     }
     assert packages <= shown
+
+
+def public(path):
+    """The public functions and classes of a module, with whether they have a docstring."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node.name, ast.get_docstring(node) is not None
+
+
+@pytest.mark.parametrize(
+    "package", ["tokenizers", "corpora", "streaming", "models", "criterions", "tasks", "fairseq_patches", "inference"]
+)
+def test_what_the_api_reference_lists_has_a_docstring(package):
+    """The reference leaves out what has none."""
+    missing = [
+        f"{path.stem}.{name}"
+        for path in sorted((ROOT / "fairseq_expire" / package).glob("**/*.py"))
+        for name, documented in public(path)
+        if not documented
+    ]
+    assert not missing
 
 
 def test_every_page_is_in_the_navigation():

@@ -1,4 +1,4 @@
-"""Moving averages and averages of checkpoints, in the real commands, and the dictionary that goes with them; in this process."""
+"""Moving averages (--store-ema), averaged checkpoints, and the check of the dictionary that belongs to a checkpoint."""
 
 import hashlib
 import json
@@ -43,7 +43,8 @@ def call(monkeypatch):
 def training(call):
     def training(data, save_dir, updates, *given, arch="expire_span_lm"):
         call(
-            train.cli_main, data, *OURS, "--arch", arch, *commands.MODEL, *commands.SPANS.get(arch, ["--max-span", "64"]),
+            train.cli_main, data, *OURS, "--arch", arch, *commands.MODEL,
+            *commands.SPANS.get(arch, ["--max-span", "64"]),
             "--criterion", "expire_span_loss", "--tokens-per-sample", "32", "--batch-size", "8", "--optimizer", "adam",
             "--lr", "0.003", "--max-update", updates, "--save-dir", save_dir, "--no-epoch-checkpoints",
             "--save-interval-updates", "2", "--disable-validation", *given,
@@ -60,7 +61,7 @@ def bits(data, path):
 
 
 def average(paths, dest):
-    """The mean of the weights of checkpoints, in a checkpoint that is otherwise as the first."""
+    """A checkpoint with the mean of the weights of several, and everything else from the first."""
     states = [torch.load(path, weights_only=True) for path in paths]
     total = {name: sum(state["model"][name].float() for state in states) for name in states[0]["model"]}
     torch.save({**states[0], "model": {name: value / len(states) for name, value in total.items()}}, dest)
@@ -69,7 +70,7 @@ def average(paths, dest):
 
 @pytest.mark.parametrize("arch", RUNS)
 def test_a_moving_average_is_trained_saved_and_gone_on_with(arch, data_bin, training, corpus, tmp_path):
-    """Stopped and started again it is, bit for bit, what it is without a stop; and it is read as a model."""
+    """A run that is stopped and resumed has the same average, bit for bit. The average can be read as a model."""
     given = ["--store-ema", "--ema-decay", "0.7", *RUNS[arch]]
     training(data_bin, tmp_path / "whole", 4, *given, arch=arch)
     training(data_bin, tmp_path / "parts", 2, *given, arch=arch)
@@ -99,7 +100,7 @@ def test_a_moving_average_begins_with_the_weights_of_a_checkpoint_without_one(ch
 
 @pytest.fixture(scope="module")
 def averaged(checkpoint, tmp_path_factory):
-    """Of the checkpoint and one with other weights."""
+    """The average of the checkpoint and of one with other weights."""
     folder = tmp_path_factory.mktemp("averaged")
     state = torch.load(checkpoint, weights_only=True)
     torch.manual_seed(0)
@@ -122,7 +123,7 @@ def test_an_average_is_read_by_all_and_scored_alike(averaged, data_bin, training
     assert -hub.score(text)["score"].item() / 0.6931472 == pytest.approx(expected, abs=1e-4)
     training(data_bin, tmp_path / "resumed", 42, "--restore-file", averaged)
     training(data_bin, tmp_path / "finetuned", 1, "--finetune-from-model", averaged)
-    # Of weights and options alone, as tools leave it that throw away what only training needs.
+    # Some tools keep only the weights and the options of a checkpoint.
     state = torch.load(averaged, weights_only=True)
     torch.save({"args": None, "cfg": state["cfg"], "model": state["model"]}, tmp_path / "stripped.pt")
     assert bits(data_bin, tmp_path / "stripped.pt") == pytest.approx(expected, abs=1e-3)
@@ -137,7 +138,7 @@ def test_an_average_is_read_by_all_and_scored_alike(averaged, data_bin, training
 
 @pytest.fixture(scope="module")
 def swapped(data_bin, tmp_path_factory):
-    """The same data with two symbols of the dictionary exchanged, and no manifest that could tell."""
+    """The data with two symbols of the dictionary exchanged, and without the manifest, which would tell."""
     folder = shutil.copytree(data_bin, tmp_path_factory.mktemp("swapped") / "bin")
     (folder / "manifest.json").unlink()
     lines = (folder / "dict.txt").read_text().splitlines()
@@ -184,5 +185,6 @@ def test_an_export_keeps_to_its_dictionary(averaged, swapped, tmp_path):
     shutil.copy(swapped / "dict.txt", tmp_path / "exported")
     content["dictionary_sha256"] = hashlib.sha256((swapped / "dict.txt").read_bytes()).hexdigest()
     (tmp_path / "exported" / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="the model in .* was trained with another dictionary than the dict.txt there"):
+    sentence = r"the model in .* was trained with another dictionary than the dict.txt there"
+    with pytest.raises(ValueError, match=sentence):
         fairseq_expire.load(tmp_path / "exported")

@@ -1,4 +1,4 @@
-"""Bytes that are not UTF-8, and any text where the locale is ASCII, in the real commands."""
+"""fairseq's commands with bytes that are not UTF-8, and with any text under an ASCII locale."""
 
 import inspect
 import os
@@ -15,7 +15,7 @@ from small_checkpoints import prepare, write_checkpoint
 import fairseq_expire
 from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
 
-# No two lines are alike, and white space at their ends, which fairseq strips, is none of theirs.
+# All lines differ. None ends in white space, which fairseq strips.
 LINES = [
     b"first",
     "caf\u00e9 \u4e2d \U0001f600".encode(),
@@ -34,7 +34,7 @@ LEVELS = {"bytes": [], "chars": [], "words": [], "subword": ["--vocab-size", "40
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """(data-bin, checkpoint) of each level."""
+    """Data-bin and checkpoint by level."""
     found = {}
     for level, options in LEVELS.items():
         folder = tmp_path_factory.mktemp(level)
@@ -44,16 +44,16 @@ def models(tmp_path_factory):
     return found
 
 
-def go_on(model, *given, lines=LINES, environment={}, command="fairseq-interactive", code=0):
-    """What ``fairseq-interactive`` prints of lines, bytes."""
+def go_on(model, *given, lines=LINES, environment=None, command="fairseq-interactive", code=0):
+    """Runs ``fairseq-interactive``, or another command, on lines of bytes. Returns its output as bytes."""
     data, path = model
     whole = [
-        commands.tool(command), data, "--path", path, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--cpu",
-        "--beam", "1", "--max-len-a", "1", "--max-len-b", "3", *given,
+        commands.tool(command), data, "--path", path, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm",
+        "--cpu", "--beam", "1", "--max-len-a", "1", "--max-len-b", "3", *given,
     ]  # fmt: skip
     names = {"LC_ALL", "LANG", *ASCII}
     clean = {name: value for name, value in os.environ.items() if name not in names}
-    env = {**clean, "PYTHONPATH": str(commands.ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
+    env = {**clean, "PYTHONPATH": str(commands.ROOT), "CUDA_VISIBLE_DEVICES": "", **(environment or {})}
     done = commands.result(*whole, given=b"".join(line + b"\n" for line in lines), env=env)
     assert done.returncode == code, (done.stdout + done.stderr).decode("utf-8", "replace")[-4000:]
     assert b"Logging error" not in done.stderr
@@ -61,7 +61,7 @@ def go_on(model, *given, lines=LINES, environment={}, command="fairseq-interacti
 
 
 def prompts_of(output, codec):
-    """The ids of each prompt with what was written, from the names that are printed."""
+    """Ids of each prompt and its continuation by number, from the printed names of symbols."""
     found = hypotheses(output.decode("utf-8"))
     return {number: [codec.dictionary.index(name) for name in hypothesis[0][1]] for number, hypothesis in found.items()}
 
@@ -79,7 +79,7 @@ def test_a_byte_model_reads_lines_as_they_are(models, source, environment, tmp_p
     assert list(found) == list(range(len(LINES))) and b"not UTF-8" not in output
     for number, line in enumerate(LINES):
         assert found[number][: len(line)] == codec.encode(line)
-        # As text, what is not UTF-8 is shown as U+FFFD; the names above say what it is.
+        # In the printed text, bytes that are not UTF-8 appear as U+FFFD. The names above tell which bytes they are.
         shown = re.search(rf"^D-{number}\t[^\t]+\t(.*)$".encode(), output, re.MULTILINE)[1].decode("utf-8")
         assert shown.startswith(line.decode("utf-8", "replace").rstrip("\ufffd"))
 
@@ -167,13 +167,13 @@ def test_the_hub_takes_bytes(models):
     assert len(lm.score(LINES)) == len(lm.sample(LINES, max_len_a=1, max_len_b=2)) == len(LINES)
     assert lm.sample(b"a\xff", max_len_a=1, max_len_b=2).startswith("a\ufffd")
     for level in ("chars", "words", "subword"):
-        with pytest.raises(ValueError, match="the text given.* not UTF-8 at "):
+        with pytest.raises(ValueError, match=r"the text given.* not UTF-8 at "):
             hub(models[level]).score(b"a \xff")
 
 
 @pytest.mark.parametrize("level", ["bytes", "chars", "subword"])
 def test_names_of_special_symbols_are_text_like_any_other(models, level):
-    """But in words, of which test_special_words.py tells."""
+    """At the level of words they are special: see test_special_words.py."""
     lm, codec = hub(models[level]), fairseq_expire.load(models[level][1]).codec
     for text in ("<pad>", "a </s>", "<s> <unk> </s> <pad>"):
         ids = codec.encode(text)

@@ -1,4 +1,4 @@
-"""fairseq-eval-lm over several models, each with a memory of its own."""
+"""``fairseq-eval-lm`` with several models, each with its own memory."""
 
 import math
 import shutil
@@ -36,7 +36,7 @@ def test_the_one_that_is_missing_is_named(data_bin, checkpoint, monkeypatch):
     arguments = ["fairseq-eval-lm", data_bin, "--path", f"{checkpoint}:nowhere.pt", "--user-dir", commands.USER_DIR,
                  "--task", "memory_caching_lm", "--gen-subset", "test", "--cpu"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
-    with pytest.raises(OSError, match="Model file not found: nowhere.pt"):
+    with pytest.raises(OSError, match=r"Model file not found: nowhere.pt"):
         eval_lm_command.cli_main()
 
 

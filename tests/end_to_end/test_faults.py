@@ -1,4 +1,4 @@
-"""What goes wrong in training: a NaN, a batch that is too large, text that has run out; and data workers."""
+"""Faults in training: NaN, a batch that is too large, a process without text. And data-loading workers."""
 
 import processes
 import pytest
@@ -15,7 +15,7 @@ OURS, THEIRS = "expire_span_loss", "cross_entropy"
 
 
 def fail_once(monkeypatch, owner, name, call):
-    """The given call (from 1 on) of a method raises, when it is done, what a GPU without memory does."""
+    """Makes one call of a method, counted from 1, end with the error of a GPU that is out of memory."""
     method, calls = getattr(owner, name), iter(range(1, 1000))
 
     def failing(*arguments, **named):
@@ -55,7 +55,7 @@ def fail_once(monkeypatch, owner, name, call):
             NAN,
             "NaN detected in output of layers.1.policy",
         ),
-        # Here not even the loss tells: a span that is not a number only hides the state.
+        # The loss does not show it: a state whose span is NaN is only hidden.
         (
             "expire_span_lm",
             [],
@@ -80,7 +80,7 @@ def test_a_nan_names_the_layer_and_ends_training(
     with pytest.raises(FloatingPointError):
         run.step()
     assert named.replace("layers", "decoder.model.stack.layers") in caplog.text
-    # fairseq reads the batch once more to find out: from the same memory.
+    # fairseq reads the batch again to find the layer, from the same memory.
     assert len(seen) == 4 and seen[3] is seen[2] is not None
     assert run.trainer.get_num_updates() == 2
 
@@ -94,7 +94,7 @@ def test_a_batch_too_large_for_memory_is_left_out_and_the_memory_stays_in_step(d
     logs = [run.step() for _ in range(5)]
     assert [log is None for log in logs] == [False, False, True, False, False]
     assert run.trainer.get_num_updates() == 4
-    # Each block starts from a memory of all the text before it, read or not.
+    # The memory of each block counts all the text before it, also blocks that were skipped.
     assert [0 if memory is None else memory.layers[0].tokens_read for memory in seen] == [
         0,
         BLOCK,
@@ -119,12 +119,12 @@ def test_a_block_that_does_not_fit_is_validated_again(data_bin, tmp_path, monkey
     fail_once(monkeypatch, FairseqLanguageModel, "forward", 4)
     seen = training.record_memories(monkeypatch)
     assert validated() == expected
-    # One of training, two of validation, and a third one that is read twice.
+    # One block of training, two of validation, and a third that is read twice.
     assert seen[3] is seen[4] is not None
 
 
-def test_a_process_without_text_reads_something_from_which_nothing_is_learnt(data_bin, tmp_path):
-    """fairseq gives it an empty batch, and reads the first one of the text again in its place."""
+def test_nothing_is_learnt_from_the_dummy_batch_of_a_process_without_text(data_bin, tmp_path):
+    """fairseq gives such a process an empty batch and reads the first batch of the text again in its place."""
 
     def losses(empty_after):
         run = training.start(processes.options(data_bin, "--optimizer", "sgd"), tmp_path)

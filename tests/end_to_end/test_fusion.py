@@ -1,4 +1,4 @@
-"""``fairseq-generate --lm-path``: a translation model and one of ours, added up."""
+"""``fairseq-generate --lm-path``: a translation model whose scores are added to those of a language model of ours."""
 
 import math
 import re
@@ -35,7 +35,7 @@ def call():
 
 @pytest.fixture(scope="module")
 def translations(corpus, call, tmp_path_factory):
-    """A data-bin of lines and the same lines backwards, and a translation model that has seen a little of it."""
+    """A data-bin that pairs lines with their words in reverse order, and a translation model trained on it briefly."""
     folder = tmp_path_factory.mktemp("translations")
     lines = [line.split()[:8] for line in (corpus / "train.txt").read_text().splitlines() if len(line.split()) > 2]
     for split, part in (("train", lines[:300]), ("test", lines[300:305])):
@@ -46,9 +46,9 @@ def translations(corpus, call, tmp_path_factory):
         folder / "test", "--nwordstgt", "120", "--nwordssrc", "90", "--destdir", folder / "data",
     )  # fmt: skip
     call(
-        train_command.cli_main, folder / "data", "--task", "translation", "--arch", "transformer", *SIZES, "--max-tokens",
-        "400", "--optimizer", "adam", "--lr", "0.01", "--max-update", "15", "--cpu", "--disable-validation",
-        "--save-dir", folder / "mt", "--num-workers", "0",
+        train_command.cli_main, folder / "data", "--task", "translation", "--arch", "transformer", *SIZES,
+        "--max-tokens", "400", "--optimizer", "adam", "--lr", "0.01", "--max-update", "15", "--cpu",
+        "--disable-validation", "--save-dir", folder / "mt", "--num-workers", "0",
     )  # fmt: skip
     return folder
 
@@ -59,17 +59,18 @@ def train_language_model(call, text, dictionary, folder):
         folder / "data",
     )  # fmt: skip
     call(
-        train_command.cli_main, folder / "data", "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--arch",
-        "expire_span_lm", *commands.MODEL, "--max-span", "6", "--span-ramp", "2", "--span-init", "3",
-        "--tokens-per-sample", "8", "--batch-size", "4", "--criterion", "expire_span_loss", "--optimizer", "adam", "--lr",
-        "0.01", "--max-update", "15", "--cpu", "--disable-validation", "--save-dir", folder / "lm", "--num-workers", "0",
+        train_command.cli_main, folder / "data", "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm",
+        "--arch", "expire_span_lm", *commands.MODEL, "--max-span", "6", "--span-ramp", "2", "--span-init", "3",
+        "--tokens-per-sample", "8", "--batch-size", "4", "--criterion", "expire_span_loss", "--optimizer", "adam",
+        "--lr", "0.01", "--max-update", "15", "--cpu", "--disable-validation", "--save-dir", folder / "lm",
+        "--num-workers", "0",
     )  # fmt: skip
     return folder / "lm" / "checkpoint_last.pt"
 
 
 @pytest.fixture(scope="module")
 def language_model(translations, call, tmp_path_factory):
-    """One of the target language."""
+    """The checkpoint of a language model of the target language."""
     dictionary = translations / "data" / "dict.down.txt"
     return train_language_model(call, translations / "train.down", dictionary, tmp_path_factory.mktemp("target"))
 
@@ -80,7 +81,7 @@ def generate(translations, call, capsys):
         call(
             generate_command.cli_main, data, "--path", translations / "mt" / "checkpoint_last.pt", "--user-dir",
             commands.USER_DIR, "--cpu", "--beam", "3", "--max-len-b", "12",
-            # With another number this fairseq leaves out a last batch that is not a multiple of it.
+            # With a larger number, this version of fairseq drops a last batch that is not a multiple of it.
             "--required-batch-size-multiple", "1", *options,
         )  # fmt: skip
         return capsys.readouterr().out
@@ -89,7 +90,7 @@ def generate(translations, call, capsys):
 
 
 def hypotheses(output):
-    """{number of the line: (tokens, scores of tokens to base 2)}."""
+    """Tokens and their scores, to base 2, by number of the line."""
     found = {}
     for line in output.splitlines():
         if re.match(r"[HP]-\d+\t", line):
@@ -112,7 +113,7 @@ def test_scores_are_those_of_both(translations, language_model, generate, tmp_pa
     sources = (translations / "test.up").read_text().splitlines()
     for number, (words, scores) in fused.items():
         source = task.source_dictionary.encode_line(sources[number], add_if_not_exist=False).long()[None]
-        # Unknown words are printed in a way of their own.
+        # fairseq prints unknown words of the target in double brackets.
         target = task.target_dictionary.encode_line(" ".join(words).replace("<<unk>>", "<unk>"), add_if_not_exist=False)
         previous = torch.cat([target[-1:], target[:-1]]).long()
         with torch.no_grad():
@@ -124,7 +125,7 @@ def test_scores_are_those_of_both(translations, language_model, generate, tmp_pa
 
 
 def test_the_language_model_needs_the_dictionary_there(translations, language_model, generate):
-    with pytest.raises(FileNotFoundError, match="for --lm-path, copy the one .*of dict.down.txt, dict.up.txt"):
+    with pytest.raises(FileNotFoundError, match=r"for --lm-path, copy the one .*of dict.down.txt, dict.up.txt"):
         generate(translations / "data", "--lm-path", language_model, "--lm-weight", "0.3")
 
 
@@ -132,7 +133,7 @@ def test_the_dictionary_has_to_be_the_same(translations, language_model, call, g
     data = shutil.copytree(translations / "data", tmp_path / "data")
     lines = (data / "dict.down.txt").read_text().splitlines()
     (data / "dict.txt").write_text("\n".join(lines[::-1]) + "\n")
-    with pytest.raises(ValueError, match="dict.txt has other symbols than dict.down.txt and dict.up.txt"):
+    with pytest.raises(ValueError, match=r"dict.txt has other symbols than dict.down.txt and dict.up.txt"):
         generate(data, "--lm-path", language_model, "--lm-weight", "0.3")
     shutil.copy(data / "dict.up.txt", data / "dict.txt")
     with pytest.raises(ValueError, match="checkpoint was trained with another dictionary"):

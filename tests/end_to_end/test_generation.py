@@ -1,4 +1,4 @@
-"""fairseq-interactive, fairseq-generate and the hub interface, in this process, against an independent reader."""
+"""``fairseq-interactive``, ``fairseq-generate`` and the hub interface against an independent reader."""
 
 import math
 import re
@@ -19,13 +19,13 @@ from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMConfig, MemoryCachingLMTask
 from fairseq_expire.tokenizers.bound import BoundTokenizer
 
-# Longer than the longest span of the model (256), without a line end, which ends a prompt.
+# Longer than the longest span of the model (256), and without a line end, which would end the prompt.
 LONG = "def _metavar_formatter(self, action, default_metavar): result = action.metavar or default; " * 4
 
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a command of fairseq; what it printed."""
+    """Runs a command of fairseq in this process. Returns its output."""
 
     def call(main, *arguments):
         monkeypatch.setattr(sys, "argv", ["fairseq", *map(str, arguments)])
@@ -52,7 +52,7 @@ def interactive(call, data_bin, checkpoint, tmp_path):
 
 @pytest.fixture(scope="module")
 def items(data_bin, tmp_path_factory):
-    """A data-bin of three files, with the dictionary of the model."""
+    """A data-bin of three files with the dictionary of the model."""
     folder = tmp_path_factory.mktemp("items")
     for name, text in {"a": LONG, "b": "import os\n\ndef main():\n", "c": "class"}.items():
         (folder / name).write_text(text)
@@ -73,14 +73,14 @@ def generate(call, checkpoint, items):
 
 
 def read_again(data, path, names):
-    """[N + 1, V] log-probabilities to base 2, and the ids [N + 1] of the symbols and of the ``</s>`` behind them."""
+    """Log-probabilities [N + 1, V] to base 2, and ids [N + 1] of the symbols and of the ``</s>`` that follows them."""
     dictionary = Dictionary.load(str(data / "dict.txt"))
     tokens = np.array([*map(dictionary.index, names), dictionary.eos()])
     return reader_logprobs(path, np.concatenate([tokens[-1:], tokens[:-1]])) / math.log(2), tokens
 
 
 def test_greedy_is_the_likeliest_after_all_that_came_before(interactive, data_bin, checkpoint):
-    """The independent reader keeps everything and reads the whole text at once; a model of many memories that expire."""
+    """The independent reader keeps all states and reads the whole text at once. Many memories of this model expire."""
     prompts = [LONG, "import"]
     output = interactive(prompts, "--beam", "1", "--max-len-b", "120", "--tokens-per-sample", "50")
     for number, prompt in enumerate(prompts):
@@ -95,7 +95,7 @@ def test_greedy_is_the_likeliest_after_all_that_came_before(interactive, data_bi
 
 
 def test_a_file_of_prompts_and_lines_of_prompts_go_on_alike(interactive, generate, items, data_bin):
-    """Items of different lengths in one batch; what is printed of them is text again."""
+    """The items of one batch have different lengths. They are printed as text."""
     options = ["--beam", "3", "--nbest", "2", "--max-len-a", "1", "--max-len-b", "12"]
     output = generate("--sample-break-mode", "eos", *options)
     assert re.search(r"^S-2\tclass$", output, re.MULTILINE)
@@ -112,27 +112,27 @@ def test_a_file_of_prompts_and_lines_of_prompts_go_on_alike(interactive, generat
 
 
 def test_prefixes_of_items(generate):
-    """The first tokens of each item are the prompt, and the item is printed as what might have been written."""
+    """The first tokens of each item are the prompt. The whole item is printed as the reference."""
     output = generate("--sample-break-mode", "eos", "--prefix-size", "7", "--beam", "1", "--max-len-b", "20")
     names, scores = ([found[0][part] for _, found in sorted(hypotheses(output).items())] for part in (1, 2))
     assert "".join(names[0]).startswith("def\u2581_me") and "".join(names[1]).startswith("import\u2581")
-    # The shortest ends before that, and goes on where it ended.
+    # The shortest item ends before that and is continued where it ends.
     assert "".join(names[2]).startswith("class") and len(names[2]) == len(scores[2]) - 1 == 20
     assert re.search(r"^T-2\tclass$", output, re.MULTILINE)
 
 
 def test_generation_from_a_stream_and_streams_of_items(generate, data_bin, checkpoint, call):
-    with pytest.raises(ValueError, match="fairseq-generate goes on from the items .*give --sample-break-mode eos"):
+    with pytest.raises(ValueError, match=r"fairseq-generate goes on from the items .*give --sample-break-mode eos"):
         generate("--batch-size", "2")
     with pytest.raises(
-        ValueError, match="fairseq-eval-lm reads a split as one stream.*leave out --sample-break-mode eos"
+        ValueError, match=r"fairseq-eval-lm reads a split as one stream.*leave out --sample-break-mode eos"
     ):
         call(eval_lm_command.cli_main, data_bin, "--path", checkpoint, *OURS, "--sample-break-mode", "eos")
     task = MemoryCachingLMTask.setup_task(MemoryCachingLMConfig(data=str(data_bin), sample_break_mode="eos"))
     with pytest.raises(ValueError, match="fairseq-validate reads a split as one stream"):
         task.valid_step({}, None, None)
     with pytest.raises(ValueError, match="fairseq-train reads a split as one stream"):
-        # As fairseq's trainer does.
+        # The call of fairseq's trainer.
         task.load_dataset("train", epoch=1, combine=True, data_selector=None)
 
 
@@ -153,9 +153,9 @@ def test_samples_follow_the_seed_and_are_utf8_when_asked(interactive):
 
 
 def test_scores_of_reference_texts(generate, items, checkpoint):
-    """With ``--score-reference`` each item has the scores that the independent reader gives it, ``</s>`` included."""
+    """``--score-reference`` prints the scores of the independent reader, including that of ``</s>``."""
     output = generate("--sample-break-mode", "eos", "--score-reference", "--tokens-per-sample", "30")
-    for number, found in hypotheses(output).items():
+    for found in hypotheses(output).values():
         logprobs, tokens = read_again(items, checkpoint, found[0][1])
         assert found[0][2] == pytest.approx(logprobs[np.arange(len(tokens)), tokens], abs=2e-4)
 
@@ -168,7 +168,7 @@ def hub(data_bin, checkpoint):
 
 
 def test_hub_scores_as_the_reader(hub, data_bin, checkpoint, corpus):
-    """Of the whole test split, that is what fairseq-eval-lm prints (test_scoring.py)."""
+    """On the whole test split, these are also the scores of ``fairseq-eval-lm`` (test_scoring.py)."""
     text = (corpus / "test.txt").read_text()
     assert hub.decode(hub.encode(LONG + "\n\n  x")) == LONG + "\n\n  x"
     scored = hub.score(text)
@@ -191,7 +191,7 @@ def test_hub_samples_and_generates(hub, interactive):
 
 
 def test_ensembles(interactive, checkpoint, data_bin):
-    """Of a model with itself: the same; --path takes several as everywhere."""
+    """A model together with itself writes what it writes alone."""
     options = ["--beam", "2", "--max-len-b", "10"]
     both = interactive(["import"], *options, path=f"{checkpoint}:{checkpoint}")
     for mine, alone in zip(hypotheses(both)[0], hypotheses(interactive(["import"], *options))[0]):

@@ -1,4 +1,4 @@
-"""Real ``fairseq-train`` processes, killed with SIGKILL at random moments and started again until they are done."""
+"""``fairseq-train`` processes that are killed with SIGKILL at random moments and started again until they are done."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import commands
 import pytest
 import torch
 
-# An epoch of 24 updates; a checkpoint after each one, so that many kills hit the writing of one.
+# An epoch has 24 updates. A checkpoint after each update makes many kills hit the writing of a checkpoint.
 OPTIONS = [
     "--task", "memory_caching_lm", "--arch", "expire_span_lm", *commands.MODEL, "--max-span", "256",
     "--span-ramp", "16", "--span-init", "48", "--span-shortening", "--dropout", "0.2", "--attention-dropout", "0.1",
@@ -19,26 +19,26 @@ OPTIONS = [
     "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "10", "--cpu", "--log-format", "json",
     "--log-interval", "1", "--save-interval-updates", "1", "--keep-interval-updates", "2", "--disable-validation",
 ]  # fmt: skip
-# What depends on the clock.
+# Statistics that depend on the clock.
 TIMES = {"wps", "ups", "wall", "train_wall"}
-# Longer than a run can take.
+# Seconds; longer than a run can take.
 LIMIT = 300
 
 
 class Run:
-    """The processes of one run, each with a log of its own that all their lives are added to."""
+    """A training run that is started several times. Each of its processes has one log for all starts."""
 
     def __init__(self, data, folder, *options, processes=1):
         self.save_dir, self.processes = folder / "checkpoints", processes
-        self.lives = 0
+        self.starts = 0
         self.logs = [folder / f"log.{process}" for process in range(processes)]
         self.command = [commands.tool("fairseq-train"), data, "--user-dir", commands.USER_DIR, *OPTIONS, *options]
         folder.mkdir()
 
     def start(self):
-        """A life, the first one without data-loading workers, the next ones with four, one, none...; returns its processes."""
-        workers = [0, 4, 1][self.lives % 3]
-        self.lives += 1
+        """Starts the processes, with 0, 4, 1, 0... data-loading workers from start to start. Returns them."""
+        workers = [0, 4, 1][self.starts % 3]
+        self.starts += 1
         distributed = []
         if self.processes > 1:
             with socket.socket() as free:
@@ -61,7 +61,7 @@ class Run:
             assert process.wait(LIMIT) == 0, self.logs[0].read_text()[-4000:]
 
     def kill(self, after):
-        """One life that ends so many seconds after it has begun to train; whether it did not end before."""
+        """Starts the run and kills it ``after`` seconds of training. Returns False if it was done before."""
         size = self.logs[0].stat().st_size if self.logs[0].exists() else 0
         processes = self.start()
         end = time.monotonic() + LIMIT
@@ -71,14 +71,14 @@ class Run:
         time.sleep(after)
         killed = processes[0].poll() is None
         for process in processes:
-            # With its data-loading workers, of which there may be some left of one that has ended.
+            # The group holds its data-loading workers, which may outlive it.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         return killed
 
     def lines(self):
-        """What was logged of each update, in all lives."""
+        """Logged statistics of each update, from all starts."""
         found = {}
         for line in commands.logged(self.logs[0].read_text(), "train_inner"):
             line = {name: value for name, value in line.items() if name not in TIMES}
@@ -86,7 +86,7 @@ class Run:
         return found
 
     def state(self):
-        """What the last checkpoint holds of training."""
+        """Weights and optimizer state of the last checkpoint."""
         state = torch.load(self.save_dir / "checkpoint_last.pt")
         assert state["extra_state"]["train_iterator"]["iterations_in_epoch"] > 0
         return {**state["model"], **{f"{n}.{name}": value for n, name, value in moments(state)}}
@@ -116,7 +116,7 @@ def test_killed_at_random_moments(data_bin, tmp_path, long, processes):
     moment = random.Random(seed)
     done, number = 0, 0
     while done < kills:
-        # A run that was done before it was killed often enough is followed by another one.
+        # A run that is done before it was killed often enough is followed by another.
         number += 1
         run = Run(data_bin, tmp_path / f"killed{number}", *options, processes=processes)
         while done < kills and run.kill(moment.uniform(0, 1.5)):
@@ -128,5 +128,5 @@ def test_killed_at_random_moments(data_bin, tmp_path, long, processes):
         assert all(torch.equal(state[name], weights[name]) for name in weights)
         names = {path.name for path in run.save_dir.iterdir()}
         assert {name for name in names if name.endswith(".tmp")} == set()
-        # Of the last one and of two that are kept, of which one is the same.
+        # The memory files of the last checkpoint and of the two that are kept; one of these may be the last.
         assert len({name.split(".")[0] for name in names if name.startswith("memory_")}) <= 3

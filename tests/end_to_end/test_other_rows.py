@@ -1,5 +1,7 @@
-"""``fairseq-train`` stopped in the middle of an epoch and started again with other rows, blocks, groups or processes: the text
-goes on where it was."""
+"""``fairseq-train`` resumed in the middle of an epoch with other rows, blocks, micro-batches or processes.
+
+The text goes on where it was left.
+"""
 
 import sys
 
@@ -18,7 +20,7 @@ TOKENS, EOS, FIRST = 643, 2, 4
 
 
 def write(folder, tokens):
-    """A corpus of tokens that are all different, so that what was read is known."""
+    """Writes a corpus whose tokens all differ, so that a token tells its place."""
     folder.mkdir()
     (folder / "dict.txt").write_text("".join(f"w{number} 1\n" for number in range(TOKENS)))
     builder = MMapIndexedDatasetBuilder(str(folder / "train.bin"), dtype=np.uint16)
@@ -34,11 +36,11 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def train(monkeypatch, tmp_path):
-    """``fairseq-train`` in this process up to so many updates in all; the (input, target) of each token that was read."""
+    """Runs ``fairseq-train`` in this process up to a number of updates. Returns (input, target) of each token read."""
 
     def call(data, *options, updates):
         read = []
-        # What a new process would not know.
+        # State that a new process would not have.
         for function in (train_command.should_stop_early, checkpoint_utils.save_checkpoint):
             for name in {"best", "num_runs"} & set(vars(function)):
                 delattr(function, name)
@@ -63,7 +65,7 @@ def train(monkeypatch, tmp_path):
 
 
 ALL = [(EOS if number == 0 else number + FIRST - 1, number + FIRST) for number in range(TOKENS)]
-# Four rows of 160 or 161 tokens: eleven updates an epoch, the last one of a single token in three of the rows.
+# Four rows of 160 or 161 tokens make eleven updates an epoch. The last has a single token in three of the rows.
 BEGUN = ["--batch-size", "4"]
 LONG_BLOCKS = ["--batch-size", "4", "--tokens-per-sample", "100"]
 CHANGES = {
@@ -91,12 +93,12 @@ def test_every_token_of_the_epoch_is_read_once(data, train, caplog, change):
     (line,) = [line for line in caplog.messages if line.startswith("epoch 1 goes on in other rows")]
     assert line.endswith(f": {left} of its {TOKENS} tokens are left")
     assert "checksum" not in caplog.text and "mismatch" not in caplog.text
-    # The epoch after it is a whole one.
+    # The next epoch is a whole one.
     assert sorted(train(data, *other, "--max-epoch", "2", updates=1000)) == ALL
 
 
 def test_several_changes_in_a_row(data, train, tmp_path):
-    """And a run that goes on in the same rows after them continues with its memory files."""
+    """A run that goes on in the same rows after them continues with its memory files."""
     read = train(data, *BEGUN, updates=3)
     read += train(data, "--batch-size", "6", "--tokens-per-sample", "10", updates=5)
     read += train(data, "--batch-size", "6", "--tokens-per-sample", "10", updates=7)
@@ -126,7 +128,7 @@ def test_the_same_rows_after_a_change_go_on_bit_for_bit(data, train, tmp_path, c
 
 @pytest.mark.parametrize("block", [16, 300], ids=["same", "other"])
 def test_a_rest_that_is_to_be_left_out(data, train, caplog, block):
-    """Training goes on with the next epoch, of which the last block is left out, too."""
+    """Training goes on with the next epoch, whose last block is also left out."""
     caplog.set_level("INFO")
     train(data, *BEGUN, updates=10)
     options = ["--batch-size", "2", "--tokens-per-sample", block] if block == 300 else BEGUN
@@ -139,16 +141,16 @@ def test_a_rest_that_is_to_be_left_out(data, train, caplog, block):
 def test_another_text(data, train, tmp_path):
     other = write(tmp_path / "other", range(TOKENS + FIRST - 1, FIRST - 1, -1))
     train(data, *BEGUN, updates=3)
-    with pytest.raises(ValueError, match="in the middle of epoch 1 over another text .* --reset-dataloader"):
+    with pytest.raises(ValueError, match=r"in the middle of epoch 1 over another text .* --reset-dataloader"):
         train(other, *BEGUN, updates=5)
     assert len(train(other, *BEGUN, "--reset-dataloader", updates=4)) == 4 * 16
-    # At the end of an epoch nothing of the text is left to be the same.
+    # At the end of an epoch, nothing is left of the text that could differ.
     train(data, *BEGUN, "--reset-dataloader", "--max-epoch", "1", updates=1000)
     assert len(train(other, *BEGUN, "--max-epoch", "2", updates=1000)) == TOKENS
 
 
 def test_another_number_of_processes(data, tmp_path):
-    """One, then two, then one: the words of all updates are those of the epoch."""
+    """One process, then two, then one read every word of the epoch once."""
     folder, words = tmp_path / "runs", []
     for count, options in (
         (1, [*BEGUN, "--max-update", "4"]),

@@ -1,4 +1,4 @@
-"""The other architecture, and data that fairseq's own tool made."""
+"""Training and scoring of another architecture, and of data made by ``fairseq-preprocess``."""
 
 import commands
 import pytest
@@ -9,7 +9,7 @@ WORDS = ["--adaptive-softmax-cutoff", "100,400", "--adaptive-input", "--adaptive
 
 
 def test_transformer_xl(data_bin, tmp_path):
-    """Trains, remembers exactly its span, and is scored as by a reader that keeps everything."""
+    """It trains, remembers exactly its span, and is scored as by a reader that keeps everything."""
     output = commands.train(data_bin, tmp_path, "--tokens-per-sample", "50", arch="transformer_xl_lm")
     steps = commands.logged(output, "train_inner")
     assert steps[-1]["nll_loss"] < steps[0]["nll_loss"]
@@ -29,7 +29,7 @@ def test_fairseq_preprocess_words_and_adaptive_softmax(corpus, tmp_path):
     assert "bpc" not in steps[-1], "nothing says that these are characters"
     words = len((corpus / "test.txt").read_text().split()) + (corpus / "test.txt").read_text().count("\n")
     tokens, bits = commands.scored(commands.score(data, tmp_path / "ck" / "checkpoint_best.pt"))
-    # A last line without a line break ends a line all the same.
+    # The last line ends in </s> even without a line break.
     assert tokens in (words, words + 1)
     stats = commands.validate(data, tmp_path / "ck" / "checkpoint_best.pt", "--batch-size", "1")
     assert stats["nll_loss"] == pytest.approx(bits, abs=2e-3)

@@ -1,7 +1,7 @@
-"""fairseq's precisions, as far as a CPU goes: their models, optimizers and loss scalers are the real ones.
+"""fairseq's precisions on a CPU, with their real models, optimizers and loss scalers.
 
-Three things fairseq only has for GPUs, and they are given here what a CPU has: automatic mixed precision (autocast and its
-scaler), and in :func:`overflow_on_a_cpu` the zero that stands for the norm of a gradient that overflowed.
+fairseq has three things for GPUs alone. Fixtures replace them by what a CPU has: autocast and its scaler for automatic
+mixed precision, and in :func:`overflow_on_a_cpu` the zero that stands for the norm of a gradient that overflowed.
 """
 
 import sys
@@ -44,7 +44,7 @@ def overflow_on_a_cpu(monkeypatch):
 
 @pytest.fixture
 def spans(monkeypatch):
-    """The types of all the spans that masks were made of."""
+    """Set of the types of all spans from which masks are made."""
     seen, attend = set(), layer.attend
 
     def recorded(*arguments, visibility, **named):
@@ -68,7 +68,7 @@ def weights(run):
     ],
 )
 def test_trains_as_in_full_precision(data_bin, tmp_path, amp_on_a_cpu, spans, arch, precision):
-    """With spans in float32, and from an empty memory, where the first token of every row sees nothing."""
+    """Spans are in float32. Training starts with an empty memory, where the first token of each row sees nothing."""
 
     def trained(*given):
         run = training.start(options(data_bin, *given, arch=arch), tmp_path)
@@ -84,7 +84,7 @@ def test_trains_as_in_full_precision(data_bin, tmp_path, amp_on_a_cpu, spans, ar
 
 @pytest.mark.parametrize("precision", ["fp16", "memory-efficient-fp16"])
 def test_an_overflow_skips_the_update_but_not_the_text(data_bin, tmp_path, monkeypatch, overflow_on_a_cpu, precision):
-    """The weights stay; the text goes on, and the memory with it."""
+    """The weights stay the same, and the text and the memory go on."""
     seen = training.record_memories(monkeypatch)
     run = training.start(options(data_bin, *PRECISIONS[precision]), tmp_path)
     run.step(), run.step()
@@ -113,7 +113,7 @@ def test_amp_runs_a_batch_that_overflowed_again_from_the_same_memory(data_bin, t
 
 
 def infinite_state(layer, given, out):
-    """As if token 3 of the first row had overflowed in a layer."""
+    """Acts as if token 3 of the first row had overflowed in a layer."""
     hidden = out.hidden.clone()
     hidden[0, 3] = torch.inf
     return out._replace(hidden=hidden)
@@ -126,7 +126,7 @@ def infinite_state(layer, given, out):
 def test_a_forward_pass_that_overflows_leaves_nothing_in_the_memory(
     data_bin, tmp_path, monkeypatch, overflow_on_a_cpu, arch, given
 ):
-    """Or all blocks after it would overflow as well, and training would end."""
+    """Otherwise all later blocks would overflow as well, and training would end."""
     seen = training.record_memories(monkeypatch)
     run = training.start(options(data_bin, *FP16, "--decoder-normalize-before", *given, arch=arch), tmp_path)
     run.step(), run.step()
@@ -135,19 +135,20 @@ def test_a_forward_pass_that_overflows_leaves_nothing_in_the_memory(
     hook.remove()
     assert all(run.step() is not None for _ in range(4))
     assert all(value.isfinite().all() for value in weights(run).values())
-    # The second layer was to read it, and has lost it; all else is there.
+    # Only the second layer, whose input overflowed, lacks it.
     first, second = (held.age.tolist() for held in seen[3].layers)
     assert all(row[-8:] == [8, 7, 6, 5, 4, 3, 2, 1] for row in (*first, second[1]))
     assert second[0][-7:] == [8, 7, 6, 4, 3, 2, 1]
 
 
 def test_scores_in_half_precision(data_bin, checkpoint, monkeypatch, caplog):
-    """A part of the test split, which takes long enough on a CPU."""
+    """Only a part of the test split, since half precision is slow on a CPU."""
     seen, losses = training.record_memories(monkeypatch), []
     for given in ([], ["--fp16"]):
         arguments = [
-            "fairseq-eval-lm", data_bin, "--path", checkpoint, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm",
-            "--gen-subset", "test", "--cpu", "--num-workers", "0", "--num-shards", "10", "--tokens-per-sample", "100", *given,
+            "fairseq-eval-lm", data_bin, "--path", checkpoint, "--user-dir", commands.USER_DIR,
+            "--task", "memory_caching_lm", "--gen-subset", "test", "--cpu", "--num-workers", "0", "--num-shards", "10",
+            "--tokens-per-sample", "100", *given,
         ]  # fmt: skip
         monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
         caplog.clear()

@@ -1,4 +1,4 @@
-"""Several processes train one model: as one process with all the rows does, whatever they have to read."""
+"""Several processes train one model as a single process with all the rows does."""
 
 import re
 import sys
@@ -19,33 +19,33 @@ ADAPTIVE = [*INPUT, "--adaptive-softmax-cutoff", BANDS, "--adaptive-softmax-fact
 ADAM = ["--optimizer", "adam", "--lr", "0.003"]
 TWO, EIGHT = ["--batch-size", "2"], ["--batch-size", "8"]
 
-# Name: architecture, options of two processes, and of one that has to give the same. Where nothing else is said, they train
-# through PyTorch's DDP, which insists on a gradient for every parameter.
+# By name: the architecture, options of two processes, and options of one process that has to give the same. Without
+# --ddp-backend, they use PyTorch's DDP, which needs a gradient for every parameter.
 PAIRS = {
     "rows": ("expire_span_lm", [], EIGHT),
     "legacy": ("expire_span_lm", ["--ddp-backend", "legacy_ddp", *ADAM], [*EIGHT, *ADAM]),
     "update-freq": ("expire_span_lm", ["--ddp-backend", "no_c10d", *TWO, "--update-freq", "2"], EIGHT),
     "update-freq-ddp": ("expire_span_lm", [*TWO, "--update-freq", "2"], [*TWO, "--update-freq", "4"]),
-    # Adam skips a parameter without a gradient, so that here a band without words has to get one in one process, too.
+    # Adam skips a parameter without a gradient, so a cluster without words needs one in a single process, too.
     "adaptive-softmax": ("expire_span_lm", [*ADAPTIVE, *ADAM], [*EIGHT, *ADAPTIVE, *ADAM]),
     "compressive": ("compressive_transformer_lm", [], EIGHT),
     "heads": ("adaptive_span_lm", [], EIGHT),
     "fixed": ("transformer_xl_lm", [], EIGHT),
 }
-# Nothing of these may leave a parameter without a gradient, in the first block or later.
+# With these options, too, every parameter gets a gradient, in the first block and later.
 DDP = {
     "free": ["--expire-loss-weight", "0", "--checkpoint-activations", "--decoder-normalize-before"],
     "one-token-blocks": ["--tokens-per-sample", "1", "--position-range", "5", "--share-decoder-input-output-embed"],
     "tied": [*ADAPTIVE, "--tie-adaptive-weights", "--tie-adaptive-proj"],
     "found": [*ADAPTIVE, "--find-unused-parameters", "--tie-adaptive-weights"],
 }
-SAME = ["loss", "nll_loss", "expire_loss", "memory_size", "memory_size_0", "memory_size_1", "span_mean", "span_max", "gnorm",
-        "wpb"]  # fmt: skip
+SAME = ["loss", "nll_loss", "expire_loss", "memory_size", "memory_size_0", "memory_size_1", "span_mean", "span_max",
+        "gnorm", "wpb"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def short(data_bin, tmp_path_factory):
-    """65 tokens: the last of four rows is one token longer, and with blocks of 8 only that one has a third block."""
+    """A text of 65 tokens. The last of four rows is one token longer: with blocks of 8, it alone has a third block."""
     folder = tmp_path_factory.mktemp("short")
     (folder / "dict.txt").write_bytes((data_bin / "dict.txt").read_bytes())
     builder = MMapIndexedDatasetBuilder(str(folder / "train.bin"), dtype=np.uint16)
@@ -56,12 +56,12 @@ def short(data_bin, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(data_bin, short, tmp_path_factory):
-    """(folder, what was printed by run) of two processes and of one."""
+    """Folder, and output by name of the run, of two processes and of one, by number of processes."""
     folder, options = tmp_path_factory.mktemp("runs"), processes.options
     two = {name: options(data_bin, *many, arch=arch) for name, (arch, many, _) in PAIRS.items()}
     one = {name: options(data_bin, *single, arch=arch) for name, (arch, _, single) in PAIRS.items()}
     two |= {name: options(data_bin, *given, "--max-update", "3") for name, given in DDP.items()}
-    # A criterion that leaves out the penalty of a layer.
+    # A criterion that does not use the penalties of the layers.
     plain = {"criterion": ["cross_entropy"]}
     two["cross-entropy"] = options(data_bin, *INPUT, "--span-shortening", "--attention-dropout", "0.1", **plain)
     two["oom-forward"] = options(data_bin)
@@ -90,10 +90,7 @@ def logged(runs, count, name, tag="train_inner"):
 def test_two_processes_train_as_one_with_all_their_rows(runs, name):
     many, single = parameters(runs, 2, name), parameters(runs, 1, name)
     assert many.keys() == single.keys()
-    for parameter, value in single.items():
-        torch.testing.assert_close(
-            many[parameter], value, rtol=1e-4, atol=5e-6, msg=lambda text: f"{parameter}: {text}"
-        )
+    torch.testing.assert_close(many, single, rtol=1e-4, atol=5e-6)
     steps, expected = logged(runs, 2, name), logged(runs, 1, name)
     assert len(steps) == len(expected) == 6
     for step, other in zip(steps, expected):
@@ -114,7 +111,7 @@ def test_validation_counts_every_token_once(runs):
     (two,), (one,) = (logged(runs, count, "valid", "valid") for count in (2, 1))
     for key in ("loss", "nll_loss", "memory_size", "span_max", "wpb"):
         assert two[f"valid_{key}"] == pytest.approx(one[f"valid_{key}"], abs=2e-3, rel=1e-3), key
-    # 4001 tokens in 12 rows of 333 or 334, read in blocks of 8.
+    # 4001 tokens in 12 rows of 333 or 334 are read in blocks of 8.
     assert two["valid_wpb"] * 42 == pytest.approx(4001, abs=3)
 
 
@@ -125,13 +122,13 @@ def test_every_parameter_has_a_gradient(runs, name, updates):
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_one_that_runs_out_of_memory_does_not_stop_the_others(runs, where):
-    """Its rows count for nothing in that update, and go on with their memory in the next."""
+    """Its rows are left out of that update and go on with their memory in the next."""
     steps, expected = logged(runs, 2, f"oom-{where}"), logged(runs, 2, "rows")
     assert "takes no part in an update: CUDA out of memory" in (runs[2][0] / "1.log").read_text()
     assert [step["wpb"] for step in steps] == [64, 64, 32, 64, 64, 64]
     assert steps[:2] == [{**step, **{key: steps[n][key] for key in ("ups", "wps", "wall", "train_wall")}}
                          for n, step in enumerate(expected[:2])]  # fmt: skip
-    # As much is remembered as without.
+    # The memory is as large as in a run without the error.
     assert steps[-1]["memory_size"] == pytest.approx(expected[-1]["memory_size"], rel=0.15)
     assert steps[-1]["nll_loss"] < steps[0]["nll_loss"]
 
@@ -142,13 +139,14 @@ SRUN = {"SLURM_NTASKS": "3", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "3"}
 
 @pytest.mark.parametrize("shards", [3, 7])
 def test_any_number_of_shards_scores_every_token_once(data_bin, checkpoint, monkeypatch, caplog, shards):
-    """Also where something has started several processes that share the shards."""
+    """Also where a launcher has started several processes that share the shards."""
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     counts = []
     for shard in range(shards):
         arguments = [
-            "fairseq-eval-lm", data_bin, "--path", checkpoint, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm",
+            "fairseq-eval-lm", data_bin, "--path", checkpoint, "--user-dir", commands.USER_DIR,
+            "--task", "memory_caching_lm",
             "--gen-subset", "test", "--cpu", "--num-workers", "0", "--num-shards", shards, "--shard-id", shard,
         ]  # fmt: skip
         monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
@@ -177,7 +175,7 @@ def test_processes_that_would_train_models_of_their_own(data_bin, monkeypatch, e
     [
         {"WORLD_SIZE": "2"},
         {**TORCHRUN, "WORLD_SIZE": "1"},
-        # A batch script, or a shell inside an allocation.
+        # In a batch script, or in a shell of an allocation.
         {"SLURM_NTASKS": "3", "SLURM_PROCID": "0"},
         {"SLURM_NTASKS": "3", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
     ],

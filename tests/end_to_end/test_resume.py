@@ -1,5 +1,7 @@
-"""A training run that is stopped in the middle and started again goes on as if it had not been: the same losses and weights,
-bit for bit. Here it is stopped where it hurts, in this process; test_kills.py kills real ones at random moments."""
+"""A training run that is stopped and resumed has the losses and weights of one that is not stopped, bit for bit.
+
+Here it is stopped at critical points, in this process. test_kills.py kills processes at random moments.
+"""
 
 import json
 import logging
@@ -21,23 +23,23 @@ from fairseq_cli import train as train_command
 from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss
 from fairseq_expire.streaming import memory_files
 
-# An epoch is ten blocks of eight rows.
+# An epoch has ten blocks of eight rows.
 ROWS, BLOCK, STEPS = 8, 16, 10
 ARCHS = [*commands.SPANS, "transformer_xl_lm"]
 RANDOM = ["--dropout", "0.2", "--attention-dropout", "0.1"]
 
 
 class Killed(BaseException):
-    """What no code expects."""
+    """An exception that no code catches."""
 
 
 @pytest.fixture(scope="module")
 def data(data_bin, tmp_path_factory):
-    """The dictionary and the start of the shared data: epochs that take a second."""
+    """A data-bin with the beginning of the shared data, whose epochs take a second."""
     folder = tmp_path_factory.mktemp("short")
     shutil.copy(data_bin / "dict.txt", folder)
     text = torch.from_numpy(np.fromfile(data_bin / "train.bin", dtype=np.uint16).astype(np.int64))
-    for split, tokens in dict(train=ROWS * BLOCK * STEPS, valid=100).items():
+    for split, tokens in {"train": ROWS * BLOCK * STEPS, "valid": 100}.items():
         builder = MMapIndexedDatasetBuilder(str(folder / f"{split}.bin"), dtype=np.uint16)
         builder.add_item(text[: tokens - 3])
         builder.finalize(str(folder / f"{split}.idx"))
@@ -46,12 +48,15 @@ def data(data_bin, tmp_path_factory):
 
 @pytest.fixture
 def train(data, monkeypatch):
-    """``fairseq-train`` in this process; the loss of every batch, unrounded, until it ends or
-    is killed in batch ``killed_in``."""
+    """Runs ``fairseq-train`` in this process until it ends, or until batch ``killed_in``.
+
+    Returns:
+        the unrounded loss of every batch.
+    """
 
     def call(save_dir, *options, arch="expire_span_lm", updates=2 * STEPS, killed_in=None, validation=False):
         losses = []
-        # What a new process would not know.
+        # State that a new process would not have.
         for function in (train_command.should_stop_early, checkpoint_utils.save_checkpoint):
             for name in {"best", "num_runs"} & set(vars(function)):
                 delattr(function, name)
@@ -69,8 +74,8 @@ def train(data, monkeypatch):
         shortening = ["--span-shortening"] if arch == "expire_span_lm" else []
         arguments = [
             "fairseq-train", data, "--user-dir", commands.USER_DIR, "--task", "memory_caching_lm", "--arch", arch,
-            *commands.MODEL, *RANDOM, *spans, *shortening, "--criterion", "expire_span_loss", "--tokens-per-sample", BLOCK,
-            "--position-range", BLOCK,
+            *commands.MODEL, *RANDOM, *spans, *shortening, "--criterion", "expire_span_loss",
+            "--tokens-per-sample", BLOCK, "--position-range", BLOCK,
             "--batch-size", ROWS, "--optimizer", "adam", "--lr", "0.003", "--max-update", updates, "--cpu",
             "--save-dir", save_dir, "--num-workers", "0", "--save-interval-updates", "3", "--log-format", "json",
             *([] if validation else ["--disable-validation"]), *options,
@@ -108,13 +113,13 @@ def memory_of(checkpoint):
 
 @pytest.fixture(scope="module")
 def finished():
-    """(losses, folder) of runs that were not stopped, by what is special about them."""
+    """Losses and folders of runs that were not stopped, by their options."""
     return {}
 
 
 @pytest.fixture
 def whole(train, finished, tmp_path_factory):
-    """The run that was not stopped."""
+    """Losses and folder of a run that was not stopped."""
 
     def call(*options, **settings):
         key = (options, *settings.items())
@@ -133,7 +138,7 @@ def stopped_once(tmp_path_factory):
 
 @pytest.fixture
 def stopped(train, stopped_once, tmp_path):
-    """The folder of a run killed in update 9, whose last checkpoint is that of update 6."""
+    """Folder of a run killed in update 9, whose last checkpoint is that of update 6."""
     if not any(stopped_once.iterdir()):
         train(stopped_once, killed_in=8)
     return shutil.copytree(stopped_once, tmp_path / "stopped")
@@ -143,7 +148,7 @@ def stopped(train, stopped_once, tmp_path):
 def test_goes_on_in_the_middle_of_an_epoch(train, whole, tmp_path, arch):
     losses, folder = whole(arch=arch)
     assert len(losses) == 2 * STEPS
-    # The last checkpoints are of update 6 and, in the next epoch, 15.
+    # The last checkpoints are those of update 6 and, in the next epoch, 15.
     assert train(tmp_path, arch=arch, killed_in=8) == losses[:8]
     assert train(tmp_path, arch=arch, killed_in=11) == losses[6:17]
     assert train(tmp_path, arch=arch) == losses[15:]
@@ -227,7 +232,7 @@ def test_killed_while_a_checkpoint_is_copied(train, whole, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(PathManager, "copy", staticmethod(half))
         assert train(tmp_path) == losses[:6]
-    # The checkpoint of update 6 is there, but not yet as the last one.
+    # The checkpoint of update 6 is complete, but its copy checkpoint_last.pt is not.
     assert (tmp_path / "checkpoint_1_6.pt").exists()
     assert train(tmp_path) == losses[3:]
     assert_same_weights(tmp_path, folder)
@@ -247,7 +252,7 @@ def test_a_last_checkpoint_that_was_cut_short_is_not_loaded(train, whole, stoppe
 
 def test_nothing_complete_is_left(train, tmp_path):
     (tmp_path / "checkpoint_last.pt").write_bytes(b"PK\x03\x04" + bytes(1000))
-    with pytest.raises(ValueError, match="checkpoint_last.pt is cut short .* delete it to start anew"):
+    with pytest.raises(ValueError, match=r"checkpoint_last.pt is cut short .* delete it to start anew"):
         train(tmp_path)
 
 
@@ -260,12 +265,12 @@ def test_memory_files_go_with_their_checkpoints(train, tmp_path):
     assert memories(tmp_path) == {kept, memory_of(tmp_path / "checkpoint_1_9.pt")}
     (tmp_path / "mine.pt").unlink()
     train(tmp_path, "--keep-interval-updates", "1")
-    # Nothing is remembered at the end of an epoch.
+    # At the end of an epoch, no memory is saved.
     assert memories(tmp_path) == {memory_of(tmp_path / "checkpoint_2_18.pt")}
 
 
 def lost(caplog):
-    """(tokens read again, why) of the one line that says so."""
+    """Number of tokens read again, and the reason, from the one line that tells them."""
     lines = [
         re.match(r"the memory is made again .* last (\d+) tokens of each row: (.*)", line) for line in caplog.messages
     ]
@@ -273,7 +278,7 @@ def lost(caplog):
     return int(found[1]), found[2]
 
 
-# One layer remembers embeddings: with weights that stand still, reading the reach again gives what was there.
+# A single layer remembers embeddings. While weights do not change, reading the same text again restores the memory.
 STILL = ["--decoder-layers", "1", "--lr", "1e-30", "--dropout", "0", "--attention-dropout", "0"]
 SHORT = {
     "expire_span_lm": (["--max-span", "20", "--span-ramp", "8", "--span-init", "10"], 28),
@@ -303,7 +308,7 @@ def test_a_memory_that_is_damaged(train, stopped, caplog):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert len(train(stopped, updates=7)) == 1
-    # Six blocks are all there is.
+    # All the text before is six blocks.
     assert lost(caplog) == (6 * BLOCK, f"{path} is damaged")
 
 
@@ -357,7 +362,7 @@ def test_what_does_not_change_the_model_may_change(train, stopped):
 
 @pytest.mark.parametrize("option", ["--finetune-from-model", "--restore-file"])
 def test_weights_alone_go_into_other_spans(train, stopped, tmp_path, caplog, option):
-    """The last --max-span that is given wins."""
+    """The last ``--max-span`` that is given wins."""
     caplog.set_level(logging.INFO)
     resets = ["--reset-optimizer", "--reset-lr-scheduler", "--reset-meters", "--reset-dataloader"]
     given = [
@@ -381,7 +386,7 @@ def test_a_run_that_is_over_stays_so(train, whole, tmp_path, caplog):
 
 
 def test_looking_for_a_metric_changes_nothing(train, tmp_path):
-    """Training is the same to the last bit, in the middle of an epoch too."""
+    """Training stays the same bit for bit, also when it is resumed in the middle of an epoch."""
     folders = [tmp_path / name for name in ("loss", "other")]
     losses = []
     for folder, metric in zip(folders, ("loss", "memory_size")):
@@ -399,7 +404,7 @@ def test_looking_for_a_metric_changes_nothing(train, tmp_path):
 def test_patience_is_counted_on(train, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     options = ["--patience", "3", "--lr", "1e-30"]
-    # A validation after each third update; nothing is better than the first.
+    # A validation follows each third update, and none is better than the first.
     validated = train(tmp_path / "whole", *options, validation=True)
     assert len(validated) == STEPS
     assert train(tmp_path / "again", *options, validation=True, killed_in=7) == validated[:7]
@@ -409,7 +414,7 @@ def test_patience_is_counted_on(train, tmp_path, caplog):
 
 
 class Lines:
-    """Stands for the logger of fairseq's progress bars, whatever other tests have made of that: its lines of --log-interval."""
+    """Collects the lines of ``--log-interval``, in place of fairseq's logger, which other tests may have changed."""
 
     name = "progress_bar"
 
@@ -423,7 +428,7 @@ class Lines:
 
 
 def test_the_log_goes_on_across_the_end_of_an_epoch(train, tmp_path, monkeypatch):
-    """A line of --log-interval is about the same updates."""
+    """A line of ``--log-interval`` covers the same updates as without a stop."""
 
     def lines(folder, **settings):
         monkeypatch.setattr(progress_bar, "logger", Lines())
@@ -437,5 +442,5 @@ def test_the_log_goes_on_across_the_end_of_an_epoch(train, tmp_path, monkeypatch
 
 def test_writing_asynchronously_is_refused(train, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "iopath", types.ModuleType("iopath"))
-    with pytest.raises(ValueError, match="--write-checkpoints-asynchronously .* --no-save-memory"):
+    with pytest.raises(ValueError, match=r"--write-checkpoints-asynchronously .* --no-save-memory"):
         train(tmp_path, "--write-checkpoints-asynchronously")

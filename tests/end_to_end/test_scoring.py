@@ -1,4 +1,4 @@
-"""fairseq-eval-lm counts every token, and gives it the probability that a reader who forgets nothing does."""
+"""``fairseq-eval-lm`` and ``fairseq-validate`` score every token as an independent reader that keeps all states."""
 
 import re
 import shutil
@@ -41,7 +41,7 @@ def test_validate_agrees_without_the_penalty(data_bin, checkpoint):
     assert stats["nll_loss"] == pytest.approx(reader_loss(data_bin, checkpoint, 1)[0], abs=1e-3)
     assert stats["loss"] > stats["nll_loss"]
     assert stats["memory_size"] > 0 and stats["span_max"] <= 256
-    # The checkpoint was trained with blocks of 32.
+    # Other blocks than the 32 tokens of training.
     eight = commands.validate(
         data_bin, checkpoint, "--batch-size", "8", "--num-workers", "2", "--tokens-per-sample", "50"
     )
@@ -49,7 +49,7 @@ def test_validate_agrees_without_the_penalty(data_bin, checkpoint):
 
 
 def test_shards_share_the_tokens(data_bin, checkpoint):
-    """Two shards of one row score what one process with two rows does."""
+    """Two shards of one row each score the same as one process with two rows."""
     parts = [
         commands.scored(commands.score(data_bin, checkpoint, "--num-shards", "2", "--shard-id", shard))
         for shard in (0, 1)
@@ -60,17 +60,17 @@ def test_shards_share_the_tokens(data_bin, checkpoint):
 
 
 def test_units_that_results_are_published_in(data_bin, checkpoint):
-    """Bits per byte from the scorer's own log-probabilities, in double precision."""
+    """Bits per byte come from the scorer's log-probabilities in double precision."""
     output = commands.score(data_bin, checkpoint, "--tokens-per-sample", "100", "--softmax-batch", "64")
     bits = float(re.search(r"test: ([\d.]+) bits per byte over 3,001 bytes", output).group(1))
     assert bits == pytest.approx(reader_loss(data_bin, checkpoint, 1)[0], abs=1e-4)
     assert "newlines are symbols" in output
-    # Half of the text is not the text.
+    # They are not printed for a part of the text.
     assert "bits per byte" not in commands.score(data_bin, checkpoint, "--num-shards", "2", "--shard-id", "1")
 
 
 def with_tokens(data_bin, dest, token):
-    """The data with some tokens of each split changed, as fairseq-preprocess would have left it: without a manifest."""
+    """Copies the data, with some tokens of each split changed, and without a manifest, like fairseq-preprocess."""
     shutil.copytree(data_bin, dest)
     (dest / "manifest.json").unlink()
     for split in ("train", "valid", "test"):
@@ -81,7 +81,7 @@ def with_tokens(data_bin, dest, token):
 
 
 def test_padding_in_the_text_is_unknown_text(data_bin, tmp_path):
-    """A literal `<pad>`: every token is learnt and scored, as if it were `<unk>`, and the log says so once for each split."""
+    """Tokens `<pad>` are learnt and scored as if they were `<unk>`, and the log says so once for each split."""
     results = []
     for name, token in (("pad", 1), ("unk", 3)):
         data = with_tokens(data_bin, tmp_path / name, token)

@@ -1,5 +1,7 @@
-"""The names of fairseq's special symbols as words of a text: in prompts and scores they are what they are in prepared data, and
-``<pad>``, which no text can hold, is an unknown word."""
+"""Names of fairseq's special symbols as words of a text.
+
+In prompts and scores they are the same symbols as in prepared data. ``<pad>``, which no text may hold, is unknown.
+"""
 
 import sys
 
@@ -17,7 +19,7 @@ from fairseq_expire.models.expire_span_lm import ExpireSpanLanguageModel
 
 WORDS = "the cat sat on a mat and the dog ran"
 BOS, EOS, UNK = 0, 2, 3
-# Lines with the ids of their special symbols.
+# Lines, with the ids of their special symbols by place.
 LINES = {
     "the <pad> cat": {1: UNK},
     "<pad>": {0: UNK},
@@ -55,7 +57,7 @@ def hub(checkpoint, data):
 
 @pytest.fixture
 def call(monkeypatch, capsys, checkpoint):
-    """Runs a command of fairseq with greedy search for five more tokens; its hypotheses."""
+    """Runs a command of fairseq with greedy search for five more tokens. Returns its hypotheses."""
 
     def call(command, data, *given):
         ours = [
@@ -87,7 +89,7 @@ def ids_of(model, line):
 
 
 def bits(model, ids):
-    """[N], what each costs."""
+    """Bits of each token [N]."""
     with torch.no_grad():
         log_probs = model.model(torch.tensor([[EOS, *ids[:-1]]])).log_probs[0]
     return (-log_probs[torch.arange(len(ids)), ids] / torch.log(torch.tensor(2.0))).tolist()
@@ -105,12 +107,12 @@ def test_scores(line, model, hub):
 
 
 def greedy(model, ids, more=5):
-    """A prompt, and what is likeliest after it, by reading all again for each token."""
+    """A prompt and its likeliest continuation, found by reading the whole text again for each token."""
     ids, written = list(ids), []
     while len(written) < more:
         with torch.no_grad():
             scores = model.model(torch.tensor([[EOS, *ids, *written]])).log_probs[0, -1]
-        # Which fairseq never writes.
+        # fairseq never writes <pad>.
         scores[1] = -torch.inf
         written.append(int(scores.argmax()))
         if written[-1] == EOS:
@@ -119,7 +121,7 @@ def greedy(model, ids, more=5):
 
 
 def assert_goes_on(found, model, ids):
-    """The scores of all tokens, as those that are not printed count too, and the names of the others."""
+    """Compares the scores of all tokens, and the names of those that are printed."""
     tokens = greedy(model, ids)
     ((_, names, scores),) = found
     symbols = model.codec.symbols
@@ -151,7 +153,7 @@ def test_rows_that_are_padded_by_hand(hub):
 
 
 def test_items(call, data, model, tmp_path):
-    """Of a split, where every line ends in one more ``</s>``; and their beginnings."""
+    """Items of a split, whose lines end in one more ``</s>``, and beginnings of items."""
     (tmp_path / "lines").write_text("".join(f"{line}\n" for line in LINES))
     scripts.load("text").main(
         [

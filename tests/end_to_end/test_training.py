@@ -1,4 +1,4 @@
-"""fairseq-train as its users know it."""
+"""``fairseq-train`` and ``fairseq-hydra-train`` with common options."""
 
 import math
 import re
@@ -47,14 +47,14 @@ def test_the_penalty_shortens_spans(data_bin, tmp_path):
 
 
 def test_update_freq_is_a_larger_batch(data_bin, tmp_path):
-    """n groups of rows with a memory each give the updates of one batch of all the rows."""
+    """Micro-batches with a memory each give the updates of one batch of all the rows."""
     groups = commands.train(data_bin, tmp_path, "--batch-size", "4", "--update-freq", "2", "--disable-validation")
     batch = commands.train(data_bin, tmp_path / "batch", "--batch-size", "8", "--disable-validation")
     assert losses(groups) == pytest.approx(losses(batch), abs=2e-3)
 
 
 def test_epochs_restart_their_streams(data_bin, tmp_path):
-    """Without learning, the second epoch is the first again: cold, in order, nothing dropped."""
+    """Without learning, the second epoch repeats the first: from an empty memory, in order, with all tokens."""
     epoch = commands.train(data_bin, tmp_path, "--lr", "1e-30", "--max-epoch", "2", "--disable-validation",
                            "--tokens-per-sample", "128", updates=1000)  # fmt: skip
     values = losses(epoch)
@@ -66,9 +66,9 @@ def test_epochs_restart_their_streams(data_bin, tmp_path):
 
 def test_patience_metrics_tensorboard_and_workers(data_bin, tmp_path):
     output = commands.train(
-        data_bin, tmp_path / "ck", "--tensorboard-logdir", tmp_path / "board", "--best-checkpoint-metric", "memory_size",
-        "--patience", "2", "--lr", "1e-30", "--save-interval-updates", "2", "--batch-size-valid", "3",
-        "--num-workers", "2", updates=100,
+        data_bin, tmp_path / "ck", "--tensorboard-logdir", tmp_path / "board",
+        "--best-checkpoint-metric", "memory_size", "--patience", "2", "--lr", "1e-30", "--save-interval-updates", "2",
+        "--batch-size-valid", "3", "--num-workers", "2", updates=100,
     )  # fmt: skip
     assert "early stop since valid performance hasn't improved" in output
     valid = commands.logged(output, "valid")
@@ -106,8 +106,8 @@ def test_hydra(data_bin, tmp_path):
     [
         (
             ["dataset.max_tokens_valid=5"],
-            r"ValueError: .* exceeds --max-tokens-valid 5: .* \(in a config file: dataset.batch_size, task.tokens_per_sample, "
-            r"dataset.max_tokens_valid\)",
+            r"ValueError: .* exceeds --max-tokens-valid 5: .* \(in a config file: dataset.batch_size, "
+            r"task.tokens_per_sample, dataset.max_tokens_valid\)",
         ),
         (["model.span_init=0"], "ValueError: span_init .* expected more than 0.*"),
         (
@@ -124,7 +124,7 @@ def test_hydra_ends_with_the_sentence(data_bin, tmp_path, given, sentence):
     output = commands.run(
         commands.tool("fairseq-hydra-train"), "--config-dir", config, "--config-name", "tiny", f"task.data={data_bin}",
         f"checkpoint.save_dir={tmp_path / 'save'}", f"common.user_dir={commands.USER_DIR}", "common.cpu=true",
-        "dataset.num_workers=0", "task.tokens_per_sample=32", "dataset.batch_size=4", f"hydra.run.dir={tmp_path}", *given,
-        cwd=tmp_path, code=1,
+        "dataset.num_workers=0", "task.tokens_per_sample=32", "dataset.batch_size=4", f"hydra.run.dir={tmp_path}",
+        *given, cwd=tmp_path, code=1,
     )  # fmt: skip
     assert re.fullmatch(sentence, output.rstrip("\n").splitlines()[-1])

@@ -5,6 +5,8 @@ import os
 import sys
 
 import commands
+import compare
+import pytest
 
 FOLDER = commands.ROOT / "examples" / "efficiency"
 
@@ -59,14 +61,14 @@ import sys
 import torch
 sys.path.insert(0, {str(FOLDER)!r})
 from torch.utils.flop_counter import FlopCounterMode
-from fairseq_expire.modules import attention_inputs, fused
+from fairseq_expire.modules.attention import fused, tiled
 from limit import operations
 from subjects import Shape, blocks, fixed_span
-# Blocks this small would be computed with memories that are gone.
-attention_inputs.FEWEST_ARRANGED = 1
-# PyTorch does not count what its fused kernel does on a CPU.
+# Memories are sorted for small blocks, too, so that expired ones cost nothing.
+tiled.MIN_QUERIES_TO_SORT = 1
+# PyTorch does not count the operations of its fused kernel on a CPU.
 fused._kernel_works = lambda dtype: False
-# And of the products that add to what is there, only those that make a new matrix.
+# Of the products that add to a matrix, it counts only those that make a new one.
 in_place = {{torch.ops.aten.baddbmm_: lambda total, left, right, **rest: 2 * math.prod(left) * right[-1]}}
 shape = Shape(rows=2, span=64, max_span=64, ramp=8, width=64, ffn=256, block=32)
 for mode in ("score", "train"):
@@ -102,13 +104,20 @@ def test_growth_and_its_picture(tmp_path):
     assert "<svg" in (tmp_path / "growth.svg").read_text()
 
 
-def test_comparison_of_memories_on_one_text(data_bin, tmp_path):
+def test_comparison_of_memories_on_one_text(data_bin, tmp_path, monkeypatch, capsys):
     """A model of ours and fairseq's own example are trained, scored and timed; a second call finds their results."""
-    command = [
-        sys.executable, FOLDER / "compare.py", data_bin, "--dest", tmp_path, "--archs", "compressive_transformer_lm",
-        "adaptive_span", "--sizes", "1", "--seeds", "3", "--updates", "2", "--json",
+    arguments = [
+        str(data_bin), "--dest", str(tmp_path), "--archs", "compressive_transformer_lm", "adaptive_span",
+        "--sizes", "1", "--seeds", "3", "--updates", "2", "--json",
     ]  # fmt: skip
-    rows = results(commands.run(*command, "--rounds", "0"))
+
+    def command(name, *arguments, log):
+        return commands.run(commands.tool(name), *arguments, cwd=commands.ROOT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compare, "command", command)
+        compare.main([*arguments, "--rounds", "0"])
+    rows = results(capsys.readouterr().out)
     assert [(row["arch"], row["size"], row["seed"]) for row in rows] == [
         ("compressive_transformer_lm", 1, 3), ("adaptive_span", 1, 3)
     ]  # fmt: skip
@@ -119,9 +128,18 @@ def test_comparison_of_memories_on_one_text(data_bin, tmp_path):
     assert 24 < rows[0]["memory_size"] <= 32 and 100 < rows[1]["memory_size"] < 200
     if not os.access("/proc/self/clear_refs", os.W_OK):
         return
-    again = results(commands.run(*command, "--rounds", "1"))
+    again = results(commands.run(sys.executable, FOLDER / "compare.py", *arguments, "--rounds", "1"))
     assert [{name: row[name] for name in rows[0]} for row in again] == rows
     assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in again)
+
+
+def test_commands_of_the_comparison(tmp_path):
+    log = tmp_path / "log"
+    # One thread, since several runs are made at a time.
+    script = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    assert compare.command("python", "-c", script, log=log) == log.read_text() == "1\n"
+    with pytest.raises(SystemExit, match=r"python failed, see .*log:\nout of luck"):
+        compare.command("python", "-c", "import sys; sys.exit('out of luck')", log=log)
 
 
 def test_trade_off_is_drawn(tmp_path):
@@ -144,7 +162,9 @@ def test_trade_off_is_drawn(tmp_path):
 def test_threads():
     # PyTorch's default would take minutes on a busy machine.
     ways = ["let_waiting_threads_sleep()", "one thread"]
-    printed = commands.run(sys.executable, FOLDER / "threads.py", "--steps", "1", "--rounds", "1", "--ways", *ways)
+    printed = commands.run(
+        sys.executable, FOLDER / "threads.py", "--steps", "1", "--rounds", "1", "--width", "16", "--ways", *ways
+    )
     header, *rows = printed.strip().splitlines()
     assert header.split() == ["quiet", "1", "busy"]
     ratios = {row[:30].strip(): [float(number) for number in row[30:].split()] for row in rows}

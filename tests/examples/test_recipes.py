@@ -295,9 +295,10 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory, request):
     """Runs scripts on their data, two at a time. Returns futures of their outputs."""
-    names = NAMES if request.config.getoption("--long") else RUN_ALWAYS
+    names = NAMES if request.config.getoption("--long") or request.config.getoption("--recipes") else RUN_ALWAYS
     folder = tmp_path_factory.mktemp("runs")
-    path = f"PATH={commands.tool('fairseq-train').parent}{os.pathsep}{os.environ['PATH']}"
+    env = commands.environment(OMP_NUM_THREADS="1")
+    env["PATH"] = f"{commands.write_tools(folder / 'tools', env)}{os.pathsep}{env['PATH']}"
 
     def run(name):
         given = [data / os.path.dirname(name), folder / name]
@@ -309,7 +310,7 @@ def runs(data, tmp_path_factory, request):
         # Only fine-tuning needs the optimizer's state of another run; the states are large.
         if name != BASE:
             given += ["--no-save-optimizer-state"]
-        return commands.run("env", path, "OMP_NUM_THREADS=1", "bash", script(name), *given, cwd=folder)
+        return commands.run("bash", script(name), *given, cwd=folder, env=env)
 
     started = {}
     with ThreadPoolExecutor(2) as executor:
@@ -323,7 +324,7 @@ def runs(data, tmp_path_factory, request):
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_at_its_width_and_depth(name, runs, data, train_config):
     if name not in runs:
-        pytest.skip("similar to another recipe: runs with --long")
+        pytest.skip("similar to another recipe: runs with --recipes")
     output = runs[name].result()
     cfg = train_config(name)
     steps = commands.logged(output, "train_inner")
