@@ -39,9 +39,7 @@ recipes: .venv/installed-test
 	$(PYTEST) --recipes tests/examples/test_recipes.py -k runs
 
 lint: .venv/installed-dev
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/pre-commit run --all-files
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix
