@@ -90,7 +90,7 @@ def parser_rows(parser: argparse.ArgumentParser, *, without: Iterable[str] = ())
 
 
 def values_of(action: argparse.Action) -> list[str]:
-    """What stands behind an option on the command line, for the reader."""
+    """Returns the values that follow an option on the command line, for the reader."""
     if action.choices is not None:
         return [", ".join(map(str, action.choices))]
     if isinstance(action.metavar, tuple):
@@ -152,7 +152,7 @@ def preset_rows() -> Iterator[Row]:
 
 
 def tables() -> dict[str, Callable[[], str]]:
-    """What makes each table, by its name in the page."""
+    """Returns the function that makes each table, by its name in the page."""
     from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
     from fairseq.models import MODEL_DATACLASS_REGISTRY
     from fairseq.tasks import TASK_DATACLASS_REGISTRY

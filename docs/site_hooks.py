@@ -18,7 +18,7 @@ LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[#)])")
 
 
 def site_path(path: str) -> str:
-    """Where a file of the repository is in the site."""
+    """Returns the place of a file of the repository in the site."""
     return path.removeprefix(DOCS)
 
 

@@ -155,7 +155,7 @@ def by_loops(inputs):
     outs = []
     for head in range(inputs["query"].size(1)):
         span = inputs["span"][:, head if inputs["span"].size(1) > 1 else 0]
-        mask, _ = loops.expire_span_view(span, distance, ramp=inputs["ramp"])
+        mask = loops.expire_span_view(span, distance, ramp=inputs["ramp"]).mask
         index = distance
         if inputs.get("max_distance") is not None:
             mask = mask * (distance <= inputs["max_distance"])

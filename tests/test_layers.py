@@ -27,10 +27,10 @@ MAY_IMPORT = {
     "models": ["modules", "tokenizers", "streaming", "fairseq_patches", "requires_fairseq"],
     "criterions": ["modules", "fairseq_patches", "requires_fairseq"],
     "tasks": [
-        "modules", "tokenizers", "files", "inference", "streaming", "fairseq_patches", "models", "criterions",
+        "modules", "tokenizers", "inference", "streaming", "fairseq_patches", "models", "criterions",
         "requires_fairseq",
     ],
-    "export": ["inference", "fairseq_version"],
+    "export": ["inference"],
     "__init__": ["inference"],
 }  # fmt: skip
 # The parts that may import fairseq, or omegaconf and Hydra, which come with it. The files of corpora read or write a

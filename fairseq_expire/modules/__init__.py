@@ -7,7 +7,7 @@ from fairseq_expire.modules.language_model import LanguageModel, Prediction
 from fairseq_expire.modules.layer import LayerOutput, LayerReport, MemoryLayer
 from fairseq_expire.modules.memory import LayerMemory, Memory
 from fairseq_expire.modules.policies.adaptive_span import AdaptiveSpan
-from fairseq_expire.modules.policies.base import CompressedStates, MemoryPolicy, keep_bounds
+from fairseq_expire.modules.policies.base import CompressedStates, MemoryPolicy, ParameterBounds, keep_bounds
 from fairseq_expire.modules.policies.compressive import Compressive
 from fairseq_expire.modules.policies.expire_span import ExpireSpan
 from fairseq_expire.modules.policies.fixed_span import FixedSpan
@@ -34,6 +34,7 @@ __all__ = [
     "MemoryLayer",
     "MemoryPolicy",
     "MemoryTransformer",
+    "ParameterBounds",
     "Prediction",
     "StackOutput",
     "Visibility",

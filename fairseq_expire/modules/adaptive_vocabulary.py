@@ -7,7 +7,7 @@ Size legend: B rows, T tokens, D width, V words, N vectors.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,30 @@ class Clusters:
         return int(embed_dim // self.factor**cluster)
 
 
+class ClusterWeights(NamedTuple):
+    """Weights of a cluster of an adaptive input embedding.
+
+    Args:
+        embedding: [words, width].
+        projection: [D, width].
+    """
+
+    embedding: Tensor
+    projection: Tensor
+
+
+class ClusterScores(NamedTuple):
+    """Scores of an adaptive softmax that a loss needs: those of the head, then those of each tail.
+
+    Args:
+        scores: [N, words and classes] of the head, then [n, words] of each tail; None where no target is in it.
+        targets: the targets of each [N] or [n] int64, counted from its first word; None where no target is in it.
+    """
+
+    scores: list[Tensor | None]
+    targets: list[Tensor | None]
+
+
 class AdaptiveInput(nn.Module):
     """Adaptive input embedding (Baevski & Auli 2018): [B, T] int64 -> [B, T, D].
 
@@ -73,15 +97,15 @@ class AdaptiveInput(nn.Module):
         # fairseq's module has this buffer, so checkpoints have it.
         self.register_buffer("_float_tensor", torch.zeros(1))
 
-    def weights(self, cluster: int) -> tuple[Tensor, Tensor]:
-        """Returns the embedding [words, width] and the projection [D, width] of a cluster."""
+    def weights(self, cluster: int) -> ClusterWeights:
+        """Returns the weights of a cluster."""
         embedding, projection = self.embeddings[cluster].children()
         assert isinstance(embedding, nn.Embedding)
         assert isinstance(projection, nn.Linear)
-        return embedding.weight, projection.weight
+        return ClusterWeights(embedding.weight, projection.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        weight = self.weights(0)[1]
+        weight = self.weights(0).projection
         result = weight.new_zeros(*tokens.shape, weight.size(0))
         # A cluster without words in this block takes part as well, so that its weights get a gradient.
         for embed, (begin, end) in zip(self.embeddings, self.ranges):
@@ -143,15 +167,12 @@ class AdaptiveSoftmax(nn.Module):
         state_dict.pop(f"{prefix}version", None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def forward(self, states: Tensor, target: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    def forward(self, states: Tensor, target: Tensor) -> ClusterScores:
         """Computes the scores that a loss needs, of a cluster only where a target is in it.
 
         Args:
             states: [B, T, D].
             target: [B, T] or [N] int64.
-        Returns:
-            the scores of the head [N, words and classes], then those of each tail [n, words], None where no target is
-            in it; and the targets of each, counted from its first word.
         """
         states, target = self.dropout(states.flatten(0, -2)), target.flatten()
         head_target = target.clone()
@@ -162,7 +183,7 @@ class AdaptiveSoftmax(nn.Module):
             head_target[rows] = number
             outputs.append(tail(states[rows]) if len(rows) else None)
             targets.append(target[rows] - begin if len(rows) else None)
-        return outputs, targets
+        return ClusterScores(outputs, targets)
 
     def get_log_prob(self, states: Tensor, target: Tensor | None = None) -> Tensor:
         """Returns log-probabilities [B, T, V] in float32 or better.
@@ -201,7 +222,7 @@ class _TiedHead(nn.Module):
 
     def __init__(self, tied: AdaptiveInput, embed_dim: int, classes: int):
         super().__init__()
-        self.word_proj = _Tied(tied.weights(0)[0])
+        self.word_proj = _Tied(tied.weights(0).embedding)
         self.class_proj = _linear(embed_dim, classes)
         # fairseq's module has this buffer, so checkpoints have it.
         self.register_buffer("_float_tensor", torch.zeros(1))

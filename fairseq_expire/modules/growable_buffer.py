@@ -1,4 +1,4 @@
-"""A buffer in which memories grow, so that reading token by token does not copy what is there."""
+"""A buffer in which memories grow, so that reading token by token does not copy what is stored."""
 
 import threading
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class GrowableBuffer:
 
     Args:
         tensors: the tensors by name; not empty, with equal numbers of rows and slots.
-        used: how many slots are taken.
+        used: number of slots that are taken.
     """
 
     def __init__(self, tensors: dict[str, Tensor], used: int):
@@ -43,11 +43,11 @@ class GrowableBuffer:
         """Writes new slots behind the first ``start`` ones.
 
         Args:
-            start: how many slots the memory that grows has.
+            start: number of slots of the memory that grows.
             new: a tensor [B, N, ...] for each name.
         Returns:
-            views [B, start + N, ...] by name; or None if other names are given, these slots are taken or there are too
-            few.
+            views [B, start + N, ...] by name; or None if other names are given, these slots are taken, there are too
+            few, or the buffer was made in inference mode and that mode is off now.
         """
         if new.keys() != self.tensors.keys():
             return None

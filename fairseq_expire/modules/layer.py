@@ -21,7 +21,7 @@ from fairseq_expire.modules.visibility import Visibility
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What happened in a layer while it read a block.
+    """Statistics of a layer for one block.
 
     Args:
         span: [B, T, H], the spans of the block's own states in steps, before any random shortening.
@@ -35,7 +35,10 @@ class LayerReport:
 
     @cached_property
     def memory_size(self) -> Tensor:
-        """[B, T] int64, |C_t|: how many states each query saw. Counted when first asked for, which is seldom."""
+        """[B, T] int64, |C_t|: how many states each query saw.
+
+        Counted when first asked for: the criterion asks in every step, generation never.
+        """
         return self.visibility.sizes()
 
 
@@ -45,8 +48,8 @@ class LayerOutput(NamedTuple):
     Args:
         hidden: [B, T, D], the output.
         memory: memory and block as one, [B, S], with ages as the next block's first query sees them.
-        keep: [B, S] bool, which of these later queries can still see.
-        report: what happened.
+        keep: [B, S] bool, True for those of them that later queries can still see.
+        report: statistics of the block.
     """
 
     hidden: Tensor
@@ -56,9 +59,7 @@ class LayerOutput(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    """Memory and block as attention reads them: ``key`` and ``value`` [B, S, D], ``spans`` [B, S, H], and what is
-    stored.
-    """
+    """Keys and values [B, S, D] and spans [B, S, H] of memory and block, and the memory that holds both."""
 
     key: Tensor
     value: Tensor
@@ -158,7 +159,7 @@ class MemoryLayer(nn.Module):
         return LayerOutput(hidden, candidates.memory.advance(block), keep, report)
 
     def _from_inputs(self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None) -> _Candidates:
-        """While weights change: computes keys, values and spans of the memory with today's weights."""
+        """In ``train()`` or with gradients: computes keys, values and spans of the memory with the current weights."""
         if memory.inputs is None or memory.keys is not None:
             raise ValueError(
                 "this memory was made while scoring and holds keys and values of fixed weights; training needs the "
@@ -180,7 +181,7 @@ class MemoryLayer(nn.Module):
         return _Candidates(key, value, spans, memory)
 
     def _from_keys(self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None) -> _Candidates:
-        """While weights stand still: computes keys, values and spans once, when a token is read."""
+        """In ``eval()`` without gradients: computes keys, values and spans once, when a token is read."""
         if memory.keys is None:
             memory = self._with_keys(memory)
         new = self._stored(hidden, states)
@@ -196,7 +197,7 @@ class MemoryLayer(nn.Module):
         return _Candidates(memory.keys, memory.values, memory.spans, memory)
 
     def _with_keys(self, memory: LayerMemory) -> LayerMemory:
-        """Makes a memory of keys, values and spans from one of inputs, which training left, or of nothing at all."""
+        """Turns a memory of inputs, which training left or which is empty, into one of keys, values and spans."""
         assert memory.inputs is not None
         inputs = memory.flatten(memory.inputs)
         stored = self._stored(inputs, self._states(inputs))
@@ -206,11 +207,11 @@ class MemoryLayer(nn.Module):
         return memory.with_fields(fields)
 
     def _stored(self, inputs: Tensor, states: Tensor) -> dict[str, Tensor]:
-        """Computes what is stored of tokens while weights stand still, by the names of :class:`LayerMemory`.
+        """Computes the fields that are stored in ``eval()`` without gradients, by the names of :class:`LayerMemory`.
 
         Args:
             inputs: [..., D], the layer's inputs.
-            states: [..., D], the same as attention reads them.
+            states: [..., D], the inputs after the layer norm of a pre-norm layer, else the inputs.
         """
         keys = self.key_proj(states)
         stored = {"keys": keys, "values": self.value_proj(states), "spans": self.policy(states)}
@@ -239,11 +240,11 @@ class MemoryLayer(nn.Module):
         return memory.append(new.age, **stored(new.inputs), min_distance=new.min_distance)
 
     def _states(self, inputs: Tensor) -> Tensor:
-        """[..., D] -> [..., D], the layer's inputs as attention reads them."""
+        """Returns the inputs [..., D] after the layer norm of a pre-norm layer, else the inputs."""
         return self.attention_norm(inputs) if self.pre_norm else inputs
 
     def _heads(self, states: Tensor) -> Tensor:
-        """[B, N, D] -> [B, K, N, D / K]."""
+        """Splits states into heads: [B, N, D] -> [B, K, N, D / K]."""
         return states.view(*states.shape[:-1], self.num_heads, -1).transpose(1, 2)
 
     def _feed_forward(self, states: Tensor) -> Tensor:

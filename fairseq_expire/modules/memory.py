@@ -20,17 +20,17 @@ EMPTY_AGE = 1 << 40
 # The number of slots is rounded up to a multiple of this, so that reading token by token need not copy a memory each
 # time.
 SLOT_MULTIPLE = 64
-# What is stored for each slot beside its age.
+# The tensors stored for each slot beside its age.
 FIELDS = ("inputs", "keys", "values", "spans", "min_distance")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMemory:
-    """What one layer remembers of the tokens it has read, and how long ago it read them.
+    """Memory of one layer: what it stores of each token, and the age of each.
 
-    While weights change, that is the layer's input for each token: keys, values and spans are computed anew for every
-    block. While weights stand still (scoring, generation), it is the key, the value and the span of each token,
-    computed once; and the layer's input as well, if the policy needs it.
+    In ``train()`` or with gradients, it stores the layer's input for each token, since weights may change: keys, values
+    and spans are computed anew for every block. In ``eval()`` without gradients (scoring, generation), it stores the
+    key, the value and the span of each token, computed once; and the layer's input as well, if the policy needs it.
 
     Use :meth:`from_tensors` to make one of tensors alone.
 
@@ -44,9 +44,9 @@ class LayerMemory:
         values: [B, M, D], None where inputs are stored.
         spans: [B, M, H], in steps; None where inputs are stored.
         min_distance: [B, M] int64, the distance from which on a slot is seen; None if it is 1 for all slots.
-        counts: how many slots each row uses, the last ones.
+        counts: number of slots that each row uses, the last ones.
         oldest: no memory that a query can see is older than this many steps.
-        tokens_read: how many tokens of the stream have been read.
+        tokens_read: number of tokens of the stream that have been read.
         buffer: where the fields can grow; None for nowhere.
     Raises:
         ValueError: if the shapes or the type of ``age`` do not fit, or a field is missing.
@@ -165,17 +165,17 @@ class LayerMemory:
             age: [B, N] int64.
             fields: a tensor [B, N, ...] for each field of this memory. Without ``min_distance`` it is 1 for all.
         """
-        own = self.fields
-        if "min_distance" in own:
+        stored = self.fields
+        if "min_distance" in stored:
             fields.setdefault("min_distance", torch.ones_like(age))
         elif "min_distance" in fields:
-            own["min_distance"] = torch.ones_like(self.age)
+            stored["min_distance"] = torch.ones_like(self.age)
         grown: dict[str, Any] | None = None
         if self.buffer is not None:
             grown = self.buffer.append(self.slots, fields)
         buffer = None if grown is None else self.buffer
         if grown is None:
-            grown = {name: torch.cat([tensor, fields[name]], dim=1) for name, tensor in own.items()}
+            grown = {name: torch.cat([tensor, fields[name]], dim=1) for name, tensor in stored.items()}
         return LayerMemory(
             age=torch.cat([self.age, age], dim=1),
             **grown,
@@ -203,14 +203,15 @@ class LayerMemory:
     def prune(self, keep: Tensor, counts: tuple[int, ...], *, oldest: int, block: int) -> "LayerMemory":
         """Returns the memories marked, with room for another block where keys and values are stored.
 
-        Keys and values are moved only when they would take more slots than design, section 6 allows, or when the next
-        block would find no room. Until then what is not marked stays in its slot, hidden by its age.
+        Keys and values are moved only when they would take more slots than the largest count, rounded up to
+        ``SLOT_MULTIPLE``, plus one block, or when the next block would find no room. Until then a slot that is not
+        marked stays in place, hidden by its age.
 
         Args:
             keep: [B, M] bool.
-            counts: how many are marked in each row.
+            counts: number of marked slots in each row.
             oldest: the age of the oldest of them.
-            block: how many tokens were read at once, and probably will be.
+            block: number of tokens that were read at once, and probably will be.
         """
         if self.keys is None:
             return self.compact(keep, counts, oldest=oldest)
@@ -227,9 +228,9 @@ class LayerMemory:
 
         Args:
             keep: [B, M] bool.
-            counts: how many are marked in each row.
+            counts: number of marked slots in each row.
             oldest: the age of the oldest of them; looked up if not given.
-            room: how many slots to leave free for what is read next.
+            room: number of slots to leave free for what is read next.
         """
         size = max(counts)
         # A stable sort moves the marked to the end and leaves both groups in their order.
@@ -252,14 +253,14 @@ class LayerMemory:
         return replace(self, **fields)
 
     def reorder(self, rows: Tensor, numbers: Sequence[int] | None = None) -> "LayerMemory":
-        """Returns rows picked (and repeated) by index, as beam search does; this memory itself if they are its own in
-        order.
+        """Returns the memory of the rows ``rows`` (an index may repeat), as beam search needs.
 
-        The result has as much room to grow as this memory, so that reading on from it does not copy it again.
+        Returns self if ``rows`` is 0 ... B - 1. The result has as much room to grow as this memory, so that reading on
+        from it does not copy it again.
 
         Args:
             rows: [B'] int64.
-            numbers: the same as Python integers, so that no device is waited for; looked up if not given.
+            numbers: ``rows`` as Python integers, so that no device is waited for; looked up if not given.
         """
         numbers = rows.tolist() if numbers is None else numbers
         if list(numbers) == list(range(self.rows)):
@@ -340,7 +341,7 @@ class Memory:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Slots of a row in each layer: the number of memories of its longest row."""
+        """Slots of a row in each layer, empty ones included."""
         return tuple(layer.slots for layer in self.layers)
 
     def advance(self, steps: int) -> "Memory":
@@ -352,9 +353,7 @@ class Memory:
         return Memory(tuple(layer.detach() for layer in self.layers))
 
     def reorder(self, rows: Tensor) -> "Memory":
-        """Returns rows picked, and repeated, by index [B'] int64; the layers' own memories if these are all rows in
-        order.
-        """
+        """Returns the memory of the rows ``rows`` [B'] int64, see :meth:`LayerMemory.reorder`."""
         numbers = rows.tolist()
         return Memory(tuple(layer.reorder(rows, numbers) for layer in self.layers))
 
@@ -364,8 +363,7 @@ class Memory:
 
     @classmethod
     def cat(cls, memories: Sequence["Memory"]) -> "Memory":
-        """Returns the rows of several memories of one model as one: texts that were read by themselves go on side by
-        side.
+        """Joins the rows of several memories of one model: texts that were read apart go on side by side.
 
         Raises:
             ValueError: if they have not read equally many tokens, or come from different models.
@@ -422,9 +420,9 @@ class Memory:
 
         Args:
             batch: B.
-            num_layers: how many layers the model has.
+            num_layers: number of layers of the model.
             embed_dim: D.
-            keeps_inputs: whether inputs belong beside keys and values, see :class:`MemoryPolicy`.
+            keeps_inputs: True if inputs belong beside keys and values, see :class:`MemoryPolicy`.
         Raises:
             ValueError: if not, with the likely cause.
         """

@@ -33,14 +33,13 @@ _watched = False
 
 
 def let_waiting_threads_sleep() -> bool:
-    """Starts to watch whether other processes use the cores of PyTorch's threads, and lets these threads sleep while
-    so.
+    """Starts a watch: while other processes use the cores of PyTorch's threads, waiting threads sleep instead of spin.
 
     ``OMP_WAIT_POLICY=passive``, set before torch is imported, lets them sleep always.
 
     Returns:
-        True if it did. False with one thread, on systems other than Linux, if the environment says how threads wait,
-        and on a second call.
+        True if the watch was started. False with one thread, on systems other than Linux, if the environment says how
+        threads wait, and on a second call.
     """
     global _watched
     threads = torch.get_num_threads()
@@ -55,7 +54,7 @@ def let_waiting_threads_sleep() -> bool:
 
 
 def _watch(threads: int) -> None:
-    shared, pools = Shared(), IdlePools(threads)
+    shared, pools = SharedCores(), IdlePools(threads)
     while True:
         time.sleep(SECONDS)
         if shared.look(pauses()):
@@ -65,7 +64,7 @@ def _watch(threads: int) -> None:
 
 
 def pauses() -> dict[str, int]:
-    """Returns how often each thread of this process has been paused for another one, by its number."""
+    """Returns the number of times each thread of this process has been paused for another one, by thread number."""
     found = {}
     for folder in Path("/proc/self/task").iterdir():
         try:
@@ -77,15 +76,15 @@ def pauses() -> dict[str, int]:
     return found
 
 
-class Shared:
-    """Whether cores are shared with other processes, judged by the pauses of threads, look by look."""
+class SharedCores:
+    """A judgement, look by look, of whether other processes use our cores: then threads are paused often."""
 
     def __init__(self) -> None:
         self._before: dict[str, int] = {}
         self._calm = CALM
 
     def look(self, paused: dict[str, int]) -> bool:
-        """Returns whether cores are shared.
+        """Returns True if cores are shared.
 
         Args:
             paused: what :func:`pauses` returns ``SECONDS`` after the last look.

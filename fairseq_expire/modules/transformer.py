@@ -33,7 +33,7 @@ class StackOutput(NamedTuple):
 class MemoryTransformer(nn.Module):
     """A stack of layers that reads a stream block by block: ``hidden, memory -> hidden, memory``.
 
-    While weights stand still, the output does not depend on how the stream is cut into blocks.
+    With fixed weights, the output does not depend on how the stream is cut into blocks.
 
     Args:
         embed_dim: D.
@@ -112,7 +112,7 @@ class MemoryTransformer(nn.Module):
 
     @property
     def max_age(self) -> int | None:
-        """How many steps back the memory of a layer may go; None for no limit."""
+        """Largest age, in steps, of a state that the memory of a layer may hold; None for no limit."""
         ages = [layer.policy.max_age for layer in self.layers]
         limited = [age for age in ages if age is not None]
         return max(limited) if len(limited) == len(ages) else None
@@ -175,9 +175,8 @@ class MemoryTransformer(nn.Module):
 
 
 def _pruned(outputs: Sequence[LayerOutput], block: int) -> Memory:
-    """Deletes what no later query can see."""
-    # How many memories each row of each layer keeps, and the oldest of them: the one point where the device is waited
-    # for.
+    """Deletes the memories that no later query can see."""
+    # How many memories each row of each layer keeps, and the age of the oldest: the only wait for the device.
     found = torch.stack(
         [torch.stack([out.keep.sum(dim=1), out.memory.age.masked_fill(~out.keep, 0).amax(dim=1)]) for out in outputs]
     )

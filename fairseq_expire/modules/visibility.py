@@ -8,14 +8,14 @@ Memories have ages of 1 and more, the block's own tokens 0, -1, ... -(T - 1).
 Soft mask (section 4.1): with r = span - distance steps remaining, m = clamp(1 + r / R, 0, 1). A key is seen in full
 while r >= 0, then on its ramp, and expires for good when r = -R.
 
-Window: query t sees a key if first <= t < last. The soft mask is one bound of this window; all other bounds are hard:
+Window: query t sees a key if first <= t < end. The soft mask is one bound of this window; all other bounds are hard:
 
 =================  =============================================  =====================================
 bound              from                                           hides
 =================  =============================================  =====================================
 t >= first         ``min_distance`` - age (1 - age for a token)   the query itself and what comes later
-t < last           ``expires_at`` = span - age + R                expired keys
-t < last           ``max_distance`` + 1 - age                     keys further back than a limit
+t < end            ``expires_at`` = span - age + R                expired keys
+t < end            ``max_distance`` + 1 - age                     keys further back than a limit
 never              an age far above every span                    empty slots and padding
 =================  =============================================  =====================================
 
@@ -30,10 +30,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-# Masks up to this count as 0: smaller than any real mask value.
-HIDDEN = 1e-15
-# Masks are not smaller than this before their logarithm is taken: its value for 0 takes a slow path in vector units.
-TINY = HIDDEN**2
+# Masks up to this value count as 0; in single precision, every real mask is larger.
+UNSEEN = 1e-15
+# Masks are clamped to this before log2: log2(0) = -inf is slow in vector units.
+TINY = UNSEEN**2
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Visibility:
         max_distance: no key is seen from further back than this many steps; None for no limit.
         min_distance: [B, S] int64, see :meth:`of`; None if it is 1 for all keys.
         stride: see :meth:`of`.
-        own: how many of the keys, the last ones, are the block's own tokens, in their order.
+        num_block_tokens: number of keys, the last ones, that are the block's own tokens, in their order.
     """
 
     span: Tensor
@@ -60,7 +60,7 @@ class Visibility:
     max_distance: int | None
     min_distance: Tensor | None
     stride: int
-    own: int
+    num_block_tokens: int
 
     @classmethod
     def of(
@@ -85,8 +85,8 @@ class Visibility:
             max_distance: hides keys further back than this many steps, whatever their span; None for no limit.
             min_distance: [B, S] int64; a key is seen from this many steps back on. 1 for ordinary states, more for a
                 memory that stands for several states. None if it is 1 for all keys.
-            stride: c, how many states each key with a ``min_distance`` above 1 stands for: c steps further back, it is
-                one position further back.
+            stride: c, how many states a key with a ``min_distance`` above 1 stands for, and so the steps between two of
+                its positions.
         Raises:
             ValueError: if the shapes do not fit each other, or ages are not whole steps.
         """
@@ -98,7 +98,7 @@ class Visibility:
             raise ValueError(
                 f"min_distance: expected one for each key, as age {list(age.shape)}, got {list(min_distance.shape)}"
             )
-        return cls(span, age, block, float(ramp), max_distance, min_distance, stride, own=block)
+        return cls(span, age, block, float(ramp), max_distance, min_distance, stride, num_block_tokens=block)
 
     def select(self, rows: slice, keys: slice) -> "Visibility":
         """Visibility of some rows and consecutive keys only."""
@@ -108,20 +108,20 @@ class Visibility:
             span=self.span[rows, :, keys],
             age=self.age[rows, keys],
             min_distance=None if self.min_distance is None else self.min_distance[rows, keys],
-            own=min(max(0, stop - (self.age.size(1) - self.own)), stop - start),
+            num_block_tokens=min(max(0, stop - (self.age.size(1) - self.num_block_tokens)), stop - start),
         )
 
     def detach(self) -> "Visibility":
-        """The same without gradient."""
+        """Returns a copy without gradient."""
         return replace(self, span=self.span.detach())
 
     def to(self, dtype: torch.dtype) -> "Visibility":
-        """The same with spans in another floating-point type."""
+        """Returns the visibility with spans in another floating-point type."""
         return self if self.span.dtype == dtype else replace(self, span=self.span.to(dtype))
 
     @cached_property
     def expires_at(self) -> Tensor:
-        """[B, H, S], without gradient: the time t, not always whole, at which the soft mask reaches 0."""
+        """[B, H, S], without gradient: the time t, not always a whole number, at which the soft mask reaches 0."""
         return _expires_at(self.span.detach(), self.age, self.ramp)
 
     @cached_property
@@ -130,37 +130,37 @@ class Visibility:
         return ((1 if self.min_distance is None else self.min_distance) - self.age).clamp(min=0)
 
     @cached_property
-    def hard_last(self) -> Tensor | None:
+    def hard_end(self) -> Tensor | None:
         """[B, S] int64: the first query that does not see a key any more, whatever its span; None for no limit.
 
-        All hard bounds of t < last meet here.
+        All hard bounds of t < end meet here.
         """
         return None if self.max_distance is None else (self.max_distance + 1 - self.age).clamp(min=0)
 
     @cached_property
-    def last(self) -> Tensor:
+    def end(self) -> Tensor:
         """[B, S] int64: the first of the block's queries from which no head sees a key any more; T if there is none."""
-        last = _queries_before(self.expires_at.amax(dim=1), self.block)
-        return last if self.hard_last is None else torch.minimum(last, self.hard_last)
+        end = _queries_before(self.expires_at.amax(dim=1), self.block)
+        return end if self.hard_end is None else torch.minimum(end, self.hard_end)
 
     @property
     def fully_visible(self) -> Tensor:
         """[B, S] bool: keys that every head of every query of the block sees with a mask of 1."""
         full = (self.expires_at.amin(dim=1) >= self.ramp + (self.block - 1)) & (self.first == 0)
-        return full if self.hard_last is None else full & (self.hard_last >= self.block)
+        return full if self.hard_end is None else full & (self.hard_end >= self.block)
 
     @property
     def visible_later(self) -> Tensor:
         """[B, S] bool: keys that some query after the block still sees; all others can be deleted."""
         visible = self.age + self.block < self.span.detach().amax(dim=1) + self.ramp
-        return visible if self.hard_last is None else visible & (self.hard_last > self.block)
+        return visible if self.hard_end is None else visible & (self.hard_end > self.block)
 
     def sizes(self) -> Tensor:
         """[B, T] int64, |C_t|: how many keys each query sees, with any head."""
-        last = self.last
-        first = torch.minimum(self.first, last)
+        end = self.end
+        first = torch.minimum(self.first, end)
         change = first.new_zeros(first.size(0), self.block + 1)
-        change.scatter_add_(1, first, torch.ones_like(first)).scatter_add_(1, last, torch.full_like(last, -1))
+        change.scatter_add_(1, first, torch.ones_like(first)).scatter_add_(1, end, torch.full_like(end, -1))
         return change.cumsum(dim=1)[:, : self.block]
 
     def queries_on_ramp(self, padding: Tensor | None = None) -> Tensor:
@@ -169,14 +169,14 @@ class Visibility:
         Args:
             padding: [B, T] bool, True for queries that do not count; they stand at the end of a row.
         """
-        last = _queries_before(self.expires_at, self.block)
-        if self.hard_last is not None:
-            last = torch.minimum(last, self.hard_last.unsqueeze(1))
+        end = _queries_before(self.expires_at, self.block)
+        if self.hard_end is not None:
+            end = torch.minimum(end, self.hard_end.unsqueeze(1))
         if padding is not None:
-            last = torch.minimum(last, (self.block - padding.sum(dim=1)).view(-1, 1, 1))
+            end = torch.minimum(end, (self.block - padding.sum(dim=1)).view(-1, 1, 1))
         # The mask is below 1 for t > expires_at - R.
         faded = (self.expires_at - self.ramp).floor().clamp(-1, self.block).to(torch.int64) + 1
-        return (last - torch.maximum(faded, self.first.unsqueeze(1))).clamp(min=0)
+        return (end - torch.maximum(faded, self.first.unsqueeze(1))).clamp(min=0)
 
     def distance(self, start: int, stop: int) -> Tensor:
         """[B, Q, S] int64: steps from each query back to each key.
@@ -199,25 +199,25 @@ class Visibility:
         return torch.where(nearest > 1, strided, distance)
 
     def soft_mask(self, start: int, stop: int) -> Tensor:
-        """[B, H, Q, S]: m, 0 for hidden keys. Spans get a gradient where 0 < m < 1."""
+        """[B, H, Q, S]: m, 0 for unseen keys. Spans get a gradient where 0 < m < 1."""
         steps = _steps(self.age, start, stop)
         visible = steps >= self.first.unsqueeze(1)
-        if self.hard_last is not None:
-            visible &= steps < self.hard_last.unsqueeze(1)
+        if self.hard_end is not None:
+            visible &= steps < self.hard_end.unsqueeze(1)
         expires_at = _expires_at(self.span, self.age, self.ramp)
         mask = (expires_at.unsqueeze(-2) - _steps(expires_at, start, stop)) / self.ramp
         mask = mask.masked_fill(mask >= 1, 1)
-        return mask.masked_fill((mask <= HIDDEN) | ~visible.unsqueeze(1), 0)
+        return mask.masked_fill((mask <= UNSEEN) | ~visible.unsqueeze(1), 0)
 
     def bias(self, start: int, stop: int) -> Tensor:
-        """[B, H, Q, S]: log2 m, without gradient; -inf for hidden keys."""
+        """[B, H, Q, S]: log2 m, without gradient; -inf for unseen keys."""
         mask = self._until_expiry(start, stop).div_(self.ramp).clamp_(TINY, 1)
-        bias = torch.threshold_(mask.log2_(), math.log2(HIDDEN), float("-inf"))
+        bias = torch.threshold_(mask.log2_(), math.log2(UNSEEN), float("-inf"))
         steps = _steps(self.age, start, stop)
-        if self.hard_last is not None:
-            bias.masked_fill_((steps >= self.hard_last.unsqueeze(1)).unsqueeze(1), float("-inf"))
+        if self.hard_end is not None:
+            bias.masked_fill_((steps >= self.hard_end.unsqueeze(1)).unsqueeze(1), float("-inf"))
         # The past of all these queries needs no look: memories, and the block's own tokens before the first of them.
-        past = self.age.size(1) - self.own + start if self.min_distance is None else 0
+        past = self.age.size(1) - self.num_block_tokens + start if self.min_distance is None else 0
         early = steps < self.first[:, None, past:]
         bias[..., past:].masked_fill_(early.unsqueeze(1), float("-inf"))
         return bias

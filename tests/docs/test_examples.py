@@ -39,7 +39,7 @@ def test_runs(page, folder, monkeypatch, capsys):
 
 
 def test_a_corpus_of_ones_own(tmp_path):
-    """As docs/architecture.md has it."""
+    """The script in docs/architecture.md."""
     [block] = doc_pages.section_blocks(doc_pages.ROOT / "docs/architecture.md", "Add a corpus", "python")
     module = types.ModuleType("corpus")
     exec(compile(block, "corpus.py", "exec"), module.__dict__)

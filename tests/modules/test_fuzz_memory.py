@@ -32,7 +32,7 @@ def fields_of(numbers, names):
 
 
 def held_by(memory) -> list[list[Token]]:
-    """What the rows of a memory hold; checks everything that belongs to a token."""
+    """Returns the tokens of each row of a memory; checks everything that belongs to a token."""
     rows = []
     names = [name for name in memory.fields if name != "min_distance"]
     numbers = memory.fields[names[0]][..., 0]
@@ -213,7 +213,7 @@ def test_what_a_memory_holds(long):
 
 
 def ever_seen(policy, span, age, compressed):
-    """Whether some query sees a memory with one of its heads, now at a distance of ``age`` steps or later."""
+    """Returns True if a query at a distance of ``age`` steps or later sees a memory with one of its heads."""
     for distance in range(age, age + 80):
         late = not compressed or distance > policy.max_span
         near = policy.max_distance is None or distance <= policy.max_distance

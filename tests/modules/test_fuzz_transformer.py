@@ -174,7 +174,7 @@ def test_any_blocks_are_the_whole_text(long):
 
 
 def alive(policy, stored):
-    """How many memories of each row later queries can see; compressed ones are stored before they are seen."""
+    """Counts the memories of each row that later queries can see; compressed ones are stored before they are seen."""
     spans = stored.spans.amax(dim=-1)
     if stored.min_distance is not None:
         spans = spans.masked_fill(stored.min_distance > 1, policy.max_age)
@@ -186,7 +186,7 @@ def alive(policy, stored):
 
 @torch.no_grad()
 def test_storage_is_bounded(long):
-    """By the memories that the longest row can still see, rounded up, and the block (design, section 6)."""
+    """The bound: the memories that the longest row can still see, rounded up, and one block."""
 
     def at(model, blocks, rows, spread):
         model = model._replace(span=model.span * spread, limit=None)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from fairseq_expire.modules.threads import CALM, PAUSED, Shared, pauses
+from fairseq_expire.modules.threads import CALM, PAUSED, SharedCores, pauses
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's OpenMP alone can be told so late")
 
@@ -96,7 +96,7 @@ def test_pauses_are_those_of_all_threads():
 
 
 def test_shared_cores():
-    shared, counts = Shared(), {"main": 500, "other": 20}
+    shared, counts = SharedCores(), {"main": 500, "other": 20}
 
     def look(main, other):
         counts["main"] += main

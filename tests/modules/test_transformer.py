@@ -1,4 +1,4 @@
-"""Properties that every stack has (design, section 6)."""
+"""Properties that every stack has, whatever its memory policy."""
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def alive(memory, stack):
     return counts
 
 
-# Layer inputs are remembered while weights change, keys and values while they stand still.
+# Layer inputs are stored in train() or with gradients, keys and values in eval() without gradients.
 MODES = pytest.mark.parametrize("training", [True, False], ids=["inputs", "keys"])
 KIND_NAMES = ["expire", "fixed", "adaptive", *(f"compressive-{pooling}" for pooling in POOLINGS)]
 KINDS = pytest.mark.parametrize("kind", KIND_NAMES)
@@ -199,10 +199,10 @@ def test_another_row_changes_nothing_however_long_its_memory(training):
     loud = hidden.clone()
     loud[1] = 10 * torch.sign(stack.layers[0].policy.predictor.weight)
     both, memories = run(stack, loud, 16)
-    alone, own = run(stack, loud[:1], 16)
+    alone, memories_alone = run(stack, loud[:1], 16)
     torch.testing.assert_close(both[:1], alone)
-    assert alive(memories[-1], stack)[0][1] > alive(own[-1], stack)[0][0]
-    assert alive(memories[-1], stack)[0][0] == alive(own[-1], stack)[0][0]
+    assert alive(memories[-1], stack)[0][1] > alive(memories_alone[-1], stack)[0][0]
+    assert alive(memories[-1], stack)[0][0] == alive(memories_alone[-1], stack)[0][0]
 
 
 @KINDS

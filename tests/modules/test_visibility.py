@@ -36,10 +36,10 @@ def expected():
 @CASE
 def test_masks(case, expected):
     visibility = visibility_of(CASES[case]).detach()
-    for first, last in [(0, visibility.block), (visibility.block // 2, visibility.block)]:
-        mask = expected[case][:, :, first:last]
-        torch.testing.assert_close(visibility.soft_mask(first, last), mask)
-        torch.testing.assert_close(visibility.bias(first, last).exp2(), mask)
+    for start, stop in [(0, visibility.block), (visibility.block // 2, visibility.block)]:
+        mask = expected[case][:, :, start:stop]
+        torch.testing.assert_close(visibility.soft_mask(start, stop), mask)
+        torch.testing.assert_close(visibility.bias(start, stop).exp2(), mask)
 
 
 @CASE
@@ -49,7 +49,7 @@ def test_window(case, expected):
     block, later = mask[:, :, : visibility.block], mask[:, :, visibility.block :]
     visible = (block > 0).any(dim=1)  # [B, T, S]
     steps = torch.arange(visibility.block).view(1, -1, 1)
-    inside = (visibility.first.unsqueeze(1) <= steps) & (steps < visibility.last.unsqueeze(1))
+    inside = (visibility.first.unsqueeze(1) <= steps) & (steps < visibility.end.unsqueeze(1))
     assert torch.equal(inside, visible)
     assert torch.equal(visibility.sizes(), visible.sum(dim=-1))
     assert torch.equal(visibility.fully_visible, (block == 1).all(dim=2).all(dim=1))
@@ -101,7 +101,7 @@ def test_select(case, part):
     # Only queries whose past holds all of the part's own tokens but the last are asked about it.
     first = max(0, min(stop - slots - 1, block - 1))
     assert torch.equal(part.bias(first, block), visibility.bias(first, block)[:1, :, :, start:stop])
-    assert torch.equal(part.last, visibility.last[:1, start:stop])
+    assert torch.equal(part.end, visibility.end[:1, start:stop])
     assert torch.equal(part.first, visibility.first[:1, start:stop])
 
 

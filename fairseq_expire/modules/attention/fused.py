@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +29,7 @@ _backward: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_fo
 def _kernel_works(dtype: torch.dtype) -> bool:
     """Tries PyTorch's kernel.
 
-    It has to work without a mask, return the logarithm of each query's sum, and accept infinity for that in its
-    backward.
+    It has to work without a mask, return the log-sum-exp of each query, and accept infinity for that in its backward.
     """
     with torch.device("cpu"):
         query, key = torch.full((2, 2, 3, 8), 0.5, dtype=dtype), torch.full((2, 2, 1100, 8), 0.5, dtype=dtype)
@@ -48,13 +47,13 @@ def _kernel_works(dtype: torch.dtype) -> bool:
 
 
 def has_fused_kernel(query: Tensor, dropout: float) -> bool:
-    """Whether the functions below can be called; logs once for each reason why they cannot."""
+    """Returns True if the functions below can be called; logs each reason against it once."""
     if query.device.type != "cpu":
         reason = f"it is for CPUs, not for {query.device.type}"
     elif dropout:
         reason = "it drops no attention probabilities"
     elif not _kernel_works(query.dtype):
-        reason = f"PyTorch {torch.__version__} has none that serves"
+        reason = f"PyTorch {torch.__version__} has none that works here"
     else:
         return True
     _log_once(reason)
@@ -63,22 +62,46 @@ def has_fused_kernel(query: Tensor, dropout: float) -> bool:
 
 @cache
 def _log_once(reason: str) -> None:
-    logger.info("attention is computed step by step, without a fused kernel: %s", reason)
+    logger.info("attention is computed without PyTorch's fused kernel: %s", reason)
 
 
 def _row(row: int, heads: Tensor, keys: slice = slice(None)) -> Tensor:
     return heads[row : row + 1, :, keys]
 
 
-def attend_fused(query: Tensor, key: Tensor, value: Tensor, *, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Attention to keys that all queries see with a mask of 1.
+class FusedOutput(NamedTuple):
+    """Attention to some of the keys.
+
+    Args:
+        out: [B, K, T, d], the output.
+        log_sum: [B, K, T], the log-sum-exp of each query (log of the softmax denominator); -inf for queries that see
+            none of these keys.
+    """
+
+    out: Tensor
+    log_sum: Tensor
+
+
+class FusedGradients(NamedTuple):
+    """Gradients that come from some of the keys.
+
+    Args:
+        query: [B, K, T, d].
+        key, value: [B, K, S, d]; 0 for the other keys.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+def attend_fused(query: Tensor, key: Tensor, value: Tensor, *, counts: Sequence[int]) -> FusedOutput:
+    """Computes attention to keys that all queries see with a mask of 1.
 
     Args:
         query: [B, K, T, d], scaled so that its products are exponents to base 2.
         key, value: [B, K, S, d].
-        counts: how many of the keys of each row are meant, its first ones.
-    Returns:
-        [B, K, T, d]; and [B, K, T], the logarithm of each query's sum, -inf where there is nothing to see.
+        counts: number of these keys in each row, its first ones.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     out, log_sum = torch.zeros_like(query), query.new_full(query.shape[:3], float("-inf"), dtype=dtype)
@@ -87,7 +110,7 @@ def attend_fused(query: Tensor, key: Tensor, value: Tensor, *, counts: Sequence[
             memories = (_row(row, heads, slice(count)) for heads in (key, value))
             part = _forward(_row(row, query), *memories, 0.0, False, attn_mask=None, scale=SCALE)
             out[row : row + 1], log_sum[row : row + 1] = part
-    return out, log_sum
+    return FusedOutput(out, log_sum)
 
 
 def fused_gradients(
@@ -99,20 +122,18 @@ def fused_gradients(
     out: Tensor,
     log_sum: Tensor,
     counts: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients that come from the keys of :func:`attend_fused`, in attention to these and other keys.
+) -> FusedGradients:
+    """Computes the gradients that come from the keys of :func:`attend_fused`, in attention to these and other keys.
 
     Args:
         grad_out: [B, K, T, d], of the output of that attention.
         query, key, value: as there.
         out: [B, K, T, d], that output.
-        log_sum: [B, K, T], the logarithm of each query's sum over all keys; inf for queries that see none.
+        log_sum: [B, K, T], the log-sum-exp of each query over all keys; inf for queries that see none.
         counts: as there.
-    Returns:
-        the gradients of query, key and value; 0 for the other keys.
     """
     if not any(counts):
-        return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        return FusedGradients(torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value))
     grad_query = torch.empty_like(query)
     grad_key, grad_value = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (key, value))
     for row, count in enumerate(counts):
@@ -128,4 +149,4 @@ def fused_gradients(
         _row(row, grad_query).copy_(parts[0])
         for gradient, part in zip((grad_key, grad_value), parts[1:]):
             _row(row, gradient, meant).copy_(part)
-    return grad_query, grad_key, grad_value
+    return FusedGradients(grad_query, grad_key, grad_value)

@@ -1,9 +1,10 @@
-"""The equations as loops: slow and plain, what the tests compare the reference to.
+"""The equations as loops: slow and plain. The tests compare the reference to them.
 
 Size legend: B rows, K heads, T queries, S keys, d width of a head, P positions.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,16 +20,25 @@ def soft_mask(span: Tensor, distance: int, ramp: float) -> Tensor:
     return 1 + remaining / ramp
 
 
-def expire_span_view(span: Tensor, distance: Tensor, *, ramp: float) -> tuple[Tensor, Tensor]:
-    """Soft masks of all keys for all queries, and the price of the spans.
+class SpanView(NamedTuple):
+    """Soft masks and price of the spans of all keys for all queries.
+
+    Args:
+        mask: [B, T, S]; zero for keys that are expired or not in the past of the query.
+        penalty: [B], the sum of e_i / R over all pairs on the ramp.
+    """
+
+    mask: Tensor
+    penalty: Tensor
+
+
+def expire_span_view(span: Tensor, distance: Tensor, *, ramp: float) -> SpanView:
+    """Computes the soft masks of all keys for all queries, and the price of the spans.
 
     Args:
         span: [B, S], e_i in steps.
         distance: [B, T, S] int64, t - i.
         ramp: R.
-    Returns:
-        mask [B, T, S], zero for what is expired or not in the past of the query; and
-        penalty [B], the sum of e_i / R over all pairs on the ramp.
     """
     batch, block, slots = distance.shape
     rows, penalties = [], []
@@ -42,7 +52,7 @@ def expire_span_view(span: Tensor, distance: Tensor, *, ramp: float) -> tuple[Te
                     penalty = penalty + span[b, i] / ramp
                 rows.append(mask)
         penalties.append(penalty)
-    return torch.stack(rows).view(batch, block, slots), torch.stack(penalties)
+    return SpanView(torch.stack(rows).view(batch, block, slots), torch.stack(penalties))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, index: Tensor, position: Tensor) -> Tensor:

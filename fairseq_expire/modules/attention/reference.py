@@ -49,9 +49,9 @@ def attend(
     """
     block, width = query.shape[2:]
     mask = visibility.to(torch.promote_types(query.dtype, torch.float32)).soft_mask(0, block)  # [B, H, T, S]
-    hidden = mask == 0
-    # Hidden keys get log 1 first: the gradient of log 0 is no number.
-    log_mask = mask.masked_fill(hidden, 1).log().masked_fill(hidden, float("-inf"))
+    unseen = mask == 0
+    # Unseen keys get log 1 first: the gradient of log 0 is NaN.
+    log_mask = mask.masked_fill(unseen, 1).log().masked_fill(unseen, float("-inf"))
 
     index = visibility.position_index(0, block).unsqueeze(1)  # [B, 1, T, S]
     placed = (index >= 1) & (index <= position.size(0))
@@ -61,7 +61,7 @@ def attend(
 
     scores = (query @ key.transpose(-1, -2) + by_position) * width**-0.5
     logits = scores.to(mask.dtype) + log_mask
-    # A softmax over nothing is no number: queries that see nothing see all zeros first, and their output is zeroed.
-    sees_nothing = hidden.all(dim=-1, keepdim=True)
+    # Unmask the rows of queries that see nothing, since a softmax over -inf is NaN; their probabilities are zeroed.
+    sees_nothing = unseen.all(dim=-1, keepdim=True)
     probabilities = logits.masked_fill(sees_nothing, 0).softmax(dim=-1).masked_fill(sees_nothing, 0)
     return F.dropout(probabilities, dropout).to(value.dtype) @ value

@@ -5,7 +5,7 @@ head, P positions. A tile (``tiles.py``) has n rows, Q queries, and as many of t
 
 Where it pays, memories are sorted first (``memory_order.py``), and a fused kernel takes those that are fully visible
 and have no position (``fused.py``). All other keys are computed tile by tile, and of sorted memories a tile leaves out
-those that have expired. Of [T, S] only the logarithm of each query's sum is kept: backward computes the scores again.
+those that have expired. Of [T, S] only the log-sum-exp of each query is kept: backward computes the scores again.
 Spans, masks and softmax are in float32 or better.
 """
 
@@ -20,12 +20,12 @@ from torch import Tensor
 from fairseq_expire.modules.attention.fused import attend_fused, fused_gradients, has_fused_kernel
 from fairseq_expire.modules.attention.memory_order import MemoryOrder
 from fairseq_expire.modules.attention.position_scores import RelativePositions
-from fairseq_expire.modules.attention.tiles import Tile, Workspace, tiles
+from fairseq_expire.modules.attention.tiles import MemoryRange, Tile, Workspace, tiles
 from fairseq_expire.modules.visibility import Visibility
 
 # Exponents are to base 2: on a CPU, PyTorch's exp takes many times as long where there is a -inf, and exp2 does not.
 LOG2_E = math.log2(math.e)
-# log2 of a query's sum as long as it has seen nothing: below that of every sum, but finite.
+# Log-sum-exp, to base 2, of a query that has seen nothing yet: below every real one, but finite.
 NOTHING = -1e30
 # Scores (floats) and queries of a tile. On a CPU, fewer scores cost more calls and less efficient products, more scores
 # leave the caches, and more queries compute more scores of the block's own future.
@@ -45,7 +45,10 @@ def attend(
     counts: Sequence[int] | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """The operation of ``reference.py``; :func:`fairseq_expire.modules.attention.attend` has the arguments."""
+    """Computes the operation of ``reference.py``.
+
+    For the arguments see :func:`fairseq_expire.modules.attention.attend`.
+    """
     rows, _, block, width = query.shape
     counts = (key.size(2) - block,) * rows if counts is None else tuple(counts)
     # Drawn where no device needs to be waited for; backward draws the same probabilities to drop again.
@@ -80,8 +83,8 @@ class _Inputs:
         key, value: [B, K, S, d].
         visibility: of the keys.
         positions: [P, d], embeddings of the positions P, P - 1, ... 1.
-        settings: see there.
-        order: the order in which memories are sorted in all of these; None if they stand as they were given.
+        settings: counts, dropout and the seed, see :class:`_Settings`.
+        order: order of the memories in all of these; None if they are not sorted.
     """
 
     query: Tensor
@@ -93,7 +96,7 @@ class _Inputs:
     order: MemoryOrder | None = None
 
     def find_order(self) -> MemoryOrder | None:
-        """The order of the memories, or None where sorting does not pay or is not possible.
+        """Finds the order of the memories; None where sorting does not pay or is not possible.
 
         It does not pay for a few queries, nor off the CPU, where looking at the memories would wait for the device. It
         is not possible with memories that are seen only from some distance on.
@@ -108,14 +111,14 @@ class _Inputs:
         return MemoryOrder.of(self.visibility, self.positions.size(0), with_kernel=with_kernel)
 
     def sort(self) -> "_Inputs":
-        """With sorted memories where that pays."""
+        """Returns the inputs with sorted memories, where that pays."""
         order = self.find_order()
         if order is None:
             return self
         return replace(self, key=order.sort(self.key), value=order.sort(self.value))._in(order)
 
     def in_order(self) -> "_Inputs":
-        """As :meth:`sort` gives it, if keys and values are sorted already."""
+        """Returns the result of :meth:`sort` for inputs whose keys and values are sorted already."""
         order = self.find_order()
         return self if order is None else self._in(order)
 
@@ -124,25 +127,25 @@ class _Inputs:
 
     @property
     def in_front(self) -> tuple[int, ...]:
-        """How many memories of each row, the first ones, the fused kernel takes."""
+        """Number of memories of each row, the first ones, that the fused kernel takes."""
         return (0,) * self.query.size(0) if self.order is None else self.order.in_front
 
-    def _visible(self, row: int, first: int) -> int:
-        """How many of the last memory slots hold all that queries from ``first`` on see, apart from those in front."""
-        return self.settings.counts[row] if self.order is None else self.order.visible(row, first)
+    def _visible(self, row: int, start: int) -> int:
+        """Counts the last memory slots that hold what queries from ``start`` on see, but for the memories in front."""
+        return self.settings.counts[row] if self.order is None else self.order.visible(row, start)
 
     def _relative_positions(self, tile: Tile, visibility: Visibility) -> RelativePositions:
         position_range = self.positions.size(0)
-        memories, after = tile.memory, 0
+        memories = MemoryRange(tile.memory, 0)
         if self.order is not None:
-            memories, after = self.order.within(tile, position_range)
+            memories = self.order.within(tile, position_range)
         elif self.visibility.min_distance is None:
             # The youngest stand last.
-            memories = min(memories, max(0, position_range - tile.first))
-        return RelativePositions.of(tile, visibility, position_range, memories=memories, after=after)
+            memories = MemoryRange(min(tile.memory, max(0, position_range - tile.start)), 0)
+        return RelativePositions.of(tile, visibility, position_range, memories)
 
     def tiles(self) -> Iterator["_TileInputs"]:
-        """All keys but those in front, by tiles."""
+        """Yields the tiles of all keys but those in front."""
         rows, heads, block = self.query.shape[:3]
         slots = self.key.size(2) - block
         max_scores, max_queries = MAX_SCORES_ELSEWHERE, block
@@ -150,13 +153,13 @@ class _Inputs:
             max_scores, max_queries = MAX_SCORES_ON_CPU, MAX_QUERIES_ON_CPU
         cut = tiles(rows, self._visible, block=block, heads=heads, max_scores=max_scores, max_queries=max_queries)
         for tile in cut:
-            keys = slice(slots - tile.memory, slots + tile.last)
+            keys = slice(slots - tile.memory, slots + tile.stop)
             visibility = self.visibility.select(tile.rows, keys)
             yield _TileInputs(
                 tile=tile,
-                queries=(tile.rows, slice(None), slice(tile.first, tile.last)),
+                queries=(tile.rows, slice(None), slice(tile.start, tile.stop)),
                 keys=(tile.rows, slice(None), keys),
-                query=self.query[tile.rows, :, tile.first : tile.last],
+                query=self.query[tile.rows, :, tile.start : tile.stop],
                 key=self.key[tile.rows, :, keys],
                 value=self.value[tile.rows, :, keys],
                 visibility=visibility,
@@ -166,7 +169,7 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class _TileInputs:
-    """Inputs of a tile: its part of :class:`_Inputs`, and where this part is in the whole.
+    """Inputs of a tile: its part of :class:`_Inputs`, and the place of this part in the whole.
 
     Args:
         tile: the tile.
@@ -187,8 +190,8 @@ class _TileInputs:
     relative: RelativePositions
 
     def scores(self, positions: Tensor, workspace: Workspace) -> Tensor:
-        """[n, K, Q, S] in float32 or better: s + log m to base 2, -inf for hidden keys."""
-        bias = self.visibility.bias(self.tile.first, self.tile.last)  # [n, H, Q, S]
+        """[n, K, Q, S] in float32 or better: s + log m to base 2, -inf for unseen keys."""
+        bias = self.visibility.bias(self.tile.start, self.tile.stop)  # [n, H, Q, S]
         scores = workspace.take("scores", (*self.query.shape[:3], bias.size(-1)), bias.dtype)
         self.relative.add_scores(bias, self.query, positions, scores, workspace)
         _add_product(scores, self.query, self.key.transpose(-1, -2))
@@ -199,7 +202,8 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     """out [n, K, x, z] = left [n, K, x, y] times right [n, K, y, z]."""
     if out.device.type != "cpu":
         return torch.matmul(left, right, out=out)
-    # All rows at once would be copied first: their heads do not lie behind each other.
+    # One matmul over all rows would copy them first: rows and heads cannot be merged into one batch dimension without a
+    # copy.
     for row in range(out.size(0)):
         torch.bmm(left[row], right[row], out=out[row])
     return out
@@ -215,7 +219,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _keep(probabilities: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
-    """The factors of the probabilities under dropout: 0 or 1 / (1 - dropout)."""
+    """Draws the factors of the probabilities under dropout: 0 or 1 / (1 - dropout)."""
     return torch.empty_like(probabilities).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
 
 
@@ -223,8 +227,8 @@ def _attend(inputs: _Inputs) -> tuple[Tensor, Tensor]:
     """Computes all tiles.
 
     Returns:
-        the output [B, K, T, d]; and [B, K, T], log2 of each query's sum, inf for a query that sees nothing, so that its
-        probabilities come out as 0.
+        the output [B, K, T, d]; and [B, K, T], the log-sum-exp of each query to base 2, inf for a query that sees
+        nothing, so that its probabilities come out as 0.
     """
     out, total = attend_fused(inputs.query, inputs.key, inputs.value, counts=inputs.in_front)
     total.mul_(LOG2_E).clamp_(min=NOTHING)
@@ -294,7 +298,7 @@ class _Attention(torch.autograd.Function):
                 natural_query = part.query / LOG2_E
                 scores = part.scores(positions, workspace)
                 probabilities = scores.sub_(total[part.queries].unsqueeze(-1)).exp2_()
-                # The softmax takes off every score how far the query's output follows its own gradient.
+                # Backward of softmax: subtract from each gradient the row sum of gradient times output.
                 offset = (grad.to(dtype) * out[part.queries]).sum(dim=-1, keepdim=True)
                 products = workspace.take("products", probabilities.shape, query.dtype)
                 # Of the probabilities, then of the scores: [n, K, Q, S].
@@ -308,15 +312,15 @@ class _Attention(torch.autograd.Function):
 
                 _add_product(grad_value[part.keys], used.to(value.dtype).transpose(-1, -2), grad)
                 if with_spans:
-                    slope = part.visibility.slope(part.tile.first, part.tile.last)
+                    slope = part.visibility.slope(part.tile.start, part.tile.stop)
                     by_head = grad_scores.sum(dim=1, keepdim=True) if shared_span else grad_scores
                     grad_span[part.keys] += (by_head * slope).sum(dim=2)
                 grad_scores = grad_scores.to(query.dtype)
                 _add_product(grad_key[part.keys], grad_scores.transpose(-1, -2), natural_query)
-                by_position, of_positions = part.relative.gradients(grad_scores, natural_query, positions, workspace)
+                by_position = part.relative.gradients(grad_scores, natural_query, positions, workspace)
                 by_key = _product(grad_scores, part.key, workspace.take("by_key", part.query.shape, query.dtype))
-                grad_query[part.queries] += by_key.add_(by_position).div_(LOG2_E)
-                grad_positions += of_positions
+                grad_query[part.queries] += by_key.add_(by_position.query).div_(LOG2_E)
+                grad_positions += by_position.positions
             if inputs.order is not None:
                 grad_key, grad_value = inputs.order.unsort(grad_key), inputs.order.unsort(grad_value)
                 grad_span = inputs.order.unsort_spans(grad_span)

@@ -10,6 +10,7 @@ busy.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,18 +22,30 @@ CACHE_LINE = 16
 
 
 def aligned(count: int) -> int:
-    """The next number of floats that fills whole cache lines."""
+    """Rounds a number of floats up to whole cache lines."""
     return -(-count // CACHE_LINE) * CACHE_LINE
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Queries ``first`` ... ``last - 1`` of the rows ``rows``, and the last ``memory`` slots of the memory."""
+    """Queries ``start`` ... ``stop - 1`` of the rows ``rows``, and the last ``memory`` slots of the memory."""
 
     rows: slice
-    first: int
-    last: int
+    start: int
+    stop: int
     memory: int
+
+
+class MemoryRange(NamedTuple):
+    """Consecutive memories, counted back from the block.
+
+    Args:
+        from_first: number of memories from the first of them to the block.
+        after_last: number of memories between the last of them and the block.
+    """
+
+    from_first: int
+    after_last: int
 
 
 def tiles(
@@ -50,24 +63,24 @@ def tiles(
         max_queries: the most queries of a tile.
     """
     max_queries = min(block, max_queries)
-    start = 0
-    while start < rows:
-        stop, memory = start + 1, visible(start, 0)
-        while stop < rows:
-            largest = max(memory, visible(stop, 0))
-            if (stop + 1 - start) * heads * max_queries * (largest + block) > max_scores:
+    first_row = 0
+    while first_row < rows:
+        end_row, memory = first_row + 1, visible(first_row, 0)
+        while end_row < rows:
+            largest = max(memory, visible(end_row, 0))
+            if (end_row + 1 - first_row) * heads * max_queries * (largest + block) > max_scores:
                 break
-            stop, memory = stop + 1, largest
-        fitting = max_scores // ((stop - start) * heads * (memory + block))
+            end_row, memory = end_row + 1, largest
+        fitting = max_scores // ((end_row - first_row) * heads * (memory + block))
         step = min(max_queries, max(MIN_QUERIES, fitting // MIN_QUERIES * MIN_QUERIES))
-        for first in range(0, block, step):
-            memory = max(visible(row, first) for row in range(start, stop))
-            yield Tile(slice(start, stop), first, min(first + step, block), memory)
-        start = stop
+        for start in range(0, block, step):
+            memory = max(visible(row, start) for row in range(first_row, end_row))
+            yield Tile(slice(first_row, end_row), start, min(start + step, block), memory)
+        first_row = end_row
 
 
 class Workspace:
-    """Named buffers that all tiles share: what is taken overwrites what was taken by the same name before.
+    """Named buffers that all tiles share: a tensor overwrites the one taken by the same name before.
 
     Fresh memory costs a CPU more than the arithmetic done on it.
 
@@ -80,7 +93,7 @@ class Workspace:
         self.buffers: dict[str, Tensor] = {}
 
     def take(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor of this shape and type."""
+        """Returns an uninitialised tensor of this shape and type."""
         size = math.prod(shape)
         buffer = self.buffers.get(name)
         if buffer is None or buffer.numel() < size or buffer.dtype != dtype:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fairseq_expire.modules.policies.base import MemoryPolicy, check_span_limit, check_steps
+from fairseq_expire.modules.policies.base import MemoryPolicy, ParameterBounds, check_span_limit, check_steps
 from fairseq_expire.modules.visibility import Visibility
 
 
@@ -51,15 +51,13 @@ class AdaptiveSpan(MemoryPolicy):
         self.span_limit = span_limit
         self.ratio = nn.Parameter(torch.full((1 if per_layer else num_heads,), span_init / max_span))
 
-    def bounds(self) -> Iterator[tuple[nn.Parameter, float, float]]:
-        yield self.ratio, 0.0, 1.0
+    def bounds(self) -> Iterator[ParameterBounds]:
+        yield ParameterBounds(self.ratio, 0.0, 1.0)
 
     def spans(self, states: Tensor) -> Tensor:
         dtype = torch.promote_types(states.dtype, torch.float32)
         # The youngest state is one step back, and every head sees it.
-        span = self.max_span * self.ratio.to(dtype) + 1
-        if self.span_limit is not None and not self.training:
-            span = span.clamp(max=self.span_limit)
+        span = self.limit_spans(self.max_span * self.ratio.to(dtype) + 1)
         return span.expand(*states.shape[:-1], -1)
 
     def penalty(self, visibility: Visibility, *, padding: Tensor | None) -> Tensor:

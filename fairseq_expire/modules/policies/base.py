@@ -32,8 +32,16 @@ class CompressedStates(NamedTuple):
     min_distance: Tensor
 
 
+class ParameterBounds(NamedTuple):
+    """A parameter with its least and its greatest value."""
+
+    parameter: nn.Parameter
+    least: float
+    most: float
+
+
 class MemoryPolicy(nn.Module):
-    """How one layer remembers: every state gets a span, the number of steps for which it is seen in full.
+    """Rule by which one layer remembers: every state gets a span, the number of steps for which it is seen in full.
 
     After its span a state fades out over ``ramp`` steps, m = clamp(1 + (span - distance) / ramp, 0, 1), and is then
     deleted. A policy says what the spans are. Attention, deletion, storage and reports follow from them and are the
@@ -51,9 +59,9 @@ class MemoryPolicy(nn.Module):
     max_distance: int | None = None
     # While scoring, no span is longer than this many steps; None for no limit.
     span_limit: int | None = None
-    # Whether the layer's inputs are stored beside keys and values while weights stand still, for :meth:`compress`.
+    # True if the layer's inputs are stored beside keys and values (see :class:`LayerMemory`), for :meth:`compress`.
     keeps_inputs: bool = False
-    # How many steps further back a compressed memory is one position further back.
+    # Steps between two neighbouring positions of compressed memories.
     stride: int = 1
 
     def __init__(self, *, ramp: float):
@@ -63,20 +71,25 @@ class MemoryPolicy(nn.Module):
 
     @property
     def max_age(self) -> int | None:
-        """How many steps back the memory may go; None for no limit. A memory that was lost is made again from so many
-        tokens.
+        """Largest age, in steps, of a state that the memory may hold; None for no limit.
+
+        A memory that was lost is made again from so many tokens.
         """
         return self.max_distance
 
     def spans(self, states: Tensor) -> Tensor:
-        """Returns how many steps each state stays, [..., D] -> [..., H].
+        """Returns the span of each state in steps, [..., D] -> [..., H].
 
         Args:
-            states: [..., D], as attention reads them (after the layer norm in a pre-norm layer).
+            states: [..., D], the layer's inputs, after the layer norm of a pre-norm layer.
         Returns:
             spans in float32 or better: half precision cannot count to L.
         """
         raise NotImplementedError
+
+    def limit_spans(self, spans: Tensor) -> Tensor:
+        """Cuts spans to ``span_limit`` while scoring; returns them as they are in training or without a limit."""
+        return spans if self.span_limit is None or self.training else spans.clamp(max=self.span_limit)
 
     def forward(self, states: Tensor) -> Tensor:
         """Calls :meth:`spans`; fairseq's NanDetector sees the outputs of modules that are called."""
@@ -99,7 +112,7 @@ class MemoryPolicy(nn.Module):
         return spans
 
     def visibility(self, spans: Tensor, memory: LayerMemory, *, block: int) -> Visibility:
-        """Returns what the block's queries see of memories and block.
+        """Returns the visibility of memories and block to the block's queries.
 
         Args:
             spans: [B, S, H].
@@ -121,8 +134,7 @@ class MemoryPolicy(nn.Module):
         )
 
     def penalty(self, visibility: Visibility, *, padding: Tensor | None) -> Tensor | None:
-        """Returns what is added to the loss of each row [B], summed over the block's queries and before its weight; or
-        None.
+        """Returns the penalty of each row [B], summed over the block's queries and before its weight; None for none.
 
         Args:
             visibility: of memories and block, with shortened spans.
@@ -131,7 +143,9 @@ class MemoryPolicy(nn.Module):
         return None
 
     def retain(self, visibility: Visibility) -> Tensor:
-        """Returns which memories and tokens stay after the block, [B, S] bool; all others are deleted for good.
+        """Marks the memories and tokens that stay after the block, [B, S] bool; all others are deleted for good.
+
+        This is a hook; all policies here use the default.
 
         Args:
             visibility: of memories and block, with spans that are not shortened.
@@ -153,8 +167,8 @@ class MemoryPolicy(nn.Module):
         """
         return None
 
-    def bounds(self) -> Iterator[tuple[nn.Parameter, float, float]]:
-        """Yields parameters with their least and greatest values, to which :func:`keep_bounds` clamps them."""
+    def bounds(self) -> Iterator[ParameterBounds]:
+        """Yields the bounds of parameters, to which :func:`keep_bounds` clamps them."""
         return iter(())
 
 
@@ -185,7 +199,13 @@ def check_steps(what: str, steps: float) -> None:
         raise ValueError(f"{what}: expected at most {MOST_STEPS}, as far as single precision counts, got {steps}")
 
 
+def equal_spans(states: Tensor, steps: float) -> Tensor:
+    """Makes the same span for all states: [..., D] -> [..., 1], in float32 or better."""
+    dtype = torch.promote_types(states.dtype, torch.float32)
+    return torch.full((*states.shape[:-1], 1), float(steps), dtype=dtype, device=states.device)
+
+
 def check_span_limit(span_limit: int | None) -> None:
-    """Raises ValueError unless it is None or a number of steps."""
+    """Raises ValueError unless the limit is None or a number of steps."""
     if span_limit is not None and not span_limit >= 1:
         raise ValueError(f"span_limit is a number of steps: expected at least 1 or none, got {span_limit}")

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from fairseq_expire.modules.memory import EMPTY_AGE, LayerMemory
-from fairseq_expire.modules.policies.base import CompressedStates, MemoryPolicy, check_span_limit, check_steps
+from fairseq_expire.modules.policies.base import (
+    CompressedStates,
+    MemoryPolicy,
+    check_span_limit,
+    check_steps,
+    equal_spans,
+)
 from fairseq_expire.modules.visibility import Visibility
 
 POOLINGS = ("mean", "max")
@@ -75,8 +81,7 @@ class Compressive(MemoryPolicy):
         return self.max_span + self.compressed_size * self.rate
 
     def spans(self, states: Tensor) -> Tensor:
-        dtype = torch.promote_types(states.dtype, torch.float32)
-        return torch.full((*states.shape[:-1], 1), float(self.max_span), dtype=dtype, device=states.device)
+        return equal_spans(states, self.max_span)
 
     def visibility(self, spans: Tensor, memory: LayerMemory, *, block: int) -> Visibility:
         if memory.min_distance is not None:
@@ -88,20 +93,19 @@ class Compressive(MemoryPolicy):
     def compress(self, memory: LayerMemory, inputs: Tensor, padding: Tensor | None) -> CompressedStates:
         """Compresses the groups whose first reader is a query of this block, or the first query of the next one."""
         rows, block, rate = inputs.size(0), inputs.size(1), self.rate
-        # Groups are counted from the first token of the stream. The oldest state that is left begins the first group to
-        # come.
-        done = -(-max(0, memory.tokens_read - self.max_span) // rate)
-        first = memory.tokens_read - rate * done
-        groups = max(0, (first + block - self.max_span - 1) // rate + 1)
+        # Groups are counted from the first token of the stream. A group is done when the block's first query does not
+        # see its oldest state any more.
+        groups_done = -(-max(0, memory.tokens_read - self.max_span) // rate)
+        first_age = memory.tokens_read - rate * groups_done
+        groups = max(0, (first_age + block - self.max_span - 1) // rate + 1)
         # Steps from the block's first query back to the oldest state of each group.
-        begins = first - rate * torch.arange(groups, device=inputs.device)  # [G]
+        begins = first_age - rate * torch.arange(groups, device=inputs.device)  # [G]
         if not groups:
             return CompressedStates(inputs[:, :0], begins.expand(rows, 0), begins.expand(rows, 0))
 
-        # The slot of each state of each group in memory and block; the last column takes the slots that are in no
-        # group.
+        # The slot of each state of each group in memory and block; the last column takes the slots in no group.
         age = torch.cat([memory.age, memory.block_age(block, padding)], dim=1)  # [B, M + T]
-        place = first - age
+        place = first_age - age
         in_group = (place >= 0) & (place < groups * rate)
         if memory.min_distance is not None:
             in_group[:, : memory.slots] &= memory.min_distance == 1
@@ -137,11 +141,11 @@ class Compressive(MemoryPolicy):
 
 
 def _gather(memory: LayerMemory, inputs: Tensor, slots: Tensor) -> Tensor:
-    """[B, N, D], the layer's inputs in the slots [B, N] of memory and block; anything where a slot is negative."""
+    """Gathers the layer's inputs [B, N, D] from the slots [B, N] of memory and block; anything for negative slots."""
     index = slots.unsqueeze(-1).expand(-1, -1, inputs.size(-1))
-    own = inputs.gather(1, (index - memory.slots).clamp(min=0))
+    from_block = inputs.gather(1, (index - memory.slots).clamp(min=0))
     if not memory.slots:
-        return own
+        return from_block
     assert memory.inputs is not None
-    stored = memory.inputs.gather(1, index.clamp(0, memory.slots - 1))
-    return torch.where(index < memory.slots, stored, own)
+    from_memory = memory.inputs.gather(1, index.clamp(0, memory.slots - 1))
+    return torch.where(index < memory.slots, from_memory, from_block)

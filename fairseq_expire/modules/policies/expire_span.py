@@ -1,4 +1,4 @@
-"""Expire-Span: a layer predicts how long each state stays ("Not All Memories Are Created Equal", section 4.1-4.2)."""
+"""Expire-Span: a layer predicts the span of each state ("Not All Memories Are Created Equal", section 4.1-4.2)."""
 
 import math
 
@@ -73,10 +73,8 @@ class ExpireSpan(MemoryPolicy):
         with torch.autocast(states.device.type, enabled=False):
             weight = self.predictor.weight.to(dtype) / self.input_scale
             score = F.linear(states.to(dtype), weight, self.predictor.bias.to(dtype))
-            span = self.max_span * score.sigmoid()
-        if self.span_limit is not None and not self.training:
-            span = span.clamp(max=self.span_limit)
-        return span
+            spans = self.max_span * score.sigmoid()
+        return self.limit_spans(spans)
 
     def shorten(self, spans: Tensor, shortening: float | None) -> Tensor:
         return spans if shortening is None else spans.clamp(max=shortening * self.max_span)

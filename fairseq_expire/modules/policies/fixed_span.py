@@ -1,9 +1,8 @@
 """Fixed span: the last L states, as in Transformer-XL ("Transformer-XL", Dai et al. 2019, section 3.2)."""
 
-import torch
 from torch import Tensor
 
-from fairseq_expire.modules.policies.base import MemoryPolicy, check_span_limit, check_steps
+from fairseq_expire.modules.policies.base import MemoryPolicy, check_span_limit, check_steps, equal_spans
 
 
 class FixedSpan(MemoryPolicy):
@@ -28,11 +27,7 @@ class FixedSpan(MemoryPolicy):
         return self.max_span
 
     def spans(self, states: Tensor) -> Tensor:
-        span = self.max_span
-        if self.span_limit is not None and not self.training:
-            span = min(span, self.span_limit)
-        dtype = torch.promote_types(states.dtype, torch.float32)
-        return torch.full((*states.shape[:-1], 1), float(span), dtype=dtype, device=states.device)
+        return self.limit_spans(equal_spans(states, self.max_span))
 
     def extra_repr(self) -> str:
         return f"max_span={self.max_span}"

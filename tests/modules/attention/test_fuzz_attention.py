@@ -91,9 +91,9 @@ def any_memory(rows, heads, shared, block, memory, width, positions, ramp, max_d
     padded = torch.randint(0, block, (rows,), generator=generator)
     age = torch.zeros(rows, memory + block, dtype=torch.int64)
     for row in range(rows):
-        own = torch.randperm(int(counts[row]) + holes, generator=generator)[: counts[row]]
-        own = own.sort(descending=True).values + 1
-        age[row, :memory] = torch.cat([torch.full((memory - len(own),), EMPTY_AGE), own])
+        remembered = torch.randperm(int(counts[row]) + holes, generator=generator)[: counts[row]]
+        remembered = remembered.sort(descending=True).values + 1
+        age[row, :memory] = torch.cat([torch.full((memory - len(remembered),), EMPTY_AGE), remembered])
         age[row, memory:] = -torch.arange(block)
         age[row, memory + block - padded[row] :] = EMPTY_AGE
     # Ends around the block, on whole steps and between them, and in numbers that both precisions have.

@@ -91,7 +91,7 @@ def test_a_span_that_is_nan_shows(min_queries, monkeypatch):
 @KERNELS
 @pytest.mark.parametrize("size", [Size(2, 3, 3, 5, 17, 3, 4, 3), Size(2, 2, 1, 9, 25, 4, 40, 6)], ids=str)
 @pytest.mark.parametrize("max_distance", [3, 20])
-def test_keys_further_back_than_a_limit_are_hidden(size, max_distance, kernel, monkeypatch):
+def test_keys_further_back_than_a_limit_are_unseen(size, max_distance, kernel, monkeypatch):
     small_tiles(monkeypatch, 400, 4)
     if not kernel:
         without_fused_kernel(monkeypatch)
@@ -159,7 +159,7 @@ def test_why_there_is_no_kernel_is_logged_once(monkeypatch, caplog):
     for _ in range(2):
         fast(inputs)
     assert [record.message for record in caplog.records] == [
-        f"attention is computed step by step, without a fused kernel: PyTorch {torch.__version__} has none that serves"
+        f"attention is computed without PyTorch's fused kernel: PyTorch {torch.__version__} has none that works here"
     ]
     fused._log_once.cache_clear()
 
@@ -297,11 +297,11 @@ def test_tiles_cover_every_query_of_every_row_once():
     counts = [900, 3, 2500, 40, 40, 41, 0]
     covered = torch.zeros(len(counts), 300, dtype=torch.int64)
     # Each query sees one less than the one before.
-    shrinking = lambda row, first: max(0, counts[row] - first)  # noqa: E731
+    shrinking = lambda row, start: max(0, counts[row] - start)  # noqa: E731
     for tile in tiles.tiles(len(counts), shrinking, block=300, heads=8, max_scores=1 << 20, max_queries=128):
-        covered[tile.rows, tile.first : tile.last] += 1
-        assert tile.memory == max(0, max(counts[tile.rows]) - tile.first)
+        covered[tile.rows, tile.start : tile.stop] += 1
+        assert tile.memory == max(0, max(counts[tile.rows]) - tile.start)
         rows = tile.rows.stop - tile.rows.start
-        scores = rows * 8 * (tile.last - tile.first) * (tile.memory + 300)
-        assert scores <= 1 << 20 or tile.last - tile.first == tiles.MIN_QUERIES
+        scores = rows * 8 * (tile.stop - tile.start) * (tile.memory + 300)
+        assert scores <= 1 << 20 or tile.stop - tile.start == tiles.MIN_QUERIES
     assert (covered == 1).all()

@@ -1,4 +1,4 @@
-"""What is compressed, and when; test_transformer.py checks what queries see of it."""
+"""Groups of states, and the moment at which each is compressed; test_transformer.py checks what queries see of it."""
 
 import pytest
 import torch

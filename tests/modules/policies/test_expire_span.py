@@ -19,10 +19,10 @@ def policy(**changes):
     return module
 
 
-def candidates(batch=2, block=5, held=9):
+def candidates(batch=2, block=5, memories=9):
     torch.manual_seed(1)
-    states = torch.randn(batch, held + block, D, dtype=torch.float64)
-    age = torch.cat([torch.arange(4 * held, 0, -4), -torch.arange(block)]).expand(batch, -1)
+    states = torch.randn(batch, memories + block, D, dtype=torch.float64)
+    age = torch.cat([torch.arange(4 * memories, 0, -4), -torch.arange(block)]).expand(batch, -1)
     distance = age.unsqueeze(1) + torch.arange(block).view(1, block, 1)
     return states, age, distance
 
@@ -68,13 +68,13 @@ def test_padding_queries_are_not_charged():
     states, age, distance = candidates()
     padding = torch.zeros(2, 5, dtype=torch.bool)
     padding[:, 3:] = True
-    _, penalty = naive.expire_span_view(module.spans(states).squeeze(-1), distance[:, :3], ramp=7)
+    penalty = naive.expire_span_view(module.spans(states).squeeze(-1), distance[:, :3], ramp=7).penalty
     torch.testing.assert_close(penalty_of(module, states, age, 5, padding=padding), penalty)
 
 
 def test_gradient_of_the_penalty():
     module = policy()
-    states, age, _ = candidates(batch=1, block=3, held=4)
+    states, age, _ = candidates(batch=1, block=3, memories=4)
     assert torch.autograd.gradcheck(lambda states: penalty_of(module, states, age, 3), (states.requires_grad_(),))
 
 

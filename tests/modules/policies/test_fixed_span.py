@@ -1,4 +1,4 @@
-"""What a fixed span shows and keeps."""
+"""States that a fixed span shows and keeps."""
 
 import pytest
 import torch
