@@ -14,6 +14,7 @@ NAME = "fairseq_expire"
 MAY_IMPORT = {
     "modules": [],
     "files": [],
+    "command_line": [],
     "tokenizers": ["files"],
     "inference": ["modules", "tokenizers", "files"],
     "fairseq_version": [],
@@ -21,16 +22,16 @@ MAY_IMPORT = {
     "fairseq_patches.stray_lines": [],
     "fairseq_patches.user_dir": [],
     "requires_fairseq": ["fairseq_version", "fairseq_patches.stray_lines"],
-    "corpora": ["tokenizers", "files", "requires_fairseq"],
+    "corpora": ["tokenizers", "files", "command_line", "requires_fairseq"],
     "streaming": ["modules", "tokenizers", "files", "requires_fairseq"],
-    "fairseq_patches": ["modules", "tokenizers", "inference", "streaming"],
+    "fairseq_patches": ["modules", "tokenizers", "files", "inference", "streaming"],
     "models": ["modules", "tokenizers", "streaming", "fairseq_patches", "requires_fairseq"],
     "criterions": ["modules", "fairseq_patches", "requires_fairseq"],
     "tasks": [
         "modules", "tokenizers", "files", "inference", "streaming", "fairseq_patches", "models", "criterions",
         "requires_fairseq",
     ],
-    "export": ["inference", "fairseq_version"],
+    "export": ["inference", "command_line", "fairseq_version"],
     "__init__": ["inference"],
 }  # fmt: skip
 # The parts that may import fairseq, or omegaconf and Hydra, which come with it. The files of corpora read or write a

@@ -7,10 +7,11 @@ from fairseq import utils
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from fairseq_expire.fairseq_patches.text_streams import use_utf8
+from fairseq_expire.fairseq_patches.standard_streams import use_utf8
 from fairseq_expire.inference.utf8 import Utf8Mask
 from fairseq_expire.streaming.prompts import Items, PromptDataset
-from fairseq_expire.tasks.generation import BlockScorer, MemoryGenerator, check_generation_options
+from fairseq_expire.tasks.generation import MemoryGenerator, check_generation_options
+from fairseq_expire.tasks.scoring import BlockScorer
 from fairseq_expire.tokenizers.bound import BoundTokenizer, Text
 
 logger = logging.getLogger(__name__)
@@ -20,23 +21,23 @@ class TokenizerBPE:
     """A tokenizer in the place of fairseq's BPE: from text to the names of its symbols with spaces between, and back.
 
     Args:
-        codec: the tokenizer of the data that the model was trained on.
+        tokenizer: the tokenizer of the data that the model was trained on.
     """
 
-    def __init__(self, codec: BoundTokenizer):
-        self.codec = codec
+    def __init__(self, tokenizer: BoundTokenizer):
+        self.tokenizer = tokenizer
 
     def encode(self, text: Text) -> str:
         """Returns names of symbols.
 
         Raises ValueError if the text has bytes that are not UTF-8 and symbols are not bytes.
         """
-        symbols = self.codec.symbols
-        return " ".join([symbols[index] for index in self.codec.encode(text)])
+        symbols = self.tokenizer.symbols
+        return " ".join([symbols[index] for index in self.tokenizer.encode(text)])
 
     def decode(self, names: str) -> str:
         """Returns the text. Bytes that are not UTF-8 become U+FFFD."""
-        return self.codec.decode(map(self.codec.dictionary.index, names.split()))
+        return self.tokenizer.decode(map(self.tokenizer.dictionary.index, names.split()))
 
 
 class PromptingTask(FairseqTask):
