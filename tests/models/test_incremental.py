@@ -49,7 +49,7 @@ def test_token_by_token_is_one_long_block(decoder):
 
 
 def test_reordered_memory_reads_the_reordered_text(decoder):
-    """As in beam search: hypotheses are picked, repeated and dropped, and each goes on with its own past."""
+    """Hypotheses are picked, repeated and dropped, as in beam search, and each goes on with its own past."""
     generator = torch.Generator().manual_seed(1)
     tokens, state = text(4, 1), {}
     for step in range(120):
