@@ -60,25 +60,27 @@ def go_on(model, *given, lines=LINES, environment=None, command="fairseq-interac
     return done.stdout + done.stderr
 
 
-def prompts_of(output, codec):
+def prompts_of(output, tokenizer):
     """Ids of each prompt and its continuation by number, from the printed names of symbols."""
     found = hypotheses(output.decode("utf-8"))
-    return {number: [codec.dictionary.index(name) for name in hypothesis[0][1]] for number, hypothesis in found.items()}
+    return {
+        number: [tokenizer.dictionary.index(name) for name in hypothesis[0][1]] for number, hypothesis in found.items()
+    }
 
 
 @pytest.mark.parametrize("environment", [{"LC_ALL": "C.UTF-8"}, ASCII, POSIX], ids=["utf-8", "ascii", "posix"])
 @pytest.mark.parametrize("source", ["stdin", "file"])
 def test_a_byte_model_reads_lines_as_they_are(models, source, environment, tmp_path):
-    codec = fairseq_expire.load(models["bytes"][1]).codec
+    tokenizer = fairseq_expire.load(models["bytes"][1]).tokenizer
     given = ["--buffer-size", "3", "--batch-size", "3"]
     if source == "file":
         (tmp_path / "lines").write_bytes(b"".join(line + b"\n" for line in LINES))
         given += ["--input", tmp_path / "lines"]
     output = go_on(models["bytes"], *given, environment=environment)
-    found = prompts_of(output, codec)
+    found = prompts_of(output, tokenizer)
     assert list(found) == list(range(len(LINES))) and b"not UTF-8" not in output
     for number, line in enumerate(LINES):
-        assert found[number][: len(line)] == codec.encode(line)
+        assert found[number][: len(line)] == tokenizer.encode(line)
         # In the printed text, bytes that are not UTF-8 appear as U+FFFD. The names above tell which bytes they are.
         shown = re.search(rf"^D-{number}\t[^\t]+\t(.*)$".encode(), output, re.MULTILINE)[1].decode("utf-8")
         assert shown.startswith(line.decode("utf-8", "replace").rstrip("\ufffd"))
@@ -86,16 +88,16 @@ def test_a_byte_model_reads_lines_as_they_are(models, source, environment, tmp_p
 
 @pytest.mark.parametrize("level, environment", [("chars", ASCII), ("words", POSIX), ("subword", {"LC_ALL": "C.UTF-8"})])
 def test_other_models_say_which_line_they_cannot_read_and_go_on(models, level, environment):
-    codec = fairseq_expire.load(models[level][1]).codec
+    tokenizer = fairseq_expire.load(models[level][1]).tokenizer
     output = go_on(models[level], "--buffer-size", "2", environment=environment)
-    found = prompts_of(output, codec)
+    found = prompts_of(output, tokenizer)
     assert list(found) == list(range(len(LINES)))
     said = re.findall(
         rb"WARNING.*line (\d+) is not UTF-8 at its byte \d+ .*: it is read with U\+FFFD there; convert", output
     )
     assert list(map(int, said)) == NOT_UTF8
     for number, line in enumerate(LINES):
-        expected = codec.encode(line.decode("utf-8", "replace"))
+        expected = tokenizer.encode(line.decode("utf-8", "replace"))
         assert found[number][: len(expected)] == expected
 
 
@@ -120,12 +122,12 @@ def test_items_and_results_in_a_file(models, level, tmp_path):
         environment=ASCII,
         command="fairseq-generate",
     )
-    codec = fairseq_expire.load(path).codec
+    tokenizer = fairseq_expire.load(path).tokenizer
     written = (tmp_path / "generate-test.txt").read_bytes()
     for output in (printed, written):
-        found = prompts_of(output, codec)
+        found = prompts_of(output, tokenizer)
         for number, line in enumerate(texts):
-            ids = codec.encode(line)
+            ids = tokenizer.encode(line)
             assert found[number][: len(ids)] == ids
             assert f"T-{number}\t{line.decode('utf-8', 'replace')}\n".encode() in output
 
@@ -174,9 +176,9 @@ def test_the_hub_takes_bytes(models):
 @pytest.mark.parametrize("level", ["bytes", "chars", "subword"])
 def test_names_of_special_symbols_are_text_like_any_other(models, level):
     """At the level of words they are special: see test_special_words.py."""
-    lm, codec = hub(models[level]), fairseq_expire.load(models[level][1]).codec
+    lm, tokenizer = hub(models[level]), fairseq_expire.load(models[level][1]).tokenizer
     for text in ("<pad>", "a </s>", "<s> <unk> </s> <pad>"):
-        ids = codec.encode(text)
+        ids = tokenizer.encode(text)
         assert lm.encode(text).tolist() == [*ids, 2] and not {0, 1, 2} & set(ids)
         assert lm.score(text)["tokens"].tolist() == ids
-        assert lm.sample(text, max_len_a=1, max_len_b=2).startswith(codec.decode(ids))
+        assert lm.sample(text, max_len_a=1, max_len_b=2).startswith(tokenizer.decode(ids))

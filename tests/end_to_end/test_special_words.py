@@ -82,7 +82,7 @@ def call(monkeypatch, capsys, checkpoint):
 
 
 def ids_of(model, line):
-    ids = [model.codec.dictionary.index(word) for word in line.split()]
+    ids = [model.tokenizer.dictionary.index(word) for word in line.split()]
     for place, index in LINES[line].items():
         ids[place] = index
     return ids
@@ -124,7 +124,7 @@ def assert_goes_on(found, model, ids):
     """Compares the scores of all tokens, and the names of those that are printed."""
     tokens = greedy(model, ids)
     ((_, names, scores),) = found
-    symbols = model.codec.symbols
+    symbols = model.tokenizer.symbols
     assert names == [symbols[index] for index in tokens if index not in (BOS, EOS)]
     assert scores == pytest.approx([-value for value in bits(model, tokens)], abs=2e-3)
 
