@@ -30,8 +30,8 @@ def export(checkpoint: Path, dest: Path, *, data: Path | None = None, force: boo
     write_folder(dest, content.model, content.data, version=__version__, force=force)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line."""
+def build_parser() -> OneLineParser:
+    """Makes the parser of the command."""
     parser = OneLineParser(prog="python -m fairseq_expire.export", description=__doc__)
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of fairseq-train")
     parser.add_argument("dest", metavar="DIR", help="folder to make; it appears only when it is complete")
@@ -39,6 +39,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--data", metavar="DATA-BIN", help="data with the model's dictionary (default: the training data)"
     )
     parser.add_argument("--force", action="store_true", help="replace the export that is in DIR")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = build_parser()
     args = parser.parse_args(arguments)
     try:
         export(Path(args.checkpoint), Path(args.dest), data=args.data and Path(args.data), force=args.force)
