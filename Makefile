@@ -36,7 +36,7 @@ test-long: .venv/installed-test
 	$(PYTEST) $(or $(FILE),$(PARALLEL)) --long
 
 recipes: .venv/installed-test
-	$(PYTEST) --recipes tests/examples/test_recipes.py
+	$(PYTEST) --recipes tests/examples/test_recipes.py -k runs
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
