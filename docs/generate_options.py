@@ -112,26 +112,6 @@ def names_in(parser: argparse.ArgumentParser) -> set[str]:
     return {action.option_strings[-1] for action in parser._actions if action.option_strings}
 
 
-def export_parser() -> argparse.ArgumentParser:
-    """The parser of ``python -m fairseq_expire.export``, which is made where it is used."""
-    module = importlib.import_module("fairseq_expire.export")
-    found = []
-
-    class Recorder(argparse.ArgumentParser):
-        def parse_args(self, *arguments: Any, **named: Any) -> Any:
-            found.append(self)
-            raise SystemExit
-
-    original, module.Parser = module.Parser, Recorder
-    try:
-        module.main([])
-    except SystemExit:
-        pass
-    finally:
-        module.Parser = original
-    return found[0]
-
-
 def preset_rows() -> Iterator[Row]:
     """Name and settings of the presets of ``expire_span_lm``, which ``--arch`` takes."""
     from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_INV_REGISTRY
@@ -175,7 +155,9 @@ def tables() -> dict[str, Callable[[], str]]:
         "corpora": lambda: table(
             ("option", "meaning"), parser_rows(corpora[-1], without=names_in(corpora[-1]) - every_corpus | everywhere)
         ),
-        "export": lambda: table(("option", "meaning"), parser_rows(export_parser())),
+        "export": lambda: table(
+            ("option", "meaning"), parser_rows(importlib.import_module("fairseq_expire.export").build_parser())
+        ),
     }
     for name in ARCHITECTURES:
         made[name] = lambda kind=MODEL_DATACLASS_REGISTRY[name]: table(head, dataclass_rows(kind, without=base))

@@ -3,19 +3,12 @@
 The folder holds the weights, the configuration and the dictionary: all that ``fairseq_expire.load`` needs.
 """
 
-import argparse
 from pathlib import Path
-from typing import NoReturn
 
 from fairseq_expire import __version__
+from fairseq_expire.command_line import OneLineParser, system_error_message
 from fairseq_expire.inference.checkpoint import read_checkpoint
 from fairseq_expire.inference.folder import write_folder
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Prints one line, without the usage, which would hide it."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def export(checkpoint: Path, dest: Path, *, data: Path | None = None, force: bool = False) -> None:
@@ -37,21 +30,26 @@ def export(checkpoint: Path, dest: Path, *, data: Path | None = None, force: boo
     write_folder(dest, content.model, content.data, version=__version__, force=force)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line."""
-    parser = Parser(prog="python -m fairseq_expire.export", description=__doc__)
+def build_parser() -> OneLineParser:
+    """Makes the parser of the command."""
+    parser = OneLineParser(prog="python -m fairseq_expire.export", description=__doc__)
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of fairseq-train")
     parser.add_argument("dest", metavar="DIR", help="folder to make; it appears only when it is complete")
     parser.add_argument(
         "--data", metavar="DATA-BIN", help="data with the model's dictionary (default: the training data)"
     )
     parser.add_argument("--force", action="store_true", help="replace the export that is in DIR")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = build_parser()
     args = parser.parse_args(arguments)
     try:
         export(Path(args.checkpoint), Path(args.dest), data=args.data and Path(args.data), force=args.force)
     except OSError as error:
-        # Errors of this package are a sentence already; those of the system name the file in an attribute.
-        parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        parser.error(system_error_message(error))
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))
 

@@ -1,4 +1,4 @@
-"""The version of fairseq that this package extends, and the sentences for a missing or a wrong one."""
+"""The version of fairseq that this package extends, and the error messages for a missing or a wrong one."""
 
 import importlib.util
 import os
@@ -38,7 +38,7 @@ def check() -> None:
 
 
 def absence() -> str:
-    """Returns the end of a sentence for a missing fairseq: how to install it, or why it is not available here."""
+    """Returns the end of the message for a missing fairseq: how to install it, or why it is not available here."""
     implementation, (major, minor) = platform.python_implementation(), sys.version_info[:2]
     here = implementation, sys.platform, platform.machine()
     if here == ("CPython", "linux", "x86_64") and (3, 11) <= (major, minor) <= (3, 12):

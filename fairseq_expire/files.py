@@ -7,8 +7,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-# Marks a folder as unfinished, and holds the data that it replaces.
+# The end of the name of an unfinished file. In an unfinished folder, the name of its mark, a folder that holds the data
+# that is replaced.
 UNFINISHED = ".unfinished"
 REPLACED = f"{UNFINISHED}/replaced"
 
@@ -16,7 +18,7 @@ READ_BYTES = 1 << 20
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
+def naming_file_in_errors(path: str | Path) -> Iterator[None]:
     """Adds the name of a file to an OSError. That of a full disk has none."""
     try:
         yield
@@ -24,15 +26,29 @@ def naming(path: str | Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to write. A kill leaves the old file or the new one, and perhaps an unfinished one beside it.
+
+    An error inside the ``with`` leaves the old file and no unfinished one.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with naming_file_in_errors(path):
+        try:
+            with open(unfinished, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except (Exception, KeyboardInterrupt):
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file, text in UTF-8. A kill leaves the old file or the new one."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with naming(path):
-        with open(unfinished, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+    with atomic_file(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def file_sha256(path: str | Path) -> str:
@@ -77,7 +93,7 @@ def new_folder(dest: str | Path, *, mark: str, force: bool = False) -> Iterator[
     # A link would be renamed instead of what it points to.
     dest = Path(dest).resolve()
     partial = dest.with_name(dest.name + ".partial")
-    check_new(dest, mark=mark, force=force)
+    check_replaceable(dest, mark=mark, force=force)
     above = [folder for folder in partial.parents if not folder.exists()]
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -100,9 +116,9 @@ def new_folder(dest: str | Path, *, mark: str, force: bool = False) -> Iterator[
         try:
             Path(partial, UNFINISHED).mkdir(exist_ok=True)
             # The folder may have come in the meantime, or have been put back; both must not be replaced unasked.
-            check_new(dest, mark=mark, force=force)
+            check_replaceable(dest, mark=mark, force=force)
             yield partial
-            check_new(dest, mark=mark, force=force)
+            check_replaceable(dest, mark=mark, force=force)
             if dest.exists():
                 dest.rename(partial / REPLACED)
             partial.rename(dest)
@@ -147,7 +163,7 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def check_new(dest: str | Path, *, mark: str, force: bool) -> None:
+def check_replaceable(dest: str | Path, *, mark: str, force: bool) -> None:
     """Raises ValueError if there is something at ``dest`` that :func:`new_folder` would not replace."""
     dest = Path(dest).resolve()
     if not dest.exists() or (dest.is_dir() and not any(dest.iterdir())):

@@ -32,7 +32,7 @@ def section_blocks(page: Path, heading: str, language: str) -> list[str]:
 
 
 def inline_code(page: Path) -> list[str]:
-    """What stands between backticks in a line."""
+    """The texts between backticks inside lines."""
     return INLINE.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
 
 

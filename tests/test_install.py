@@ -78,7 +78,7 @@ def test_what_needs_fairseq_says_so(python, tmp_path, module):
     assert "During handling" not in done.stderr
 
 
-def test_registering_without_fairseq_is_one_sentence(python, tmp_path):
+def test_registering_without_fairseq_is_one_message(python, tmp_path):
     done = python(f"{WITHOUT}import fairseq_expire; fairseq_expire.register()", cwd=tmp_path, search=[ROOT])
     assert done.stderr.strip().splitlines()[-1].startswith("ImportError: this part of fairseq_expire needs fairseq, ")
 
@@ -113,7 +113,7 @@ def test_scripts_that_need_fairseq_say_so_in_one_line(python, tmp_path, script):
         ((3, 12), "win32", "AMD64", " AMD64; fairseq_expire.modules"),
     ],
 )
-def test_the_sentence_tells_what_can_be_done(monkeypatch, version, system, machine, words):
+def test_the_message_tells_what_can_be_done(monkeypatch, version, system, machine, words):
     monkeypatch.setattr(sys, "version_info", (*version, 1, "final", 0))
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(fairseq_version.platform, "machine", lambda: machine)
@@ -152,7 +152,7 @@ REGISTERED = "import fairseq_expire; fairseq_expire.register()"
         pytest.param(OLD, LOADED_BY_FAIRSEQ, "is version 0.10.2", id="old_user_dir"),
     ],
 )
-def test_a_wrong_fairseq_is_one_sentence(python, tmp_path, source, statement, found):
+def test_a_wrong_fairseq_is_one_message(python, tmp_path, source, statement, found):
     (tmp_path / "fairseq").mkdir()
     (tmp_path / "fairseq/__init__.py").write_text(source)
     (tmp_path / "fairseq/utils.py").write_text(OLD_UTILS)

@@ -10,10 +10,19 @@ PACKAGE = Path(__file__).parents[1] / "fairseq_expire"
 NAME = "fairseq_expire"
 
 # A part of the package (a file or a folder; the longest name counts), and the parts that it may import. All may import
-# the package itself, for its version and `register`.
+# the package itself, for its version and `register`. One import is by name only: `register` imports the tasks, and
+# models and criterions call it when all of theirs is imported, since one without the others is of no use to fairseq.
 MAY_IMPORT = {
     "modules": [],
+    "modules.growable_buffer": [],
+    "modules.visibility": [],
+    "modules.memory": ["modules.growable_buffer"],
+    "modules.attention": ["modules.visibility"],
+    "modules.policies": ["modules.visibility", "modules.memory"],
+    "modules.layer": ["modules.visibility", "modules.memory", "modules.attention", "modules.policies", "modules.linear"],
+    "modules.transformer": ["modules.memory", "modules.policies", "modules.layer"],
     "files": [],
+    "command_line": [],
     "tokenizers": ["files"],
     "inference": ["modules", "tokenizers", "files"],
     "fairseq_version": [],
@@ -21,16 +30,16 @@ MAY_IMPORT = {
     "fairseq_patches.stray_lines": [],
     "fairseq_patches.user_dir": [],
     "requires_fairseq": ["fairseq_version", "fairseq_patches.stray_lines"],
-    "corpora": ["tokenizers", "files", "requires_fairseq"],
+    "corpora": ["tokenizers", "files", "command_line", "requires_fairseq"],
     "streaming": ["modules", "tokenizers", "files", "requires_fairseq"],
-    "fairseq_patches": ["modules", "tokenizers", "inference", "streaming"],
+    "fairseq_patches": ["modules", "tokenizers", "files", "inference", "streaming"],
     "models": ["modules", "tokenizers", "streaming", "fairseq_patches", "requires_fairseq"],
     "criterions": ["modules", "fairseq_patches", "requires_fairseq"],
     "tasks": [
         "modules", "tokenizers", "inference", "streaming", "fairseq_patches", "models", "criterions",
         "requires_fairseq",
     ],
-    "export": ["inference"],
+    "export": ["inference", "command_line"],
     "__init__": ["inference"],
 }  # fmt: skip
 # The parts that may import fairseq, or omegaconf and Hydra, which come with it. The files of corpora read or write a

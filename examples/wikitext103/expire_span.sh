@@ -11,7 +11,7 @@ shift 2
 gpus=${GPUS:-8}
 ((64 % gpus == 0)) || { echo "GPUS: expected a divisor of 64, got $gpus" >&2; exit 2; }
 
-# A block without rare words gives their bands no gradient; PyTorch's own wrapper wants one from all.
+# A block without rare words gives their clusters no gradient; PyTorch's own wrapper wants one from all.
 fairseq-train "$data" --user-dir fairseq_expire \
     --task memory_caching_lm --tokens-per-sample 256 --batch-size $((64 / gpus)) \
     --arch expire_span_lm --decoder-layers 8 --decoder-embed-dim 1024 --decoder-ffn-embed-dim 4096 \

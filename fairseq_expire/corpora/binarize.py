@@ -21,7 +21,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dt
 from fairseq_expire import __version__
 from fairseq_expire.corpora.verify import TextHash
 from fairseq_expire.corpora.workers import PROCESSES, available_cores, ordered_map
-from fairseq_expire.files import file_crc32, file_sha256, naming, write_atomically
+from fairseq_expire.files import file_crc32, file_sha256, naming_file_in_errors, write_atomically
 from fairseq_expire.tokenizers.chunks import CHUNK_BYTES, Chunk, FileSlice, split_into_chunks
 from fairseq_expire.tokenizers.manifest import Manifest, SplitCounts, write_manifest
 from fairseq_expire.tokenizers.tokenizer import EncodedChunk, Tokenizer, load_dictionary
@@ -167,7 +167,7 @@ def _make_dictionary(job: Job, path: Path, workers: int, on_progress: OnProgress
     for symbol in tokenizer.fixed_symbols():
         dictionary.add_symbol(symbol, 0)
     dictionary.finalize(threshold=job.threshold, padding_factor=tokenizer.padding_factor)
-    with naming(path):
+    with naming_file_in_errors(path):
         dictionary.save(str(path))
 
 
@@ -195,10 +195,10 @@ class SplitWriter:
         # Tokens of the item that continues in the next chunk.
         self.open_tokens = 0
         self._bin_path, self._idx_path = (prefix.with_name(prefix.name + suffix) for suffix in (".bin", ".idx"))
-        with naming(self._idx_path), MMapIndexedDataset.Index.writer(str(self._idx_path), dtype):
+        with naming_file_in_errors(self._idx_path), MMapIndexedDataset.Index.writer(str(self._idx_path), dtype):
             # Writes the header. It could also write the rest, but takes that as lists of Python numbers.
             pass
-        with naming(self._bin_path):
+        with naming_file_in_errors(self._bin_path):
             self._bin = open(self._bin_path, "wb")  # noqa: SIM115
         self._idx = open(self._idx_path, "r+b")  # noqa: SIM115
         # The number of items, to be overwritten at the end.
@@ -223,14 +223,14 @@ class SplitWriter:
                     f"{self.prefix}: an item of {sizes.max()} tokens, and fairseq's format has room for 2^31 - 1; "
                     "cut the text into more files or lines"
                 )
-            with naming(self._idx_path):
+            with naming_file_in_errors(self._idx_path):
                 self._idx.write(sizes.astype(np.int32).tobytes())
             self.items += len(sizes)
             self.open_tokens = len(encoded.ids) - int(ends[-1])
         else:
             self.open_tokens += len(encoded.ids)
         ids = np.ascontiguousarray(encoded.ids, dtype=self.dtype).data
-        with naming(self._bin_path):
+        with naming_file_in_errors(self._bin_path):
             self._bin.write(ids)
         self.bin_crc32 = zlib.crc32(ids, self.bin_crc32)
         self.tokens += len(encoded.ids)
@@ -240,7 +240,7 @@ class SplitWriter:
         """Completes the index with the offsets of the items, and brings both files onto the disk."""
         if self.open_tokens:
             raise RuntimeError(f"{self.prefix}: the last item has not ended")
-        with naming(self._idx_path):
+        with naming_file_in_errors(self._idx_path):
             self._idx.seek(self._count_offset)
             self._idx.write(struct.pack("<Q", self.items))
             item_bytes, start = np.dtype(self.dtype).itemsize, 0
@@ -250,7 +250,7 @@ class SplitWriter:
                 self._idx.write((ends - sizes * np.int64(item_bytes)).tobytes())
                 start = int(ends[-1])
             _sync(self._idx)
-        with naming(self._bin_path):
+        with naming_file_in_errors(self._bin_path):
             _sync(self._bin)
 
     def _read_sizes(self) -> Iterator[np.ndarray]:

@@ -6,15 +6,15 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from tqdm import tqdm
 
+from fairseq_expire.command_line import OneLineParser, system_error_message
 from fairseq_expire.corpora.binarize import Job, binarize
 from fairseq_expire.corpora.compressed import find_named, remove_unpacked
 from fairseq_expire.corpora.download import RemoteFile, fetch
 from fairseq_expire.corpora.verify import verify
-from fairseq_expire.files import check_new, new_folder
+from fairseq_expire.files import check_replaceable, new_folder
 from fairseq_expire.tokenizers.chunks import FileSlice
 from fairseq_expire.tokenizers.manifest import FILE_NAME, Manifest, read_manifest
 
@@ -24,7 +24,7 @@ QUIET_SECONDS = 5.0
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(OneLineParser):
     """A parser with the options that all scripts have."""
 
     def __init__(self, **kwargs: str):
@@ -43,10 +43,6 @@ class Parser(argparse.ArgumentParser):
             help="instead of making data: read DIR's back and compare it with what it was made of",
         )
 
-    def error(self, message: str) -> NoReturn:
-        """Ends the script with one line. The usage, which argparse prints, would bury it."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
     def run(self, make: Callable[[argparse.Namespace], None], arguments: list[str] | None) -> None:
         """Calls ``make`` with the options, or verifies data. Ends the script with one line if something is wrong."""
         args = self.parse_args(arguments)
@@ -61,7 +57,7 @@ class Parser(argparse.ArgumentParser):
             advice = "; make room, and run the same command again" if error.errno in NO_ROOM else ""
             if isinstance(error, PermissionError):
                 advice = "; change its permissions, or leave it out"
-            self.error(f"{error.filename}: {error.strerror}{advice}" if error.filename else str(error))
+            self.error(system_error_message(error, advice=advice))
         except (ValueError, RuntimeError) as error:
             self.error(str(error))
         except KeyboardInterrupt:
@@ -93,7 +89,7 @@ class CorpusParser(Parser):
                 raise ValueError("--no-verify is for --from; what is downloaded is always checked")
             args.downloads = Path(args.downloads or Path(args.dest).resolve().parent / "downloads")
             # Before hours of downloading.
-            check_new(args.dest, mark=FILE_NAME, force=args.force)
+            check_replaceable(args.dest, mark=FILE_NAME, force=args.force)
             make(args)
 
         super().run(checked, arguments)

@@ -2,7 +2,6 @@
 
 import codecs
 import gzip
-import os
 import re
 import shutil
 import zipfile
@@ -12,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fairseq_expire.files import existing_folder, file_crc32, naming
+from fairseq_expire.files import atomic_file, existing_folder, file_crc32
 from fairseq_expire.tokenizers.chunks import FileSlice
 
 # A file with one of these suffixes is also known by its name without it.
@@ -129,7 +128,7 @@ def _streams(file: BinaryIO, start: Callable[[], Any], damaged: type[Exception],
         given = given.lstrip(b"\0")
 
 
-def check_readable(path: Path, *, text: bool) -> bool:
+def has_content(path: Path, *, text: bool) -> bool:
     """Checks the beginning of a file, unpacked if it is compressed.
 
     Args:
@@ -253,22 +252,10 @@ def extract(archive: Path, members: Sequence[str], folder: Path) -> dict[str, Pa
             with existing_folder(folder):
                 for member, path in paths.items():
                     if not path.exists() or file_crc32(path) != checksums[member]:
-                        _extract(content, member, path)
+                        with content.open(member) as source, atomic_file(path) as out:
+                            shutil.copyfileobj(source, out, BLOCK)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ValueError(
             f"{archive}: {' '.join(str(error).split())}; expected a zip archive with {', '.join(members)}"
         ) from None
     return paths
-
-
-def _extract(archive: zipfile.ZipFile, member: str, path: Path) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        with naming(unfinished), archive.open(member) as source, open(unfinished, "wb") as out:
-            shutil.copyfileobj(source, out, 1 << 20)
-            out.flush()
-            os.fsync(out.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

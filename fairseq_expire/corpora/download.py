@@ -14,7 +14,7 @@ import requests
 
 from fairseq_expire import __version__
 from fairseq_expire.corpora.compressed import compression, content_of
-from fairseq_expire.files import existing_folder, file_sha256, naming
+from fairseq_expire.files import existing_folder, file_sha256, naming_file_in_errors
 
 # Some servers refuse the names that libraries of programming languages give themselves.
 HEADERS = {"User-Agent": f"fairseq-expire/{__version__}", "Accept-Encoding": "identity"}
@@ -39,7 +39,7 @@ class RemoteFile:
 
     Args:
         name: its path, relative to the folder it is kept in.
-        urls: its addresses, in the order to try them. None for a file that only comes in an archive.
+        urls: its addresses, in the order to try them; empty for a file that comes only in an archive.
         size: its length in bytes.
         sha256: its SHA-256, in hexadecimal.
     """
@@ -237,7 +237,7 @@ class _Fetcher:
                         if not offset:
                             part.unlink()
                         raise WrongFile(f"has more than the expected {file.size} bytes")
-                    with naming(part):
+                    with naming_file_in_errors(part):
                         out.write(content)
                     self.on_progress(file.name, len(content))
         if part.stat().st_size < file.size:

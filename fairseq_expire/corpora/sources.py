@@ -11,7 +11,7 @@ from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
 
-from fairseq_expire.corpora.compressed import check_readable, names_of
+from fairseq_expire.corpora.compressed import has_content, names_of
 from fairseq_expire.tokenizers.chunks import FileSlice
 
 SPLITS = ("train", "valid", "test")
@@ -48,14 +48,14 @@ def find_files(
                 _walk(path, include=include, exclude=exclude), key=lambda file: file.relative_to(path).parts
             )
             _check_no_twins(matching)
-            found = [whole for whole in map(_whole_file, matching) if _has_content(whole, text)]
+            found = [whole for whole in map(_whole_file, matching) if _is_used(whole, text)]
             if not found:
                 what = f"its {len(matching)} matching files are all empty" if matching else "no file in it matches"
                 raise ValueError(f"{path}: {what} (looked for {_wanted(include, exclude)}); name a folder with text")
             slices += found
         else:
             whole = _whole_file(path)
-            if not _has_content(whole, text):
+            if not _is_used(whole, text):
                 raise ValueError(f"{path}: the file is empty; leave it out")
             slices.append(whole)
     return slices
@@ -82,8 +82,8 @@ def _whole_file(path: Path) -> FileSlice:
     return FileSlice(path, 0, path.stat().st_size)
 
 
-def _has_content(whole: FileSlice, text: bool) -> bool:
-    return whole.num_bytes > 0 and check_readable(whole.path, text=text)
+def _is_used(whole: FileSlice, text: bool) -> bool:
+    return whole.num_bytes > 0 and has_content(whole.path, text=text)
 
 
 def _wanted(include: Sequence[str], exclude: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from fairseq_expire import requires_fairseq  # noqa: F401
 # isort: split
 from fairseq.data.indexed_dataset import MMapIndexedDataset, _dtype_header_code, best_fitting_int_dtype
 
-from fairseq_expire.files import file_crc32, file_sha256
+from fairseq_expire.files import file_crc32
 from fairseq_expire.tokenizers.bound import make_tokenizer
 from fairseq_expire.tokenizers.manifest import Manifest, SplitCounts, read_manifest
 from fairseq_expire.tokenizers.tokenizer import Tokenizer, load_dictionary
@@ -129,8 +129,7 @@ class _Data:
             raise ValueError(f"{folder}: no manifest.json there; give a folder that a script of data_prep wrote")
         self.manifest: Manifest = manifest
         path = self.folder / "dict.txt"
-        if file_sha256(path) != manifest.dictionary_sha256:
-            raise ValueError(f"{path}: not the file the data was written with; restore it, or make the data again")
+        manifest.check_dictionary_file(path)
         self.tokenizer = make_tokenizer(manifest.level, manifest.options)
         self.tokenizer.load(self.folder)
         self.dictionary = load_dictionary(path, self.tokenizer)

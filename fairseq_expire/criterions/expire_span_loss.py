@@ -71,7 +71,7 @@ class ExpireSpanLoss(FairseqCriterion):
             "memory_bytes": extra["memory"].nbytes,
             **self.memory_statistics(extra["reports"], sample["target"] != self.padding_idx),
         }
-        # A batch that a program made is the only one.
+        # A batch that does not come from the task's iterator has no number.
         micro_batch, micro_batches = sample.get("micro_batch", 0), sample.get("micro_batches", 1)
         logging_output["span_max"] = scatter_to_rank(logging_output["span_max"], micro_batch, micro_batches)
         return loss, sample_size, logging_output

@@ -11,11 +11,11 @@ user_dir          utils.import_user_module            Registers this package wha
                                                       test_the_same_package_registers_once
 stray_lines       warnings and logs                   Leaves out lines that only a change of fairseq could avoid.
                                                       test_training_prints_no_stray_lines
-hydra             fairseq_cli.hydra_train             Ends a run that cannot begin with the sentence of the error;
-                                                      Hydra prints more below it.
-                                                      test_hydra_ends_with_the_sentence
-run_options       dataclass.initialize.add_defaults   Refuses asynchronous checkpoints, whose memory would be another,
-                                                      and keeps --position-range from run to run.
+hydra             fairseq_cli.hydra_train             Ends a run that cannot begin with the error message; Hydra
+                                                      prints more below it.
+                                                      test_hydra_shows_the_error_last
+run_options       dataclass.initialize.add_defaults   Refuses asynchronous checkpoints, which would be written later
+                                                      than their memory; keeps --position-range from run to run.
                                                       test_writing_asynchronously_is_refused
 processes         distributed.utils                   Refuses several processes that do not know of each other;
                                                       each would train a model of its own.
@@ -53,17 +53,18 @@ overrides         checkpoint_utils                    Refuses unknown names in -
 fusion            fairseq_cli.generate --lm-path      Refuses a language model with another dictionary, whose scores
                                                       fairseq would add to those of other symbols.
                                                       test_the_dictionary_has_to_be_the_same
-text_streams      fairseq_cli.interactive             Reads and prints UTF-8 in every locale, and any bytes; fairseq
+standard_streams  fairseq_cli.interactive             Reads and prints UTF-8 in every locale, and any bytes; fairseq
                                                       ends at the first byte that is not UTF-8.
                                                       test_a_byte_model_reads_lines_as_they_are
 ================  ==================================  ================================================================
 
 :func:`install` replaces functions of fairseq, once. Three modules act at other times: ``user_dir`` when this package is
-imported, ``stray_lines`` before it imports fairseq, ``text_streams`` when a task of this package is about to read or
-print text. All others are called by the replaced functions or by the task.
+imported, ``stray_lines`` before it imports fairseq, ``standard_streams`` when a task of this package is about to read
+or print text. All others are called by the replaced functions or by the task.
 
 For a task that is no :class:`~fairseq_expire.fairseq_patches.patched_task.PatchedTask`, fairseq behaves as before, with
-three exceptions: the errors of files that are no checkpoints, checkpoints without history, and stray lines.
+these exceptions: clear errors for files that are no checkpoints, checkpoints without history, ``argparse.Namespace`` in
+a checkpoint, unknown ``--model-overrides`` of ``fairseq-validate``, and stray lines.
 """
 
 import functools

@@ -11,7 +11,7 @@ from fairseq_expire.modules import MemoryPolicy, keep_bounds
 
 
 @torch.no_grad()
-def keep_bounds_of(optimizer: FairseqOptimizer, model: nn.Module) -> None:
+def keep_bounds_with_copies(optimizer: FairseqOptimizer, model: nn.Module) -> None:
     """Clamps the parameters with bounds of a model, and the optimizer's copies of them."""
     keep_bounds(model)
     bounds = {

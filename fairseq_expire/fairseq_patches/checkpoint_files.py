@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from fairseq_expire.streaming.memory_files import UNFINISHED, is_memory_file, set_of
+from fairseq_expire.files import UNFINISHED
+from fairseq_expire.streaming.memory_files import is_memory_file, name_of
 from fairseq_expire.tokenizers.dictionary import DIGEST
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class ModelSummary(NamedTuple):
     has_average: bool
 
 
-def last_complete(filename: str, *, suffix: str) -> str:
+def checkpoint_to_load(filename: str, *, suffix: str) -> str:
     """Returns the checkpoint to load in place of ``filename``.
 
     That is ``filename`` itself if it is complete or missing. If the last checkpoint of a folder is cut short, it is the
@@ -89,9 +90,9 @@ def remove_leftovers(folder: Path) -> None:
         return
     needed = {progress.memory for path in checkpoints if (progress := _progress_of(path)) is not None}
     for path in filter(is_memory_file, folder.iterdir()):
-        if path.name.endswith(UNFINISHED) or set_of(path) not in needed:
+        if path.name.endswith(UNFINISHED) or name_of(path) not in needed:
             path.unlink(missing_ok=True)
-    for path in folder.glob("checkpoint*.pt.tmp"):
+    for path in folder.glob(f"checkpoint*.pt{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 
@@ -110,7 +111,7 @@ def _is_complete(path: Path) -> bool:
 
 
 def _progress_of(path: Path) -> _Progress | None:
-    """Returns None if the file is not a complete checkpoint of a training run."""
+    """Returns updates and memory name of a checkpoint; None if it is not a complete one of a training run."""
     status = os.stat(path)
     return _read_progress(path, status.st_mtime_ns, status.st_size, status.st_ino)
 

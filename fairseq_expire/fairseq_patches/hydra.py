@@ -1,6 +1,6 @@
 """The end of a ``fairseq-hydra-train`` run that cannot begin: its last line is the error, as in ``fairseq-train``.
 
-Hydra prints a hint below the error. An option in the sentence also gets its name in a config file.
+Hydra prints a hint below the error. An option in the message also gets its name in a config file.
 """
 
 import os
@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*)")
 
 
-def end_with_the_sentence() -> None:
-    """Makes the sentence of an error the last line under Hydra. Does nothing outside of Hydra."""
+def show_error_last() -> None:
+    """Makes an error message the last line under Hydra. Does nothing outside of Hydra."""
     if not HydraConfig.initialized():
         return
     # Hydra's own switch for the whole traceback, without the hint below it.
@@ -33,11 +33,11 @@ def _print(kind, error, traceback) -> None:
     sys.__excepthook__(kind, error, traceback)
 
 
-def with_config_names(sentence: str) -> str:
-    """Returns a sentence with the config names of its options behind it: ``(in a config file: model.max_span)``."""
+def with_config_names(message: str) -> str:
+    """Returns a message with the config names of its options behind it: ``(in a config file: model.max_span)``."""
     config_names = _config_names()
-    named = dict.fromkeys(config_names[option] for option in OPTION.findall(sentence) if option in config_names)
-    return f"{sentence} (in a config file: {', '.join(named)})" if named else sentence
+    named = dict.fromkeys(config_names[option] for option in OPTION.findall(message) if option in config_names)
+    return f"{message} (in a config file: {', '.join(named)})" if named else message
 
 
 def _config_names() -> dict[str, str]:

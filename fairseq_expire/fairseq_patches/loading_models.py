@@ -1,6 +1,8 @@
 """Loading models from checkpoints in all of fairseq's commands: clear errors, several files, weights without history.
 
-Two of the three patches act for every task: they turn what fails into a clear error, or into something that works.
+For every task: a file that is no checkpoint gives a clear error, a checkpoint may lack its history or hold an
+``argparse.Namespace``, and ``fairseq-validate`` refuses unknown ``--model-overrides``. For the tasks of this package:
+``--path a.pt:b.pt`` is split, and all commands refuse unknown overrides.
 """
 
 import ast

@@ -35,7 +35,7 @@ def check_overrides(paths: Iterable[str], overrides: Mapping[str, Any]) -> None:
         paths: of the checkpoints.
         overrides: values by name, or by group and name.
     Raises:
-        ValueError: an override is no option; the sentence lists the options.
+        ValueError: an override is no option; the message lists the options.
     """
     if not isinstance(overrides, Mapping):
         raise ValueError(f"overrides are a dictionary such as {{'span_limit': 1024}}, got {overrides!r}")

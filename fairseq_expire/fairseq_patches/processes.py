@@ -37,6 +37,6 @@ def check_processes_are_joined() -> None:
             f"{starter} started {count} processes, but fairseq has not joined them: each would train a model of its "
             f"own; {with_gpus.format(count=count)}, on CPUs --cpu --ddp-backend legacy_ddp --distributed-backend gloo "
             f"--distributed-world-size {count} --distributed-rank ${rank} --distributed-no-spawn "
-            "--distributed-init-method tcp://HOST:PORT (README, 'Several processes'). "
+            "--distributed-init-method tcp://HOST:PORT (docs/distributed.md, 'Several processes'). "
             f"If each is meant to train its own, unset {variables[-1]}"
         )

@@ -14,7 +14,7 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
 from fairseq_expire.fairseq_patches.best_metric import check_best_metric
-from fairseq_expire.fairseq_patches.checkpoint_files import ModelSummary, last_complete, read_model_summary
+from fairseq_expire.fairseq_patches.checkpoint_files import ModelSummary, checkpoint_to_load, read_model_summary
 from fairseq_expire.fairseq_patches.overrides import options_of
 from fairseq_expire.fairseq_patches.patched_task import PatchedTask
 from fairseq_expire.fairseq_patches.stopping import stop_if_over
@@ -52,10 +52,10 @@ def _with_checks(fairseq_load):
                 f"--restore-file {restore_file}: there is no such file, and fairseq would train a new model; look at "
                 "the spelling, or leave the option out"
             )
-        filename = last_complete(filename, suffix=self.checkpoint_suffix)
-        summary = _check_dictionary_of(filename, self.task)
+        filename = checkpoint_to_load(filename, suffix=self.checkpoint_suffix)
+        summary = _checked_summary(filename, self.task)
         if self.cfg.ema.ema_seed_model:
-            _check_dictionary_of(self.cfg.ema.ema_seed_model, self.task)
+            _checked_summary(self.cfg.ema.ema_seed_model, self.task)
         trained = options_of(filename)
         if trained is not None:
             difference = check_trained_options(filename, trained.model, self.cfg.model, weights_only=reset_optimizer)
@@ -86,8 +86,8 @@ def _with_checks(fairseq_load):
     return load_checkpoint
 
 
-def _check_dictionary_of(path: str, task: PatchedTask) -> ModelSummary | None:
-    """Returns the summary of a checkpoint, None if it cannot be read.
+def _checked_summary(path: str, task: PatchedTask) -> ModelSummary | None:
+    """Returns the summary of a checkpoint, after a check of its dictionary; None if it cannot be read.
 
     Raises:
         ValueError: the model was trained with another dictionary than the task's.

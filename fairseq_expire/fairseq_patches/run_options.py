@@ -9,7 +9,7 @@ from fairseq.dataclass import initialize
 from fairseq.tasks import TASK_REGISTRY
 from omegaconf import OmegaConf
 
-from fairseq_expire.fairseq_patches.hydra import end_with_the_sentence
+from fairseq_expire.fairseq_patches.hydra import show_error_last
 from fairseq_expire.fairseq_patches.overrides import options_of
 from fairseq_expire.fairseq_patches.patched_task import PatchedTask
 
@@ -33,7 +33,7 @@ def _with_checks(fairseq_defaults):
         task = cfg.task
         if not OmegaConf.is_config(task) or not issubclass(TASK_REGISTRY.get(task._name, object), PatchedTask):
             return
-        end_with_the_sentence()
+        show_error_last()
         _keep_position_range(cfg)
         if not cfg.checkpoint.write_checkpoints_asynchronously:
             return

@@ -17,6 +17,7 @@ from fairseq.trainer import Trainer
 
 from fairseq_expire.fairseq_patches.checkpoint_files import remove_leftovers
 from fairseq_expire.fairseq_patches.patched_task import PatchedTask
+from fairseq_expire.files import UNFINISHED
 from fairseq_expire.streaming.memory_files import new_name, write_memory
 
 
@@ -82,7 +83,7 @@ def _atomic_copies():
     def copy_and_rename(src_path: str, dst_path: str, overwrite: bool = False):
         if not PathManager.supports_rename(dst_path):
             return copy(src_path, dst_path, overwrite=overwrite)
-        unfinished = dst_path + ".tmp"
+        unfinished = dst_path + UNFINISHED
         done = copy(src_path, unfinished, overwrite=True)
         PathManager.rename(unfinished, dst_path)
         return done

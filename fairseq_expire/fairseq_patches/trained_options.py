@@ -92,7 +92,7 @@ def check_trained_options(
         trained, asked: see :func:`differences`.
         weights_only: whether the run takes the weights alone and begins anew.
     Returns:
-        A sentence about the allowed differences of a run that takes the weights alone; empty if there are none.
+        A message about the allowed differences of a run that takes the weights alone; empty if there are none.
     Raises:
         ValueError: the model is another one.
     """

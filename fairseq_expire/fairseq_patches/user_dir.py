@@ -46,7 +46,7 @@ class SearchPath(list):
         """Returns whether a path leads to the package, and registers the package if it is fairseq that asks.
 
         Raises:
-            ImportError: the path leads to another copy of the package; the sentence names both.
+            ImportError: the path leads to another copy of the package; the message names both.
         """
         if not isinstance(path, str):
             return False

@@ -19,7 +19,8 @@ def problem_of(path: str, error: Exception) -> str | None:
         path: the file.
         error: the exception that reading it raised.
     Returns:
-        the rest of a sentence that begins with the path; None if the file is a sound checkpoint, and so not the cause.
+        the rest of an error message that begins with the path; None if the file is a sound checkpoint, and so not the
+        cause.
     """
     if os.path.isdir(path):
         return "is a folder: give a checkpoint in it, such as checkpoint_best.pt"

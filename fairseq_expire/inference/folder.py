@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -53,7 +53,14 @@ def write_folder(dest: str | Path, model: LanguageModel, data: Path, *, version:
         write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
-def read_folder(folder: Path, *, span_limit: int | None = None) -> tuple[LanguageModel, BoundTokenizer]:
+class ExportedModel(NamedTuple):
+    """The model of a folder, and the tokenizer of its data."""
+
+    model: LanguageModel
+    tokenizer: BoundTokenizer
+
+
+def read_folder(folder: Path, *, span_limit: int | None = None) -> ExportedModel:
     """Reads a folder that :func:`write_folder` wrote.
 
     Args:
@@ -90,7 +97,7 @@ def read_folder(folder: Path, *, span_limit: int | None = None) -> tuple[Languag
         )
     check_dictionary(config[DIGEST], tokenizer.symbols, model=f"the model in {folder}", dictionary="the dict.txt there")
     _load_weights(model, folder / WEIGHTS, config["weights_sha256"])
-    return model, tokenizer
+    return ExportedModel(model, tokenizer)
 
 
 def _load_weights(model: LanguageModel, path: Path, sha256: str) -> None:

@@ -44,7 +44,9 @@ def load(
     if path.is_dir():
         if data is not None:
             raise ValueError(f"{path} is an exported model, which has its own dictionary: leave data out")
-        model, tokenizer = read_folder(path, span_limit=span_limit)
+        exported = read_folder(path, span_limit=span_limit)
+        model, tokenizer = exported.model, exported.tokenizer
     else:
-        model, tokenizer, _ = read_checkpoint(path, None if data is None else Path(data), span_limit=span_limit)
+        checkpoint = read_checkpoint(path, None if data is None else Path(data), span_limit=span_limit)
+        model, tokenizer = checkpoint.model, checkpoint.tokenizer
     return TextModel(model.to(device=device, dtype=dtype), tokenizer)

@@ -13,15 +13,12 @@ from torch import Tensor
 
 from fairseq_expire.files import write_atomically
 from fairseq_expire.inference.sampling import Sampler
-from fairseq_expire.inference.utf8 import Utf8Mask
+from fairseq_expire.inference.utf8 import MAX_CHAR_BYTES, Utf8Mask
 from fairseq_expire.modules import Memory
 from fairseq_expire.tokenizers.bound import DECODING_ERRORS, BoundTokenizer, StreamEncoder, Text
 
 if TYPE_CHECKING:
     from fairseq_expire.inference.text_model import TextModel
-
-# Last tokens that the decoding of the next ones depends on: no character has more bytes.
-RECENT = 4
 
 
 class Candidate(NamedTuple):
@@ -69,6 +66,7 @@ class Stream:
         self._memory: Memory | None = None
         # [1, 1, D] of the last token.
         self._features = torch.empty(0)
+        # The last tokens, of which a character that is incomplete is part.
         self._recent: list[int] = []
         self._tokens_read = 0
         self._read([model.tokenizer.eos])
@@ -164,7 +162,7 @@ class Stream:
         self.flush()
         if mask is not None:
             # Raises now, rather than when the first piece is asked for.
-            mask(torch.tensor([self._recent], dtype=torch.int64), max_tokens or RECENT)
+            mask(torch.tensor([self._recent], dtype=torch.int64), max_tokens or MAX_CHAR_BYTES)
         return self._pieces(sampler, mask, max_tokens, stop_at_eos, errors)
 
     def _pieces(
@@ -178,7 +176,7 @@ class Stream:
         if errors == "surrogateescape":
             # Drops the bytes of a character that the text so far has begun.
             decoder.flush()
-        for remaining in repeat(RECENT) if max_tokens is None else range(max_tokens, 0, -1):
+        for remaining in repeat(MAX_CHAR_BYTES) if max_tokens is None else range(max_tokens, 0, -1):
             log_probs = self._next_log_probs().cpu()
             log_probs[[tokenizer.dictionary.bos(), tokenizer.pad]] = -torch.inf
             if mask is not None:
@@ -259,7 +257,7 @@ class Stream:
                 out = self._model.model.read(self._model.tokens(ids[start : start + self._block]), self._memory)
                 self._memory = out.memory
                 self._features = out.hidden[:, -1:].clone()
-        self._recent = [*self._recent, *ids][-RECENT:]
+        self._recent = [*self._recent, *ids][-MAX_CHAR_BYTES:]
         self._tokens_read += len(ids)
         return len(ids)
 

@@ -37,8 +37,8 @@ TRANSITIONS: dict[int, Sequence[tuple[int, int, int]]] = {
     6: ((0x90, 0xBF, 2),),
     7: ((0x80, 0x8F, 2),),
 }
-# Most bytes of a character before its last one.
-LOOK_BACK = 3
+# The longest character has so many bytes.
+MAX_CHAR_BYTES = 4
 
 
 class Utf8Mask:
@@ -71,7 +71,8 @@ class Utf8Mask:
         """[N, t] int64 -> [N] int64, the state of each row; t may be 0."""
         resumed = self._resumed.to(tokens.device)
         state = torch.full((len(tokens),), BOUNDARY, device=tokens.device)
-        for column in tokens[:, -LOOK_BACK:].unbind(dim=1):
+        # An incomplete character has at most three bytes.
+        for column in tokens[:, 1 - MAX_CHAR_BYTES :].unbind(dim=1):
             state = resumed[state, column]
         return state
 
@@ -112,7 +113,7 @@ def _steps_to_boundary(table: Tensor) -> Tensor:
     """[S, V] states after symbols -> [S], the fewest symbols that lead from each state to the boundary."""
     steps: list[int] = [1 << 30] * (INVALID + 1)
     steps[BOUNDARY] = 0
-    for _ in range(LOOK_BACK):
+    for _ in range(MAX_CHAR_BYTES - 1):
         for state in range(1, INVALID):
             steps[state] = min(steps[state], 1 + min(steps[then] for then in table[state].tolist()))
     return torch.tensor(steps)

@@ -22,8 +22,7 @@ class ExpireSpanLMConfig(MemoryLMConfig):
     span_init: Optional[float] = field(
         default=None,
         metadata={
-            "help": "mean span before training, in steps; the predictor's bias follows from it; default: "
-            "--max-span / 16"
+            "help": "span of every state before training, in steps; sets the predictor's bias; default: --max-span / 16"
         },
     )
     span_input_scale: float = field(
@@ -86,7 +85,7 @@ def expire_span_lm_tiny(args):
 
 @register_model_architecture("expire_span_lm", "expire_span_lm_enwik8")
 def expire_span_lm_enwik8(args):
-    """The paper's enwik8 model (table 5)."""
+    """The paper's enwik8 model (table 2)."""
     _preset(
         args,
         decoder_layers=12,

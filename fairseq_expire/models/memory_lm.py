@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Optional, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 from fairseq import file_utils, hub_utils
@@ -53,13 +53,17 @@ class MemoryLMConfig(FairseqDataclass):
     activation_dropout: float = field(default=0.0, metadata=_help("dropout after the activation in the FFN"))
     max_span: int = field(default=16384, metadata={"help": "longest span of a memory, in steps (L)", TRAINED: SPANS})
     span_limit: Optional[int] = field(
-        default=None, metadata=_help("cut every span to at most this many steps when scoring (L itself scales them)")
+        default=None,
+        metadata=_help(
+            "cut every span to at most this many steps when scoring (spans are still predicted with L = --max-span)"
+        ),
     )
     position_range: Optional[int] = field(
         default=None,
         metadata=_trained(
-            "how many steps back attention knows the distance of a memory (P); default: --tokens-per-sample, for "
-            "transformer_xl_lm and adaptive_span_lm --max-span, for compressive_transformer_lm --compressed-size more"
+            "how many steps back attention knows the distance of a memory (P); default: --tokens-per-sample; "
+            "--max-span for transformer_xl_lm and adaptive_span_lm; --max-span + --compressed-size for "
+            "compressive_transformer_lm"
         ),
     )
     share_decoder_input_output_embed: bool = field(
@@ -67,7 +71,9 @@ class MemoryLMConfig(FairseqDataclass):
     )
     no_scale_embedding: bool = field(default=False, metadata=_trained("do not scale embeddings by sqrt(D)"))
     adaptive_input: bool = field(default=False, metadata=_trained("use adaptive input (large vocabularies)"))
-    adaptive_input_factor: float = field(default=4, metadata=_trained("each further band of words is narrower by this"))
+    adaptive_input_factor: float = field(
+        default=4, metadata=_trained("each further cluster of words is narrower by this factor")
+    )
     adaptive_input_cutoff: Optional[str] = field(
         default=None, metadata=_trained("comma separated list of adaptive input cutoff points")
     )
@@ -76,7 +82,7 @@ class MemoryLMConfig(FairseqDataclass):
     )
     adaptive_softmax_dropout: float = field(default=0, metadata=_help("dropout in the tail projections"))
     adaptive_softmax_factor: float = field(
-        default=4, metadata=_trained("each further band of words is narrower by this")
+        default=4, metadata=_trained("each further cluster of words is narrower by this factor")
     )
     tie_adaptive_weights: bool = field(
         default=False, metadata=_trained("tie the word weights of adaptive softmax and adaptive input")
@@ -92,6 +98,13 @@ class MemoryLMConfig(FairseqDataclass):
     # And here how to build the model without fairseq, as JSON; None if only the code of its policy can.
     model_config: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
     tokens_per_sample: int = II("task.tokens_per_sample")
+
+
+class IncrementalMemory(NamedTuple):
+    """The memory in an incremental state, None at the start, and how many tokens of each row it has read."""
+
+    memory: Optional[Memory]
+    done: int
 
 
 class MemoryLMDecoder(FairseqIncrementalDecoder):
@@ -191,10 +204,10 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
         """
         self.set_incremental_state(incremental_state, "stream", {"memory": memory, "done": done})
 
-    def memory_in(self, incremental_state: Dict) -> Tuple[Optional[Memory], int]:
-        """Returns the memory in an incremental state and how many tokens it has read; None and 0 at the start."""
+    def memory_in(self, incremental_state: Dict) -> IncrementalMemory:
+        """Returns the memory in an incremental state and how many tokens it has read."""
         state = self.get_incremental_state(incremental_state, "stream")
-        return (None, 0) if state is None else (state["memory"], state["done"])
+        return IncrementalMemory(None, 0) if state is None else IncrementalMemory(**state)
 
     def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
         """Picks rows, and repeats them, as a beam search goes on.
@@ -303,7 +316,7 @@ class MemoryLanguageModel(FairseqLanguageModel):
         """Returns the options as a :class:`LanguageModelConfig`.
 
         Raises:
-            ValueError: options do not fit each other; the sentence has their values.
+            ValueError: options do not fit each other; the message has their values.
         """
         position_range = cfg.position_range
         if position_range is None:
@@ -348,7 +361,7 @@ class MemoryLanguageModel(FairseqLanguageModel):
         """Builds the model.
 
         Raises:
-            ValueError: options do not fit each other, or not this task; the sentence has their values.
+            ValueError: options do not fit each other, or not this task; the message has their values.
         """
         if not hasattr(task, "level"):
             raise ValueError(

@@ -17,10 +17,10 @@ def check_size(config: LanguageModelConfig) -> None:
     """Checks that the weights fit into the memory of this machine, before a model is built.
 
     Raises:
-        ValueError: they do not; the sentence names the options that make them large.
+        ValueError: they do not; the message names the options that make them large.
     """
     if min(config.embed_dim, config.num_heads) < 1:
-        # MemoryTransformer has a sentence for this.
+        # MemoryTransformer has a message for this.
         return
     # The policy checks its own options, from which the position range may follow. The meta device draws no random
     # numbers.
@@ -111,8 +111,8 @@ def _clusters(option: str, given: str | None, factor: float, *, symbols: int, em
     # Written this way, NaN is refused, too.
     if not factor >= 1 or clusters.width(embed_dim, last) < 1:
         raise ValueError(
-            f"{option.replace('cutoff', 'factor')} is how many times narrower each further band is: expected at least "
-            f"1, and so that the last of {last + 1} bands has a width of at least 1 of the {embed_dim} of the first; "
-            f"got {factor}"
+            f"{option.replace('cutoff', 'factor')} is how many times narrower each further cluster is: expected at "
+            f"least 1, and so that the last of {last + 1} clusters has a width of at least 1 of the {embed_dim} of the "
+            f"first; got {factor}"
         )
     return clusters

@@ -141,9 +141,9 @@ class MemoryBatchIterator(EpochBatchIterator):
             intervals=text["intervals"],
         )
         rest = epoch_blocks.with_intervals(begun.unread(state["iterations_in_epoch"] - text["batches before"]))
-        # The progress in the epoch, counted in steps of these rows; 0 would mean the start of the epoch.
-        steps = max(1, epoch_blocks.steps * (len(stream) - rest.tokens) // len(stream))
-        self._use(rest, batches_before=steps * epoch_blocks.micro_batches)
+        # The progress in the epoch, counted in blocks of these rows; 0 would mean the start of the epoch.
+        num_blocks = max(1, epoch_blocks.num_blocks * (len(stream) - rest.tokens) // len(stream))
+        self._use(rest, batches_before=num_blocks * epoch_blocks.micro_batches)
         super().load_state_dict({**state, "iterations_in_epoch": self._batches_before})
         self.memory_pass.reread_reason = (
             f"the memory beside the checkpoint is of another layout: {self.layout_difference}"

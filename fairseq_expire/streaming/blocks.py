@@ -49,7 +49,7 @@ class Interval(NamedTuple):
 
 
 class BlockDataset(torch.utils.data.Dataset):
-    """Batches of one process: item ``step * micro_batches + micro_batch`` is block ``step`` of ``micro_batch``.
+    """Batches of one process: item ``number * micro_batches + micro_batch`` is block ``number`` of ``micro_batch``.
 
     The text is cut into G = rows * micro_batches * num_shards contiguous rows whose lengths differ by at most one. A
     batch holds B of them. A process has ``micro_batches`` such groups of B rows and reads them in turns. The input is
@@ -107,7 +107,7 @@ class BlockDataset(torch.utils.data.Dataset):
         self.rows, self.block, self.micro_batches = rows, block, micro_batches
         self.shard_id, self.num_shards = shard_id, num_shards
         self.pad, self.eos = stream.pad, eos
-        # Rows of a whole epoch have no text before them; rows of its rest have.
+        # The rows of a whole epoch begin without text before them; the rows of an epoch that is continued have some.
         self.whole_epoch = intervals is None
         self.intervals = [Interval(0, len(stream))] if intervals is None else [Interval(*each) for each in intervals]
         # The end of each interval in the text, in which they stand one after the other.
@@ -118,20 +118,20 @@ class BlockDataset(torch.utils.data.Dataset):
         self.first_row = shard_id * micro_batches * rows
         self.longest_row = -(-self.tokens // total)
         self.longest_row_of_epoch = -(-len(stream) // total)
-        self.steps = -(-self.longest_row // block)
+        self.num_blocks = -(-self.longest_row // block)
 
     def __len__(self) -> int:
-        return self.steps * self.micro_batches
+        return self.num_blocks * self.micro_batches
 
     def __getitem__(self, index: int) -> dict:
-        step, micro_batch = divmod(index, self.micro_batches)
-        offset = step * self.block
+        number, micro_batch = divmod(index, self.micro_batches)
+        offset = number * self.block
         width = min(self.block, self.longest_row - offset)
         source = np.full((self.rows, width), self.pad, dtype=np.int64)  # [B, T]
         target = source.copy()
         lengths = np.zeros(self.rows, dtype=np.int64)
         rows = self._rows_of(micro_batch)
-        for number, row in enumerate(rows):
+        for line, row in enumerate(rows):
             begin, end = self.row_borders[row], self.row_borders[row + 1]
             parts = [
                 self._inputs_and_targets(interval)
@@ -139,8 +139,8 @@ class BlockDataset(torch.utils.data.Dataset):
             ]
             if parts:
                 inputs, targets = np.concatenate(parts, axis=1)
-                lengths[number] = len(targets)
-                source[number, : len(inputs)], target[number, : len(targets)] = inputs, targets
+                lengths[line] = len(targets)
+                source[line, : len(inputs)], target[line, : len(targets)] = inputs, targets
         return {
             "id": torch.tensor(rows),
             "net_input": {
@@ -169,7 +169,7 @@ class BlockDataset(torch.utils.data.Dataset):
         )
 
     def num_tokens_before(self, micro_batch: int, offset: int) -> int:
-        """Returns the most tokens that a row has before its token ``offset``.
+        """Returns the largest number of tokens, over the rows of the micro-batch, that stand before token ``offset``.
 
         The rows of a whole epoch have only their own tokens there. Before other rows stands the corpus up to their
         first token.
@@ -197,8 +197,8 @@ class BlockDataset(torch.utils.data.Dataset):
         unread: list[Interval] = []
         for row in range(len(self.row_borders) - 1):
             micro_batch = row // self.rows % self.micro_batches
-            steps = -(-max(0, batches - micro_batch) // self.micro_batches)
-            start, stop = self.row_borders[row] + steps * self.block, self.row_borders[row + 1]
+            num_blocks = -(-max(0, batches - micro_batch) // self.micro_batches)
+            start, stop = self.row_borders[row] + num_blocks * self.block, self.row_borders[row + 1]
             for interval in self._in_corpus(start, stop):
                 if unread and unread[-1].stop == interval.start:
                     unread[-1] = Interval(unread[-1].start, interval.stop)

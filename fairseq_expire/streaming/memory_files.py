@@ -4,7 +4,6 @@ Each process has one file, ``<name>.<process>-of-<processes>.pt``, of plain type
 so that a file never replaces one that an older checkpoint needs.
 """
 
-import os
 import re
 import secrets
 import zipfile
@@ -13,11 +12,10 @@ from typing import Any
 
 import torch
 
-from fairseq_expire.files import naming
+from fairseq_expire.files import UNFINISHED, atomic_file
 
 # Start of the names of all memory files.
 PREFIX = "memory_"
-UNFINISHED = ".tmp"
 
 
 def new_name(updates: int) -> str:
@@ -30,7 +28,7 @@ def is_memory_file(path: Path) -> bool:
     return re.fullmatch(rf"{PREFIX}\d+_[0-9a-f]{{8}}\.\d+-of-\d+\.pt({re.escape(UNFINISHED)})?", path.name) is not None
 
 
-def set_of(path: Path) -> str:
+def name_of(path: Path) -> str:
     """Returns the name by which the checkpoint knows a file, finished or not."""
     return path.name.partition(".")[0]
 
@@ -52,14 +50,8 @@ def write_memory(folder: Path, name: str, state: dict[str, Any], *, process: int
     Raises:
         OSError: if the file cannot be written; the error names it.
     """
-    path = path_of(folder, name, process=process, processes=processes)
-    unfinished = path.with_name(path.name + UNFINISHED)
-    with naming(path):
-        with open(unfinished, "wb") as file:
-            torch.save({"name": name, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+    with atomic_file(path_of(folder, name, process=process, processes=processes)) as file:
+        torch.save({"name": name, **state}, file)
 
 
 def read_memory(folder: Path, name: str, *, process: int, processes: int) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from fairseq_expire.streaming.blocks import BlockDataset
 logger = logging.getLogger(__name__)
 
 
-class _LastBlock(NamedTuple):
+class _ReadBlock(NamedTuple):
     """The last block that was read of a micro-batch's rows.
 
     Args:
-        start, end: its first token in the rows, and the one after its last; no start if an earlier run read it.
+        start: place of its first token in the rows, None if it was read before a restart.
+        end: place after its last token.
         before, after: the memory before it, if any, and after it.
     """
 
@@ -45,14 +46,14 @@ class MemoryPass:
 
     def __init__(self, blocks: BlockDataset, *, begin: int):
         self._blocks = blocks
-        self._last: WeakKeyDictionary[nn.Module, dict[int, _LastBlock]] = WeakKeyDictionary()
-        self._saved: dict[int, _LastBlock] = {}
+        self._last: WeakKeyDictionary[nn.Module, dict[int, _ReadBlock]] = WeakKeyDictionary()
+        self._saved: dict[int, _ReadBlock] = {}
         # The reason why the memory at the start has to be made by reading the text again; None if it has not.
         self.reread_reason: str | None = None
         if begin or not blocks.whole_epoch:
             self.reread_reason = "none was saved with the checkpoint"
 
-    def last_block(self, model: LanguageModel, micro_batch: int, start: int) -> _LastBlock | None:
+    def last_block(self, model: LanguageModel, micro_batch: int, start: int) -> _ReadBlock | None:
         """Returns the last block that a model read before token ``start`` of the rows; None if it has read none."""
         last = self._last.setdefault(model, {})
         if micro_batch not in last and micro_batch in self._saved:
@@ -63,10 +64,10 @@ class MemoryPass:
             last[micro_batch] = saved._replace(after=saved.after.to(device=parameter.device, dtype=dtype))
         elif micro_batch not in last and self.reread_reason is not None:
             memory = self._reread(model, micro_batch, start, warn=not last)
-            last[micro_batch] = _LastBlock(None, start, None, memory)
+            last[micro_batch] = _ReadBlock(None, start, None, memory)
         return last.get(micro_batch)
 
-    def set_last_block(self, model: LanguageModel, micro_batch: int, block: _LastBlock) -> None:
+    def set_last_block(self, model: LanguageModel, micro_batch: int, block: _ReadBlock) -> None:
         """Notes that a model has read a block."""
         self._last.setdefault(model, {})[micro_batch] = block
 
@@ -80,12 +81,12 @@ class MemoryPass:
 
     @torch.no_grad()
     def _reread(self, model: LanguageModel, micro_batch: int, end: int, *, warn: bool) -> Memory:
-        """Makes the memory of the text before token ``end`` with today's weights."""
-        blocks, reach = self._blocks, model.stack.max_age
-        if reach is None:
+        """Makes the memory of the text before token ``end`` with the current weights."""
+        blocks, max_age = self._blocks, model.stack.max_age
+        if max_age is None:
             # Without a limit, as far back as any row of an epoch goes.
-            reach = max(end, blocks.longest_row_of_epoch)
-        count = min(blocks.num_tokens_before(micro_batch, end), math.ceil(reach / blocks.block) * blocks.block)
+            max_age = max(end, blocks.longest_row_of_epoch)
+        count = min(blocks.num_tokens_before(micro_batch, end), math.ceil(max_age / blocks.block) * blocks.block)
         if warn:
             logger.warning(
                 "the memory is made again by reading the last %d tokens of each row: %s", count, self.reread_reason
@@ -113,7 +114,7 @@ class MemoryPass:
     def load_state_dict(self, state: dict[int, dict[str, Any]]) -> None:
         """Continues with the memories of :meth:`state_dict`, whichever model reads."""
         self._saved = {
-            micro_batch: _LastBlock(None, saved["end"], None, Memory.from_state_dict(saved["memory"]))
+            micro_batch: _ReadBlock(None, saved["end"], None, Memory.from_state_dict(saved["memory"]))
             for micro_batch, saved in state.items()
         }
         self.reread_reason = None
@@ -159,4 +160,4 @@ class MemoryHandle:
 
     def store(self, model: LanguageModel, before: Memory | None, after: Memory) -> None:
         """Stores the memory after this block; ``before`` is what :meth:`load` returned."""
-        self._memories.set_last_block(model, self._micro_batch, _LastBlock(self._start, self._end, before, after))
+        self._memories.set_last_block(model, self._micro_batch, _ReadBlock(self._start, self._end, before, after))

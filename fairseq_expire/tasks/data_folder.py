@@ -1,6 +1,5 @@
 """A folder of data as the task gets it, with checks that dictionary, manifest and splits belong together."""
 
-import hashlib
 from pathlib import Path
 
 from fairseq.data import Dictionary
@@ -26,10 +25,8 @@ def read_dictionary(folder: Path) -> Dictionary:
             + (f"; for --lm-path, copy the one of the target language there, of {languages}" if languages else "")
         )
     manifest = read_manifest(folder)
-    if manifest and hashlib.sha256(path.read_bytes()).hexdigest() != manifest.dictionary_sha256:
-        raise ValueError(
-            f"{path}: dict.txt is not the one the data beside it was made with; restore it or prepare again"
-        )
+    if manifest:
+        manifest.check_dictionary_file(path)
     dictionary = _load(path)
     if manifest:
         _check_manifest(manifest, folder / FILE_NAME, symbols=len(dictionary))

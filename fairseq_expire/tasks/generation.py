@@ -1,4 +1,4 @@
-"""fairseq's generator for prompts of any length, and a scorer for texts of any length.
+"""fairseq's generator for prompts of any length.
 
 fairseq takes a prompt as the beginning of the hypothesis and generates it token by token: lengths, scores and penalties
 are those of prompt and continuation together. They are here, too, but the prompt is read block by block, once for all
@@ -9,8 +9,6 @@ Size legend: B rows of a batch, N tokens of a row, T tokens of a block; G prompt
 beam, V symbols.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,13 +19,13 @@ from fairseq.search import PrefixConstrainedBeamSearch
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
-from fairseq_expire.inference.utf8 import LOOK_BACK, Utf8Mask
-from fairseq_expire.models.memory_lm import MemoryLanguageModel
+from fairseq_expire.inference.utf8 import MAX_CHAR_BYTES, Utf8Mask
 from fairseq_expire.modules import Memory
+from fairseq_expire.tasks.scoring import read_text
 
 _NO_SOURCE = "a language model has no source sentence, only a prompt; leave the option out"
 _OTHER_GENERATOR = "only translation models that refine their output in several passes know it; leave the option out"
-# Options of fairseq that have no effect here, each with the end of the sentence about it.
+# Options of fairseq that have no effect here, each with the rest of its error message.
 REFUSED = {
     "constraints": "certain words cannot be asked for here; leave the option out",
     "lm_path": "a second language model goes beside the first, --path a.pt:b.pt, and their probabilities are averaged",
@@ -46,85 +44,6 @@ def check_generation_options(options: Any) -> None:
     for name, reason in REFUSED.items():
         if name in options and getattr(options, name):
             raise ValueError(f"--{name.replace('_', '-')}: {reason}")
-
-
-class ReadText(NamedTuple):
-    """Log-probabilities [B, N] of the targets, averaged over the models, and each model's memory (None if it has read
-    nothing).
-    """
-
-    scores: Tensor
-    memories: list[Memory | None]
-
-
-def read_text(
-    models: Sequence[MemoryLanguageModel], tokens: Tensor, targets: Tensor, *, block: int, temperature: float = 1.0
-) -> ReadText:
-    """Reads texts from their start, block by block.
-
-    Args:
-        models: an ensemble, whose probabilities are averaged.
-        tokens: [B, N] int64; padding is at the end of a row.
-        targets: [B, N], the next token at each position.
-        block: T.
-        temperature: as in :class:`fairseq.sequence_generator.SequenceGenerator`.
-    """
-    memories: list[Memory | None] = [None] * len(models)
-    scores = torch.zeros(tokens.shape, device=tokens.device)
-    for start in range(0, tokens.size(1), block):
-        part = slice(start, start + block)
-        each = []
-        for number, model in enumerate(models):
-            out, extra = model(tokens[:, part], memory=memories[number])
-            memories[number] = extra["memory"]
-            log_probs = model.get_normalized_probs((out.div_(temperature), extra), log_probs=True)
-            each.append(log_probs.gather(2, targets[:, part].unsqueeze(2)).squeeze(2).float())
-        scores[:, part] = torch.logsumexp(torch.stack(each), dim=0) - math.log(len(models))
-    return ReadText(scores, memories)
-
-
-class BlockScorer:
-    """Scores whole texts of any length, as ``fairseq.sequence_scorer.SequenceScorer`` scores short ones.
-
-    Args:
-        dictionary: of the models.
-        block: T.
-    """
-
-    def __init__(self, dictionary: Dictionary, *, block: int):
-        self.block = block
-        self.symbols_to_strip_from_output = {dictionary.eos()}
-
-    @torch.no_grad()
-    def generate(
-        self, models: Sequence[MemoryLanguageModel], sample: dict, prefix_tokens=None, constraints=None
-    ) -> list[list[dict]]:
-        """Returns for each row of a batch one hypothesis: its target, with the scores of the tokens and their mean.
-
-        Args:
-            models: an ensemble.
-            sample: fairseq's batch.
-            prefix_tokens, constraints: ignored; fairseq passes them to every generator.
-        """
-        for model in models:
-            model.eval()
-        target = sample["target"]
-        scores = read_text(models, sample["net_input"]["src_tokens"], target, block=self.block).scores
-        hypotheses = []
-        for row, row_scores, length in zip(target, scores, sample["target_lengths"].tolist()):
-            tokens, own = row[:length], row_scores[:length]
-            hypotheses.append(
-                [
-                    {
-                        "tokens": tokens,
-                        "score": own.mean(),
-                        "attention": None,
-                        "alignment": None,
-                        "positional_scores": own,
-                    }
-                ]
-            )
-        return hypotheses
 
 
 @dataclass(frozen=True)
@@ -204,7 +123,7 @@ class MemoryEnsemble(EnsembleModel):
         if not tokens_left:
             # fairseq allows only </s> now.
             return log_probs
-        tokens = torch.cat([prompts.tokens[:, 1:][:, -LOOK_BACK:][prompts.rows], generated], dim=1)
+        tokens = torch.cat([prompts.tokens[:, 1:][:, -MAX_CHAR_BYTES:][prompts.rows], generated], dim=1)
         valid = torch.ones_like(log_probs, dtype=torch.bool)
         # After the first step, a text that cannot be completed is an impossible one, with which a beam is filled up.
         possible = self.utf8.needed(tokens) <= tokens_left if generated.size(1) else valid.new_ones(len(valid))

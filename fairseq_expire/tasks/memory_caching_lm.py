@@ -14,13 +14,13 @@ from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks import register_task
 from omegaconf import open_dict
 
-from fairseq_expire.fairseq_patches.bounds import keep_bounds_of
+from fairseq_expire.fairseq_patches.bounds import keep_bounds_with_copies
 from fairseq_expire.fairseq_patches.fusion import check_target_dictionary
-from fairseq_expire.fairseq_patches.hydra import end_with_the_sentence
+from fairseq_expire.fairseq_patches.hydra import show_error_last
 from fairseq_expire.fairseq_patches.patched_task import PatchedTask
 from fairseq_expire.fairseq_patches.processes import check_processes_are_joined
+from fairseq_expire.fairseq_patches.standard_streams import use_utf8
 from fairseq_expire.fairseq_patches.stopping import load_patience_state, patience_state
-from fairseq_expire.fairseq_patches.text_streams import use_utf8
 from fairseq_expire.models.memory_lm import MemoryLanguageModel
 from fairseq_expire.modules import LanguageModelConfig, let_waiting_threads_sleep
 from fairseq_expire.modules.config import MODEL_CONFIG
@@ -28,7 +28,7 @@ from fairseq_expire.streaming.batch_iterator import MemoryBatchIterator
 from fairseq_expire.streaming.blocks import BlockDataset, StreamDataset
 from fairseq_expire.streaming.memory_files import read_memory
 from fairseq_expire.streaming.prompts import PromptDataset, StreamItems
-from fairseq_expire.streaming.score import ScoreSum, ScoringBatches, score_lines
+from fairseq_expire.streaming.published_units import ScoreSum, ScoringBatches, score_lines
 from fairseq_expire.streaming.token_stream import TokenStream, find_parts
 from fairseq_expire.tasks.data_folder import check_split, read_dictionary
 from fairseq_expire.tasks.options import MemoryCachingLMConfig, add_save_memory
@@ -83,7 +83,7 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
 
     @classmethod
     def setup_task(cls, cfg: MemoryCachingLMConfig, from_checkpoint: bool = False):
-        end_with_the_sentence()
+        show_error_last()
         if str(cfg.dataset_impl) in set(get_available_dataset_impl()) - {"mmap"}:
             raise ValueError(
                 f"--dataset-impl {cfg.dataset_impl}: streams are read from fairseq's mmap format alone; leave the "
@@ -131,14 +131,14 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
 
     def optimizer_step(self, optimizer, model, update_num):
         super().optimizer_step(optimizer, model, update_num)
-        keep_bounds_of(optimizer, model)
+        keep_bounds_with_copies(optimizer, model)
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Opens a split.
 
         Raises:
             FileNotFoundError: a file of the split is missing.
-            ValueError: a file is damaged; the sentence names it.
+            ValueError: a file is damaged; the message names it.
         """
         folders = utils.split_paths(self.cfg.data)
         folder = folders[(epoch - 1) % len(folders)]
@@ -193,7 +193,7 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
                 num_workers=num_workers,
                 buffer_size=data_buffer_size,
             )
-        rows, block = self._rows(max_sentences, max_tokens), self.cfg.tokens_per_sample
+        rows, block = self._num_rows(max_sentences, max_tokens), self.cfg.tokens_per_sample
         micro_batches = 1
         if dataset.training:
             micro_batches = self.cfg.update_freq[min(epoch, len(self.cfg.update_freq)) - 1]
@@ -205,7 +205,7 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
             skip_remainder_batch=skip_remainder_batch,
         )
         if dataset.training:
-            if skip_remainder_batch and batches.dataset.steps == 1:
+            if skip_remainder_batch and batches.dataset.num_blocks == 1:
                 raise ValueError(
                     f"--skip-remainder-batch leaves out the last block of each epoch, and there is only one of {block} "
                     f"tokens of {rows * micro_batches * num_shards} rows: lower --tokens-per-sample or the number of "
@@ -215,7 +215,7 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
             self._check_validation(num_shards, max_sentences, max_tokens)
         return batches
 
-    def _rows(
+    def _num_rows(
         self,
         batch_size: int | None,
         max_tokens: int | None,
@@ -247,7 +247,7 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
             "--batch-size" if cfg.batch_size_valid == batch_size else "--batch-size-valid",
             "--max-tokens" if cfg.max_tokens_valid == max_tokens else "--max-tokens-valid",
         )
-        rows = self._rows(cfg.batch_size_valid, cfg.max_tokens_valid, options=options)
+        rows = self._num_rows(cfg.batch_size_valid, cfg.max_tokens_valid, options=options)
         for dataset in self.datasets.values():
             if not dataset.training:
                 self._blocks(dataset, rows, self.cfg.tokens_per_sample, 1, 0, num_shards)
@@ -349,7 +349,10 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
 
 
 def _as_json(config: LanguageModelConfig) -> str | None:
-    """Returns None if the memory policy is an architecture's own, which only its code can make."""
+    """Returns the configuration as JSON.
+
+    It is None if its policy is not one of ``POLICIES``, so that only its own code can make it.
+    """
     try:
         return json.dumps(config.to_json())
     except ValueError:

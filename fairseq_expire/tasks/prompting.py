@@ -7,10 +7,11 @@ from fairseq import utils
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from fairseq_expire.fairseq_patches.text_streams import use_utf8
+from fairseq_expire.fairseq_patches.standard_streams import use_utf8
 from fairseq_expire.inference.utf8 import Utf8Mask
 from fairseq_expire.streaming.prompts import Items, PromptDataset
-from fairseq_expire.tasks.generation import BlockScorer, MemoryGenerator, check_generation_options
+from fairseq_expire.tasks.generation import MemoryGenerator, check_generation_options
+from fairseq_expire.tasks.scoring import BlockScorer
 from fairseq_expire.tokenizers.bound import BoundTokenizer, Text
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_expire.files import file_sha256
 from fairseq_expire.tokenizers.bytes_and_chars import Bytes, Chars
 from fairseq_expire.tokenizers.chunks import Chunk
 from fairseq_expire.tokenizers.dictionary import SymbolTable
@@ -95,10 +94,7 @@ class BoundTokenizer:
         manifest = read_manifest(folder)
         tokenizer: Tokenizer = Words()
         if manifest is not None:
-            if file_sha256(path) != manifest.dictionary_sha256:
-                raise ValueError(
-                    f"{path}: not the file that manifest.json names; restore it, or prepare or export again"
-                )
+            manifest.check_dictionary_file(path)
             tokenizer = make_tokenizer(manifest.level, manifest.options)
             tokenizer.load(folder)
         return cls(load_dictionary(path, tokenizer), tokenizer)

@@ -5,7 +5,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fairseq_expire.files import write_atomically
+from fairseq_expire.files import file_sha256, write_atomically
 
 FORMAT = 3
 FILE_NAME = "manifest.json"
@@ -50,12 +50,12 @@ class Manifest:
         version: version of this package that wrote the data.
         level: name of the tokenizer: "bytes", "chars", "words" or "subword".
         options: the tokenizer's options.
-        source: how the text was chosen: "corpus", its name if it has one; "verified", whether its hashes were checked,
-            or which; and the options that chose it.
+        source: how the text was chosen: "corpus", its name if it has one; "verified", True or False: were all
+            hashes checked; or a text that says which; and the options that chose it.
         append_eos: True if every file ends in ``</s>``.
         symbols: size of the dictionary, special symbols included.
         dictionary_sha256: SHA-256 of dict.txt, in hexadecimal.
-        splits: what there is of each split.
+        splits: the counts of each split.
     """
 
     version: str
@@ -66,6 +66,14 @@ class Manifest:
     symbols: int
     dictionary_sha256: str
     splits: dict[str, SplitCounts]
+
+    def check_dictionary_file(self, path: Path) -> None:
+        """Raises ValueError if a dict.txt is not the file that the data was written with."""
+        if file_sha256(path) != self.dictionary_sha256:
+            raise ValueError(
+                f"{path}: not the file that manifest.json names and the data beside it was made with; restore it, or "
+                "prepare or export again"
+            )
 
 
 # The type that JSON gives a field of the classes above, by its declared type.

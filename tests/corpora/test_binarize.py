@@ -219,7 +219,7 @@ def test_data_that_cannot_be_restored(tmp_path):
     with pytest.raises(ValueError, match="no split valid; it has train"):
         restore(folder, split="valid")
     (folder / "dict.txt").write_text("b 1\na 1\n")
-    with pytest.raises(ValueError, match=r"dict.txt: not the file the data was written with"):
+    with pytest.raises(ValueError, match=r"dict.txt: not the file that manifest.json names"):
         restore(folder, split="train")
 
 

@@ -16,9 +16,9 @@ from fairseq_expire.corpora import compressed
 from fairseq_expire.corpora.compressed import (
     BLOCK,
     UNPACKED,
-    check_readable,
     compression,
     content_of,
+    has_content,
     remove_unpacked,
     unpack,
 )
@@ -42,7 +42,7 @@ def test_content_comes_back_in_bounded_blocks(tmp_path, kind, text):
     for block in (7_001, BLOCK):
         blocks = list(content_of(path, block=block))
         assert b"".join(blocks) == text and max(map(len, blocks), default=0) <= block
-    assert check_readable(path, text=False) == bool(text)
+    assert has_content(path, text=False) == bool(text)
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
@@ -53,7 +53,7 @@ def test_streams_that_follow_one_another(tmp_path, kind):
     for padding in (b"", bytes(512)):
         path = written(tmp_path / "a", content + padding)
         assert b"".join(content_of(path)) == b"".join(content_of(path, block=11)) == TEXT
-        assert check_readable(path, text=True)
+        assert has_content(path, text=True)
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
@@ -118,7 +118,7 @@ def test_files_that_are_compressed_twice_are_refused(tmp_path, kind):
     for inner in COMPRESS:
         path = written(tmp_path / "x", COMPRESS[kind](COMPRESS[inner](TEXT)))
         with pytest.raises(ValueError, match=f"x: {kind} data of {inner} data, not text; unpack it"):
-            check_readable(path, text=False)
+            has_content(path, text=False)
 
 
 # Texts that begin almost like archives.
@@ -139,7 +139,7 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_is_not_mistaken_for_an_archive(tmp_path, text):
     path = written(tmp_path / "x", text)
-    assert compression(path) is None and check_readable(path, text=False)
+    assert compression(path) is None and has_content(path, text=False)
 
 
 @pytest.mark.parametrize("around", [bytes, *COMPRESS.values()])
@@ -155,12 +155,12 @@ def test_binary_files_are_refused_as_text(tmp_path, around):
     }.items():
         path = written(tmp_path / "x", around(content))
         with pytest.raises(ValueError, match=words):
-            check_readable(path, text=True)
-        assert check_readable(path, text=False)
+            has_content(path, text=True)
+        assert has_content(path, text=False)
     # The part that is looked at ends in the middle of a character, in a file of two streams and of one.
     parts = [around(start[:number].encode()) for number in (20_000, 2_000)]
-    assert around is bytes or check_readable(written(tmp_path / "x", b"".join(parts)), text=True)
-    assert check_readable(written(tmp_path / "x", around(start.encode())), text=True)
+    assert around is bytes or has_content(written(tmp_path / "x", b"".join(parts)), text=True)
+    assert has_content(written(tmp_path / "x", around(start.encode())), text=True)
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
@@ -213,4 +213,4 @@ def test_a_python_without_the_decompressor(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"x: xz data, which this Python cannot read .*; unpack it and give what is in it"
     ):
-        check_readable(path, text=False)
+        has_content(path, text=False)

@@ -88,5 +88,5 @@ def test_damage_is_found(data, damage):
 def test_another_dictionary_is_found(data):
     with open(data / "dict.txt", "ab") as file:
         file.write(b"\n\n")
-    with pytest.raises(ValueError, match=r"dict.txt: not the file the data was written with"):
+    with pytest.raises(ValueError, match=r"dict.txt: not the file that manifest.json names"):
         list(verify(data, on_progress=ignore))

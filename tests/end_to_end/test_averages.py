@@ -185,6 +185,6 @@ def test_an_export_keeps_to_its_dictionary(averaged, swapped, tmp_path):
     shutil.copy(swapped / "dict.txt", tmp_path / "exported")
     content["dictionary_sha256"] = hashlib.sha256((swapped / "dict.txt").read_bytes()).hexdigest()
     (tmp_path / "exported" / "manifest.json").write_text(json.dumps(content))
-    sentence = r"the model in .* was trained with another dictionary than the dict.txt there"
-    with pytest.raises(ValueError, match=sentence):
+    message = r"the model in .* was trained with another dictionary than the dict.txt there"
+    with pytest.raises(ValueError, match=message):
         fairseq_expire.load(tmp_path / "exported")

@@ -127,6 +127,6 @@ def test_killed_at_random_moments(data_bin, tmp_path, long, processes):
         assert state.keys() == weights.keys()
         assert all(torch.equal(state[name], weights[name]) for name in weights)
         names = {path.name for path in run.save_dir.iterdir()}
-        assert {name for name in names if name.endswith(".tmp")} == set()
+        assert {name for name in names if name.endswith(".unfinished")} == set()
         # The memory files of the last checkpoint and of the two that are kept; one of these may be the last.
         assert len({name.split(".")[0] for name in names if name.startswith("memory_")}) <= 3

@@ -104,7 +104,7 @@ def assert_same_weights(one, other):
 
 def memories(folder):
     """The sets of memory files in a folder."""
-    return {memory_files.set_of(path) for path in folder.glob("memory_*")}
+    return {memory_files.name_of(path) for path in folder.glob("memory_*")}
 
 
 def memory_of(checkpoint):
@@ -186,7 +186,7 @@ def test_killed_between_the_memory_and_its_checkpoint(train, whole, tmp_path, mo
     def half(state, filename, async_write):
         if state["optimizer_history"][-1]["num_updates"] < 6:
             return save(state, filename, async_write)
-        (tmp_path / "checkpoint_1_6.pt.tmp").write_bytes(b"PK")
+        (tmp_path / "checkpoint_1_6.pt.unfinished").write_bytes(b"PK")
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -196,7 +196,7 @@ def test_killed_between_the_memory_and_its_checkpoint(train, whole, tmp_path, mo
     assert memory_of(tmp_path / "checkpoint_last.pt") in memories(tmp_path)
     assert train(tmp_path) == losses[3:]
     assert_same_weights(tmp_path, folder)
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.unfinished"))
 
 
 def test_killed_while_the_memory_is_written(train, whole, tmp_path, monkeypatch):
@@ -212,10 +212,10 @@ def test_killed_while_the_memory_is_written(train, whole, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", half)
         assert train(tmp_path) == losses[:6]
-    assert list(tmp_path.glob("memory_6_*.tmp"))
+    assert list(tmp_path.glob("memory_6_*.unfinished"))
     assert train(tmp_path) == losses[3:]
     assert_same_weights(tmp_path, folder)
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.unfinished"))
 
 
 def test_killed_while_a_checkpoint_is_copied(train, whole, tmp_path, monkeypatch):

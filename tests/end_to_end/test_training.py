@@ -102,7 +102,7 @@ def test_hydra(data_bin, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given, sentence",
+    "given, message",
     [
         (
             ["dataset.max_tokens_valid=5"],
@@ -119,7 +119,7 @@ def test_hydra(data_bin, tmp_path):
     ],
     ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",
 )
-def test_hydra_ends_with_the_sentence(data_bin, tmp_path, given, sentence):
+def test_hydra_shows_the_error_last(data_bin, tmp_path, given, message):
     config = commands.ROOT / "examples" / "quickstart" / "hydra"
     output = commands.run(
         commands.tool("fairseq-hydra-train"), "--config-dir", config, "--config-name", "tiny", f"task.data={data_bin}",
@@ -127,4 +127,4 @@ def test_hydra_ends_with_the_sentence(data_bin, tmp_path, given, sentence):
         "dataset.num_workers=0", "task.tokens_per_sample=32", "dataset.batch_size=4", f"hydra.run.dir={tmp_path}",
         *given, cwd=tmp_path, code=1,
     )  # fmt: skip
-    assert re.fullmatch(sentence, output.rstrip("\n").splitlines()[-1])
+    assert re.fullmatch(message, output.rstrip("\n").splitlines()[-1])

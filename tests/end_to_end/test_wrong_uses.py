@@ -1,4 +1,4 @@
-"""The table of wrong uses (tests/wrong_uses): each ends with one sentence before work starts and leaves nothing behind.
+"""The table of wrong uses (tests/wrong_uses): each ends with one message before work starts and leaves nothing behind.
 
 Commands run in this process, because starting one takes seconds. A few run in their own, for its last line of output.
 """
@@ -80,7 +80,7 @@ def last_line(use, monkeypatch, capfd):
         return capfd.readouterr().err.splitlines()[-1]
     except Exception as error:
         lines = traceback.format_exception_only(error)
-        assert len(lines) == 1 and lines[0].count("\n") == 1, f"more than a sentence: {lines}"
+        assert len(lines) == 1 and lines[0].count("\n") == 1, f"more than a message: {lines}"
         return lines[0]
     pytest.fail("it went through")
 
@@ -97,7 +97,7 @@ def test_wrong_use(use, folder, monkeypatch, capfd):
         use.damage(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     line = last_line(use, monkeypatch, capfd)
-    assert re.search(use.sentence, line), f"expected {use.sentence}, got {line}"
+    assert re.search(use.message, line), f"expected {use.message}, got {line}"
     # fairseq makes empty folders.
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -111,15 +111,15 @@ def test_a_command_started_as_a_module(folder):
     use = next(use for use in USES if use.name == "checkpoints written with what is not installed")
     _, *rest = arguments(use)
     output = commands.run(sys.executable, "-m", "fairseq_cli.train", *rest, code=1, cwd=folder)
-    assert re.search(use.sentence, output.splitlines()[-1])
+    assert re.search(use.message, output.splitlines()[-1])
 
 
-# Uses where a traceback, or the end of the process, could hide the sentence.
+# Uses where a traceback, or the end of the process, could hide the message.
 @pytest.mark.parametrize("name", ["train --span-init 256", "an index cut in its header"])
-def test_the_command_ends_with_the_sentence(folder, name):
+def test_the_command_ends_with_the_message(folder, name):
     use = next(use for use in USES if use.name == name)
     if use.damage:
         use.damage(folder)
     command, *rest = arguments(use)
     output = commands.run(commands.tool(command), *rest, code=1, cwd=folder)
-    assert re.search(use.sentence, output.splitlines()[-1])
+    assert re.search(use.message, output.splitlines()[-1])

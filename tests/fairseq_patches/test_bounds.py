@@ -4,7 +4,7 @@ import pytest
 import torch
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 
-from fairseq_expire.fairseq_patches.bounds import keep_bounds_of
+from fairseq_expire.fairseq_patches.bounds import keep_bounds_with_copies
 from fairseq_expire.modules import AdaptiveSpan, ExpireSpan
 
 
@@ -42,7 +42,7 @@ def test_float32_copies_are_clamped_and_stay_exact(flat):
     parameters = list(made.parameters())
     # One flat copy for each device index, which a CPU does not have.
     copies = {None: torch.nn.Parameter(torch.cat([x.flatten() for x in exact]))} if flat else exact
-    keep_bounds_of(optimizer(fp16_params=parameters, fp32_params=copies), made)
+    keep_bounds_with_copies(optimizer(fp16_params=parameters, fp32_params=copies), made)
     check(made)
     parts = copies[None].split([x.numel() for x in exact]) if flat else copies
     # Not rounded to half precision on the way.
@@ -54,12 +54,12 @@ def test_float32_copies_are_clamped_and_stay_exact(flat):
 
 def test_an_optimizer_without_copies():
     made = model()
-    keep_bounds_of(None, made)
+    keep_bounds_with_copies(None, made)
     check(made)
 
 
 def test_a_policy_without_bounds_is_left_alone():
     made = ExpireSpan(embed_dim=3, max_span=9, ramp=2, span_init=4)
     torch.nn.init.constant_(made.predictor.weight, 7)
-    keep_bounds_of(None, made)
+    keep_bounds_with_copies(None, made)
     assert made.predictor.weight.tolist() == [[7, 7, 7]]

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from fairseq_expire.fairseq_patches.checkpoint_files import last_complete, remove_leftovers
+from fairseq_expire.fairseq_patches.checkpoint_files import checkpoint_to_load, remove_leftovers
 from fairseq_expire.inference.checkpoint_problems import problem_of
 
 
@@ -22,12 +22,12 @@ def cut(path):
 def test_a_complete_or_missing_checkpoint_is_taken(tmp_path):
     last = str(tmp_path / "checkpoint_last.pt")
     checkpoint(tmp_path / "checkpoint_1_20.pt", 20)
-    assert last_complete(last, suffix="") == last
+    assert checkpoint_to_load(last, suffix="") == last
     checkpoint(tmp_path / "checkpoint_last.pt", 10)
-    assert last_complete(last, suffix="") == last
+    assert checkpoint_to_load(last, suffix="") == last
     # A format older than torch's zip archives: torch tells what is wrong.
     (tmp_path / "checkpoint_last.pt").write_bytes(b"\x80\x02\x8a\nl\xfc")
-    assert last_complete(last, suffix="") == last
+    assert checkpoint_to_load(last, suffix="") == last
 
 
 @pytest.mark.parametrize("left", [0, 3, 4, 10000])
@@ -37,10 +37,10 @@ def test_the_complete_one_with_the_most_updates(tmp_path, caplog, left):
     os.utime(tmp_path / "checkpoint_1_20.pt", (0, 0))
     cut(tmp_path / "checkpoint_1_25.pt")
     (tmp_path / "checkpoint_last.pt").write_bytes((tmp_path / "checkpoint_last.pt").read_bytes()[:left])
-    assert last_complete(str(tmp_path / "checkpoint_last.pt"), suffix="") == str(tmp_path / "checkpoint_1_20.pt")
+    assert checkpoint_to_load(str(tmp_path / "checkpoint_last.pt"), suffix="") == str(tmp_path / "checkpoint_1_20.pt")
     assert f"cut short ({left} bytes are left): going on from the last complete checkpoint" in caplog.text
     with pytest.raises(ValueError, match=r"checkpoint_1_25.pt is cut short .*checkpoint_1_20.pt \(20 updates\)"):
-        last_complete(str(tmp_path / "checkpoint_1_25.pt"), suffix="")
+        checkpoint_to_load(str(tmp_path / "checkpoint_1_25.pt"), suffix="")
 
 
 def test_only_checkpoints_of_the_same_suffix_are_taken(tmp_path):
@@ -48,16 +48,16 @@ def test_only_checkpoints_of_the_same_suffix_are_taken(tmp_path):
     checkpoint(tmp_path / "checkpoint_last-a.pt", 30)
     cut(tmp_path / "checkpoint_last-a.pt")
     with pytest.raises(ValueError, match="no complete checkpoint lies beside it"):
-        last_complete(str(tmp_path / "checkpoint_last-a.pt"), suffix="-a")
+        checkpoint_to_load(str(tmp_path / "checkpoint_last-a.pt"), suffix="-a")
     checkpoint(tmp_path / "checkpoint_1_10-a.pt", 10)
-    assert last_complete(str(tmp_path / "checkpoint_last-a.pt"), suffix="-a").endswith("checkpoint_1_10-a.pt")
+    assert checkpoint_to_load(str(tmp_path / "checkpoint_last-a.pt"), suffix="-a").endswith("checkpoint_1_10-a.pt")
 
 
 def test_memory_files_without_a_checkpoint_are_deleted(tmp_path):
     files = ["memory_5_0000000a.0-of-1.pt", "memory_10_0000000b.0-of-2.pt", "memory_10_0000000b.1-of-2.pt",
              "memory_15_0000000c.0-of-1.pt"]  # fmt: skip
     others = ["other.tmp", "vectors.pt", "memory_bank.pt", "memory_5_a.pt"]
-    for name in [*files, *others, "memory_20_0000000d.0-of-1.pt.tmp", "checkpoint_1_20.pt.tmp"]:
+    for name in [*files, *others, "memory_20_0000000d.0-of-1.pt.unfinished", "checkpoint_1_20.pt.unfinished"]:
         (tmp_path / name).write_bytes(b"anything")
     checkpoint(tmp_path / "checkpoint_1_10.pt", 10, "memory_10_0000000b")
     checkpoint(tmp_path / "copied-by-hand.pt", 15, "memory_15_0000000c")

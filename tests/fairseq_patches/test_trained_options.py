@@ -102,8 +102,8 @@ def test_a_preset_equals_its_options():
 def test_weights_alone_fit_other_spans():
     _, trained = options_of()
     spans, _ = options_of("--max-span", "96", "--span-ramp", "4")
-    sentence = check_trained_options("model.pt", trained, spans, weights_only=True)
-    assert sentence == (
+    message = check_trained_options("model.pt", trained, spans, weights_only=True)
+    assert message == (
         "the weights of model.pt were trained with --max-span 64, --span-ramp 128, here --max-span 96, --span-ramp 4"
     )
     more, _ = options_of("--max-span", "96", "--decoder-normalize-before")

@@ -1,4 +1,4 @@
-"""--user-dir by every path and name of the package; two copies of it, which are refused in a sentence."""
+"""--user-dir by every path and name of the package; two copies of it, which are refused in a message."""
 
 import os
 import shutil

@@ -49,7 +49,7 @@ def test_token_by_token_is_one_long_block(decoder):
 
 
 def test_reordered_memory_reads_the_reordered_text(decoder):
-    """As in beam search: hypotheses are picked, repeated and dropped, and each goes on with its own past."""
+    """Hypotheses are picked, repeated and dropped, as in beam search, and each goes on with its own past."""
     generator = torch.Generator().manual_seed(1)
     tokens, state = text(4, 1), {}
     for step in range(120):
@@ -72,7 +72,7 @@ def test_a_state_may_start_from_a_memory(decoder):
         state = {}
         decoder.start_from(state, memory, done)
         torch.testing.assert_close(decoder(given, incremental_state=state)[0], whole[:, 40:])
-        assert decoder.memory_in(state)[1] == given.size(1)
+        assert decoder.memory_in(state).done == given.size(1)
 
 
 def test_rows_read_by_themselves_go_on_side_by_side(decoder):
@@ -92,13 +92,13 @@ def test_a_beam_step_copies_a_memory_once(decoder):
     # After the prompt, which had room for another of its length.
     _, extra = decoder(text(4, 21), incremental_state=state)
     decoder.reorder_incremental_state_scripting(state, torch.tensor([1, 0, 3, 3]))
-    reordered = decoder.memory_in(state)[0]
+    reordered = decoder.memory_in(state).memory
     assert not any(a.keys.data_ptr() == b.keys.data_ptr() for a, b in zip(reordered.layers, extra["memory"].layers))
     decoder(text(4, 22), incremental_state=state)
-    read_on = decoder.memory_in(state)[0]
+    read_on = decoder.memory_in(state).memory
     assert all(a.keys.data_ptr() == b.keys.data_ptr() for a, b in zip(reordered.layers, read_on.layers))
     decoder.reorder_incremental_state_scripting(state, torch.arange(4))
-    assert all(a is b for a, b in zip(decoder.memory_in(state)[0].layers, read_on.layers))
+    assert all(a is b for a, b in zip(decoder.memory_in(state).memory.layers, read_on.layers))
 
 
 def test_what_cannot_be_read(decoder):
@@ -107,7 +107,7 @@ def test_what_cannot_be_read(decoder):
     with pytest.raises(ValueError, match="5 tokens of each row have been read, and 5 are given"):
         decoder(tokens, incremental_state=state)
     with pytest.raises(ValueError, match="start it with start_from"):
-        decoder(tokens, memory=decoder.memory_in(state)[0], incremental_state={})
+        decoder(tokens, memory=decoder.memory_in(state).memory, incremental_state={})
 
 
 def test_lengths_have_no_limit():

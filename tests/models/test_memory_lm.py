@@ -41,7 +41,7 @@ def test_options_reach_the_modules():
 
 
 def test_dropout_of_embedding_and_last_layer():
-    """Of its own for each; the embedding's is that of the sublayers unless it is given."""
+    """Each has a dropout of its own; that of the embedding is by default that of the sublayers."""
     language_model = build(*SMALL, "--dropout", "0.4").decoder.model
     assert (language_model.dropout_in.p, language_model.dropout_out.p) == (0.4, 0)
     assert language_model.stack.layers[0].dropout.p == 0.4

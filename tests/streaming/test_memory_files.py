@@ -1,4 +1,4 @@
-"""Memory files: a memory is read as it was written, or one sentence says why it cannot be read."""
+"""Memory files: a memory is read as it was written, or one message says why it cannot be read."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairseq_expire.modules import Compressive, ExpireSpan, Memory, MemoryTransformer
-from fairseq_expire.streaming.memory_files import new_name, path_of, read_memory, set_of, write_memory
+from fairseq_expire.streaming.memory_files import name_of, new_name, path_of, read_memory, write_memory
 
 PLACE = {"process": 1, "processes": 2}
 
@@ -53,7 +53,7 @@ def test_names_are_new():
 def test_one_file_for_each_process(tmp_path):
     write_memory(tmp_path, "memory_3_ab", {"memories": {}}, **PLACE)
     (path,) = tmp_path.iterdir()
-    assert path.name == "memory_3_ab.1-of-2.pt" and set_of(path) == "memory_3_ab"
+    assert path.name == "memory_3_ab.1-of-2.pt" and name_of(path) == "memory_3_ab"
     assert read_memory(tmp_path, "memory_3_ab", **PLACE) == {"memories": {}}
 
 

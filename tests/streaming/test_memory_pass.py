@@ -202,11 +202,11 @@ def test_a_memory_of_another_place():
 class Reader(nn.Module):
     """Stands for a language model: remembers the tokens themselves, one step apart."""
 
-    def __init__(self, reach):
+    def __init__(self, max_age):
         super().__init__()
         self.stack = nn.Module()
         self.stack.position = nn.Parameter(torch.zeros(1))
-        self.stack.max_age = reach
+        self.stack.max_age = max_age
         self.stack.empty_memory = lambda batch, tokens_read: Memory.empty(
             batch=batch, num_layers=1, embed_dim=1, like=self.stack.position
         ).advance(tokens_read)
@@ -219,10 +219,10 @@ class Reader(nn.Module):
         return SimpleNamespace(memory=Memory((layer.advance(tokens.size(1)),)))
 
 
-@pytest.mark.parametrize("reach, tokens", [(1, 3), (3, 3), (4, 6), (100, 6), (None, 6)])
-def test_a_lost_memory_is_made_by_reading_again(caplog, reach, tokens):
+@pytest.mark.parametrize("max_age, tokens", [(1, 3), (3, 3), (4, 6), (100, 6), (None, 6)])
+def test_a_lost_memory_is_made_by_reading_again(caplog, max_age, tokens):
     rest, _ = resumed(rows=2)
-    model = Reader(reach)
+    model = Reader(max_age)
     numbers = torch.random.get_rng_state()
     (layer,) = handles(rest)[0].load(model).layers
     # The second row begins with token 12, which is 16; its first input is the token before.

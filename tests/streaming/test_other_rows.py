@@ -111,7 +111,7 @@ def same_number_of_rows(tokens, rows, micro_batches, num_shards, block, done, ot
     begun = BlockDataset(
         Numbers(tokens), rows=rows, block=block, micro_batches=micro_batches, shard_id=0, num_shards=num_shards, eos=EOS
     )
-    done %= begun.steps
+    done %= begun.num_blocks
     rest = BlockDataset(
         Numbers(tokens), rows=1, block=other, micro_batches=1, shard_id=0, num_shards=total, eos=EOS,
         intervals=begun.unread(done * micro_batches),
@@ -158,7 +158,7 @@ def test_new_rows_remember_the_text_before_them(caplog, arch):
     ).decoder.model
     model.train()
     block = 8
-    reach = -(-model.stack.max_age // block) * block
+    reread = -(-model.stack.max_age // block) * block
     (batches,) = processes(Numbers(90), (3, block, 2, 1), stopped((2, 5, 1, 1), updates=3))
     for batch in itertools.islice(batches.next_epoch_itr(), 2):
         memory = batch["net_input"]["memory"].load(model)
@@ -166,7 +166,7 @@ def test_new_rows_remember_the_text_before_them(caplog, arch):
             # Number of the first predicted token; each of the two old rows has 45 tokens, 15 of them read.
             start = first - 3
             assert start >= 15
-            text = torch.tensor([[EOS, *range(FIRST, 100)][max(0, start - reach) : start]])
+            text = torch.tensor([[EOS, *range(FIRST, 100)][max(0, start - reread) : start]])
             # Blocks may be cut in any way, but the groups of a compressive memory are counted from the first token that
             # is read.
             skipped = max(layer.tokens_read for layer in memory.layers) - text.size(1)
@@ -211,7 +211,7 @@ def test_inputs_before_a_place_in_a_row(offset, count):
 
 
 def test_progress_in_the_epoch_continues(caplog):
-    """With 30 of 90 tokens read, progress is two of six steps of fifteen tokens."""
+    """With 30 of 90 tokens read, progress is two of six blocks of fifteen tokens."""
     caplog.set_level("INFO")
     (batches,) = processes(Numbers(90), (3, 5, 1, 1), stopped((2, 5, 1, 1), updates=3))
     epoch = batches.next_epoch_itr()

@@ -1,4 +1,4 @@
-"""Wrong uses of the commands, each with the sentence that the user sees; test_wrong_uses.py tries them all."""
+"""Wrong uses of the commands, each with the message that the user sees; test_wrong_uses.py tries them all."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ class Use(NamedTuple):
         name: of the test.
         command: "train", "eval-lm" or "validate" of fairseq, or a script of data_prep.
         options: added to those of a right use; the last value of an option counts.
-        sentence: a pattern that the last line of the output matches.
+        message: a pattern that the last line of the output matches.
         damage: changes the folder before the command runs.
         data: the argument of a fairseq command.
         arch: the architecture to train, with its options in tests/commands.py.
@@ -24,7 +24,7 @@ class Use(NamedTuple):
     name: str
     command: str
     options: str
-    sentence: str
+    message: str
     damage: Callable[[Path], None] | None = None
     data: str = "data"
     arch: str = "expire_span_lm"

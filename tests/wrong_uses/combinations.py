@@ -46,13 +46,13 @@ USES = [
         "not keep",
     ),
     Use(
-        "one matrix of two bands",
+        "one matrix of two clusters",
         "train",
         "--share-decoder-input-output-embed --adaptive-softmax-cutoff 20",
         "shares one full matrix: .* use --tie-adaptive-weights instead",
     ),
     Use(
-        "ties without bands",
+        "ties without clusters",
         "train",
         "--tie-adaptive-weights",
         "--tie-adaptive-weights needs --adaptive-input with the cutoffs",

@@ -169,7 +169,7 @@ USES = [
         "a dictionary in another order",
         "eval-lm",
         "",
-        "dict.txt is not the one the data beside it was made with",
+        "dict.txt: not the file that manifest.json names and the data beside it was made with",
         dictionary(lambda lines: lines[::-1], manifest=True),
     ),
     Use(
@@ -221,7 +221,7 @@ USES = [
         "a manifest of another corpus",
         "eval-lm",
         "",
-        "dict.txt is not the one the data",
+        "dict.txt: not the file that manifest.json names",
         manifest(lambda content: content.update(dictionary_sha256="ab" * 32)),
     ),
     Use(

@@ -87,7 +87,7 @@ USES = [
         "verify another dictionary",
         "text.py",
         "--verify data",
-        "dict.txt: not the file the data was written with",
+        "dict.txt: not the file that manifest.json names",
         dictionary(lambda lines: lines[::-1], manifest=True),
     ),
     Use(

@@ -5,7 +5,9 @@ from wrong_uses import Use
 INTEGER = "fairseq-train: error: argument {}: invalid int value: '{}'"
 SHARE = r"{0} is a share: expected 0 <= {0} < 1, got {1}"
 CUTOFFS = "needs rising word ranks like 20000,60000, at least 4 .* and at most the 90 symbols of the dictionary; got {}"
-FACTOR = "how many times narrower each further band is: expected at least 1, .* width of at least 1 of the 32 .* got {}"
+FACTOR = (
+    "how many times narrower each further cluster is: expected at least 1, .* width of at least 1 of the 32 .* got {}"
+)
 STEPS = "in steps: expected at least 1, got {}"
 ROWS = "{} multiplies the number of rows: expected at least 1, got {}"
 BATCH = r"{} rows x 32 tokens \({} x --tokens-per-sample\) exceeds {}: lower"
@@ -76,14 +78,14 @@ SCORING = {
 }
 
 USES = [
-    *(Use(f"train {given}", "train", given, sentence) for given, sentence in TRAINING.items()),
+    *(Use(f"train {given}", "train", given, message) for given, message in TRAINING.items()),
     *(
-        Use(f"adaptive-span {given}", "train", given, sentence, arch="adaptive_span_lm")
-        for given, sentence in ADAPTIVE_SPAN.items()
+        Use(f"adaptive-span {given}", "train", given, message, arch="adaptive_span_lm")
+        for given, message in ADAPTIVE_SPAN.items()
     ),
     *(
-        Use(f"compressive {given}", "train", given, sentence, arch="compressive_transformer_lm")
-        for given, sentence in COMPRESSIVE.items()
+        Use(f"compressive {given}", "train", given, message, arch="compressive_transformer_lm")
+        for given, message in COMPRESSIVE.items()
     ),
     Use(
         "fixed-span --max-span -1",
@@ -92,5 +94,5 @@ USES = [
         "number of steps remembered: expected at least 1, got -1",
         arch="transformer_xl_lm",
     ),
-    *(Use(f"eval-lm {given}", "eval-lm", given, sentence) for given, sentence in SCORING.items()),
+    *(Use(f"eval-lm {given}", "eval-lm", given, message) for given, message in SCORING.items()),
 ]

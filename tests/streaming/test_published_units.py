@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fairseq_expire.streaming.score import ScoreSum, ScoringBatches, score_lines
+from fairseq_expire.streaming.published_units import ScoreSum, ScoringBatches, score_lines
 from fairseq_expire.tokenizers.manifest import Manifest, SplitCounts
 
 COUNTS = SplitCounts(
