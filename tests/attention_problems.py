@@ -170,7 +170,7 @@ def by_loops(inputs):
 
 
 def gradients(out, inputs):
-    """Gradients of a weighted sum of the output with respect to all leaves; zeros where it does not depend on a leaf."""
+    """Gradients of a weighted sum of the output by all leaves; zeros where it does not depend on a leaf."""
     weights = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(out.dtype)
     leaves = [inputs[name] for name in LEAVES]
     return dict(zip(LEAVES, torch.autograd.grad((out * weights).sum() + 0 * sum(x.sum() for x in leaves), leaves)))

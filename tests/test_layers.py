@@ -19,7 +19,9 @@ MAY_IMPORT = {
     "modules.memory": ["modules.growable_buffer"],
     "modules.attention": ["modules.visibility"],
     "modules.policies": ["modules.visibility", "modules.memory"],
-    "modules.layer": ["modules.visibility", "modules.memory", "modules.attention", "modules.policies", "modules.linear"],
+    "modules.layer": [
+        "modules.visibility", "modules.memory", "modules.attention", "modules.policies", "modules.linear",
+    ],
     "modules.transformer": ["modules.memory", "modules.policies", "modules.layer"],
     "files": [],
     "command_line": [],

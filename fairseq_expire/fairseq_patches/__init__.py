@@ -58,9 +58,13 @@ standard_streams  fairseq_cli.interactive             Reads and prints UTF-8 in 
                                                       test_a_byte_model_reads_lines_as_they_are
 ================  ==================================  ================================================================
 
-:func:`install` replaces functions of fairseq, once. Three modules act at other times: ``user_dir`` when this package is
+:func:`install` replaces functions of fairseq, once. Four modules act at other times: ``user_dir`` when this package is
 imported, ``stray_lines`` before it imports fairseq, ``standard_streams`` when a task of this package is about to read
-or print text. All others are called by the replaced functions or by the task.
+or print text, ``hydra`` when a run begins. All others are called by the replaced functions or by the task.
+
+Three small workarounds lie where they are needed. ``setup.py`` leaves a folder beside fairseq's, where fairseq looks
+for ``--user-dir fairseq_expire``. ``tasks/options.py`` declares ``--save-memory`` itself: fairseq would make a flag that
+turns it off. The decoder in ``models/memory_lm.py`` has an attribute ``adaptive_softmax``, which fairseq sets and reads.
 
 For a task that is no :class:`~fairseq_expire.fairseq_patches.patched_task.PatchedTask`, fairseq behaves as before, with
 these exceptions: clear errors for files that are no checkpoints, checkpoints without history, ``argparse.Namespace`` in

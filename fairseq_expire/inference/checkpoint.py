@@ -9,9 +9,9 @@ import torch
 
 from fairseq_expire.inference.checkpoint_problems import NO_MODEL, problem_of
 from fairseq_expire.modules import LanguageModel, LanguageModelConfig
-from fairseq_expire.modules.config import MODEL_CONFIG
+from fairseq_expire.modules.config import MODEL_CONFIG, check_weight_names
 from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.dictionary import DIGEST, SymbolTable, check_dictionary, check_names, dictionary_digest
+from fairseq_expire.tokenizers.dictionary import DIGEST, SymbolTable, check_dictionary, dictionary_digest
 
 # What fairseq puts in front of the names of the model's weights.
 PREFIX = "decoder.model."
@@ -44,7 +44,7 @@ def read_checkpoint(path: Path, data: Path | None, *, span_limit: int | None = N
     check_dictionary(
         options.get(DIGEST), tokenizer.symbols, model=f"the checkpoint {path}", dictionary=str(data / "dict.txt")
     )
-    check_names(state["model"], model=f"the checkpoint {path}")
+    check_weight_names(state["model"], model=f"the checkpoint {path}")
     config = _model_config(path, options, tokenizer.dictionary, span_limit)
     if len(tokenizer.symbols) != config.vocab_size:
         raise ValueError(

@@ -128,8 +128,18 @@ def _read_config(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); restore the file, or export the model again") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ValueError(f"{path}: its format is not {FORMAT}, the one this version reads; export the model again")
+    if not isinstance(config, dict) or not isinstance(config.get("format"), int):
+        raise ValueError(f"{path}: not the configuration of an export; restore the file, or export the model again")
+    if config["format"] < FORMAT:
+        raise ValueError(
+            f"{path} was written by an earlier version of fairseq_expire (format {config['format']}, expected "
+            f"{FORMAT}): use that version, or train and export the model again"
+        )
+    if config["format"] > FORMAT:
+        raise ValueError(
+            f"{path} was written by a later version of fairseq_expire (format {config['format']}, expected "
+            f"{FORMAT}): use that version"
+        )
     for name in ("level", DIGEST, "model", "weights_sha256"):
         if name not in config:
             raise ValueError(f"{path}: {name} is missing; restore the file, or export the model again")

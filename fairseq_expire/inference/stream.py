@@ -210,6 +210,10 @@ class Stream:
             ValueError: if the state is of another model, or is none; this stream stays as it was then.
         """
         expected = {"features", "recent", "tokens_read", "pending", "weights"}
+        if "held" in state:
+            raise ValueError(
+                "the state of this stream was written by an earlier version of fairseq_expire: read the text again"
+            )
         if not expected <= set(state):
             raise ValueError(f"not the state of a stream: expected {', '.join(sorted(expected))}, got {sorted(state)}")
         if not torch.equal(state["weights"].cpu(), self._model.fingerprint):

@@ -20,8 +20,9 @@ from fairseq_expire.models.every_gradient import with_every_gradient
 from fairseq_expire.models.hub import MemoryHubInterface
 from fairseq_expire.models.option_checks import check_size, input_clusters, softmax_clusters
 from fairseq_expire.modules import AdaptiveSoftmax, LanguageModel, LanguageModelConfig, Memory, MemoryPolicy
+from fairseq_expire.modules.config import check_weight_names
 from fairseq_expire.streaming.memory_pass import MemoryHandle
-from fairseq_expire.tokenizers.dictionary import check_names, dictionary_digest
+from fairseq_expire.tokenizers.dictionary import dictionary_digest
 
 
 def _help(text: str) -> Dict[str, str]:
@@ -230,7 +231,7 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
         Raises:
             ValueError: if the weights are of an earlier version, of other options, or of another model.
         """
-        check_names(state_dict, model="the checkpoint")
+        check_weight_names(state_dict, model="the checkpoint")
         positions = state_dict.get(f"{name}.model.stack.position")
         position_range = self.model.config.position_range
         if positions is not None and positions.size(0) != position_range:

@@ -1,6 +1,6 @@
 """The configuration of a language model: a value that can be written to a JSON file and read back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -30,8 +30,7 @@ class LanguageModelConfig:
         vocab_size: V, the number of symbols in the dictionary.
         pad: index of the padding symbol, which stands for no token.
         embed_dim, num_heads, ffn_dim, num_layers, position_range, pre_norm, dropout, attention_dropout,
-        activation_dropout,
-            checkpoint_activations: see :class:`MemoryTransformer`.
+            activation_dropout, checkpoint_activations: see :class:`MemoryTransformer`.
         policy: makes the memory policy of a layer. A ``functools.partial`` of one of ``POLICIES`` with keywords can be
             exported.
         dropout_in: dropout on the embedding.
@@ -165,3 +164,17 @@ def _policy_from_json(content: Any) -> Callable[[], MemoryPolicy]:
     except TypeError as error:
         raise ValueError(f"the memory policy {name} cannot be made with these options ({error})") from None
     return policy
+
+
+def check_weight_names(names: Iterable[str], *, model: str) -> None:
+    """Raises ValueError if weights have the names that earlier versions gave them.
+
+    Args:
+        names: the names of the weights in a checkpoint.
+        model: what the checkpoint is called in the message.
+    """
+    if "decoder.stack.position" in names:
+        raise ValueError(
+            f"{model} was written by an earlier version of fairseq_expire, which gave its weights other names: "
+            "use that version, or train it again"
+        )

@@ -1,7 +1,7 @@
 """dict.txt, read without fairseq: symbols with the ids that fairseq gives them, and the digest that models store."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -125,18 +125,4 @@ def check_dictionary(digest: str | None, symbols: Sequence[str], *, model: str, 
         raise ValueError(
             f"{model} was trained with another dictionary than {dictionary} ({len(symbols)} symbols): give the data it "
             "was trained on, or prepare the text with its own dict.txt (data_prep/text.py --dict)"
-        )
-
-
-def check_names(names: Iterable[str], *, model: str) -> None:
-    """Raises ValueError if weights have the names that earlier versions gave them.
-
-    Args:
-        names: the names of the weights in a checkpoint.
-        model: what the checkpoint is called in the message.
-    """
-    if "decoder.stack.position" in names:
-        raise ValueError(
-            f"{model} was written by an earlier version of fairseq_expire, which gave its weights other names: "
-            "use that version, or train it again"
         )

@@ -61,7 +61,7 @@ def test_output_does_not_depend_on_the_number_of_workers(tmp_path, text, name, i
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_kill_after_any_number_of_chunks(tmp_path, text, name):
+def test_a_kill_after_any_number_of_chunks(tmp_path, text, name, long):
     the_job, dest, partial = job(text, name), tmp_path / "dest", tmp_path / "dest.partial"
     whole = make(tmp_path / "whole", the_job, workers=1)
     old = make(dest, Job(splits=the_job.splits, tokenizer=make_tokenizer("bytes", {})), workers=1)
@@ -79,12 +79,13 @@ def test_a_kill_after_any_number_of_chunks(tmp_path, text, name):
     while killable.run(functools.partial(run, chunks)):
         assert contents(dest) == old and not (partial / FILE_NAME).exists()
         left |= {path.name for path in partial.iterdir()}
-        chunks += 11
+        # Every number takes a minute.
+        chunks += 1 if long else 11
     assert left >= {"dict.txt", "train.bin", "train.idx", "valid.bin", "valid.idx"}
     assert contents(dest) == whole and not partial.exists()
 
 
-def test_killing_the_script(tmp_path):
+def test_killing_the_script(tmp_path, long):
     """SIGKILL at random moments, with worker processes to leave behind."""
     source = tmp_path / "text"
     source.write_text(
@@ -96,7 +97,7 @@ def test_killing_the_script(tmp_path):
     main([*options, str(tmp_path / "whole")])
     seconds = time.monotonic() - started
     kills = 0
-    for attempt in range(8):
+    for attempt in range(30 if long else 8):
         child = killable.start(lambda: main([*options, str(dest), "--force"]))
         time.sleep(random.Random(attempt).uniform(0, seconds))
         os.kill(child, signal.SIGKILL)

@@ -243,7 +243,9 @@ def change_model(folder, **changed):
     [
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "no config.json in"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json: not JSON"),
-        (lambda f: change_config(f, format=1), ValueError, "its format is not 3, the one this version reads; export"),
+        (lambda f: change_config(f, format="x"), ValueError, "not the configuration of an export"),
+        (lambda f: change_config(f, format=2), ValueError, r"an earlier version of .* \(format 2, expected 3\): use"),
+        (lambda f: change_config(f, format=4), ValueError, r"a later version of .* \(format 4, expected 3\): use"),
         (
             lambda f: change_config(f, dictionary_digest=64 * "0"),
             ValueError,

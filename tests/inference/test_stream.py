@@ -142,6 +142,8 @@ def test_states_that_are_refused(model, tmp_path):
     with pytest.raises(ValueError, match="not the state of a stream: expected features, pending"):
         stream.load_state_dict({"features": torch.zeros(1)})
     state = stream.state_dict()
+    with pytest.raises(ValueError, match="written by an earlier version"):
+        stream.load_state_dict({**state, "held": state["pending"]})
     with pytest.raises(ValueError, match="not the state of a memory"):
         stream.load_state_dict({name: value for name, value in state.items() if name != "memory.1.age"})
     with pytest.raises(
