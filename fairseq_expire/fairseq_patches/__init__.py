@@ -63,8 +63,9 @@ imported, ``stray_lines`` before it imports fairseq, ``standard_streams`` when a
 or print text, ``hydra`` when a run begins. All others are called by the replaced functions or by the task.
 
 Three small workarounds lie where they are needed. ``setup.py`` leaves a folder beside fairseq's, where fairseq looks
-for ``--user-dir fairseq_expire``. ``tasks/options.py`` declares ``--save-memory`` itself: fairseq would make a flag that
-turns it off. The decoder in ``models/memory_lm.py`` has an attribute ``adaptive_softmax``, which fairseq sets and reads.
+for ``--user-dir fairseq_expire``. ``tasks/options.py`` declares ``--save-memory`` itself, since fairseq would make a
+flag that turns it off. The decoder in ``models/memory_lm.py`` has an attribute ``adaptive_softmax``, which fairseq sets
+and reads.
 
 For a task that is no :class:`~fairseq_expire.fairseq_patches.patched_task.PatchedTask`, fairseq behaves as before, with
 these exceptions: clear errors for files that are no checkpoints, checkpoints without history, ``argparse.Namespace`` in
