@@ -1,4 +1,4 @@
-"""The memory mechanism in plain PyTorch: it needs torch and the standard library alone."""
+"""The memory mechanism in plain PyTorch: it needs PyTorch and NumPy alone."""
 
 from fairseq_expire.modules.adaptive_vocabulary import AdaptiveInput, AdaptiveSoftmax, Clusters
 from fairseq_expire.modules.attention import attend

@@ -16,6 +16,9 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 from fairseq.utils import import_user_module
 
+import fairseq_expire.inference
+import fairseq_expire.modules
+
 ROOT = doc_pages.ROOT
 pages = pytest.mark.parametrize("page", doc_pages.PAGES, ids=doc_pages.name_of)
 
@@ -167,3 +170,21 @@ def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"(\S+\.md)$", navigation, re.M))
     assert {page.relative_to(ROOT / "docs").as_posix() for page in ROOT.glob("docs/**/*.md")} <= listed
     assert {name for name in listed if not (ROOT / name).exists() and not (ROOT / "docs" / name).exists()} == set()
+
+
+def test_every_public_name_is_in_the_api_reference():
+    """A page names each module, or a package with all its modules; of some modules, it lists the members."""
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs/api").glob("*.md")))
+    sections = dict(re.findall(r"^::: ([\w.]+)\n((?: .*\n)*)", pages + "\n", flags=re.MULTILINE))
+    whole = [name for name, options in sections.items() if "show_submodules: true" in options]
+    exported = {*fairseq_expire.modules.__all__, *fairseq_expire.inference.__all__}
+    missing = []
+    for path in sorted((ROOT / "fairseq_expire").glob("**/*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        options = sections.get(module, "")
+        listed = module in sections and ("members:" not in options or "members: false" in options)
+        if listed or any(module == name or module.startswith(f"{name}.") for name in whole):
+            continue
+        names = {name for name, _ in public(path)} - exported - set(re.findall(r"- (\w+)", options))
+        missing += [f"{module}.{name}" for name in sorted(names) if f"{module}.{name}" not in sections]
+    assert not missing
