@@ -58,7 +58,7 @@ def test_a_price_shortens_adaptive_spans_and_no_step_takes_them_out_of_range(dat
 
 
 def test_a_policy_of_ones_own_takes_one_file_and_one_registration(data_bin, tmp_path):
-    """As docs/architecture.md says: trained, its memory logged, and scored as by a reader that keeps everything.
+    """The example of docs/architecture.md is trained, logs its memory, and is scored as by a reader that keeps all.
 
     The criterion of that page is used, too.
     """
