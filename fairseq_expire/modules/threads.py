@@ -8,10 +8,10 @@ GNU's OpenMP, with which PyTorch is built on Linux, spins only briefly once it h
 while cores are shared, this module adds threads that never get any work.
 """
 
+import atexit
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 
 import torch
@@ -49,18 +49,27 @@ def let_waiting_threads_sleep() -> bool:
         if _watched:
             return False
         _watched = True
-    threading.Thread(target=_watch, args=(threads,), name="watching shared cores", daemon=True).start()
+    end = threading.Event()
+    watch = threading.Thread(target=_watch, args=(threads, end), name="watching shared cores", daemon=True)
+    watch.start()
+    # An interpreter that ends aborts threads that are inside of PyTorch, and the process with them.
+    atexit.register(_end, watch, end)
     return True
 
 
-def _watch(threads: int) -> None:
+def _end(watch: threading.Thread, end: threading.Event) -> None:
+    end.set()
+    watch.join()
+
+
+def _watch(threads: int, end: threading.Event) -> None:
     shared, pools = SharedCores(), IdlePools(threads)
-    while True:
-        time.sleep(SECONDS)
+    while not end.wait(SECONDS):
         if shared.look(pauses()):
             pools.start()
         else:
             pools.stop()
+    pools.stop()
 
 
 def pauses() -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The task of the demo's second part, checked against its stream symbol by symbol."""
 
+import functools
 import json
 import re
 import signal
@@ -78,7 +79,11 @@ def test_all_three(tmp_path, capsys):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_no_process_is_left_when_it_is_stopped(number):
     command = [sys.executable, forgetting.__file__, "--updates", "100000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    # A shell lets its background jobs ignore SIGINT, and so would all that they start.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed
+    ) as process:
         try:
             assert "update 50 of 100000" in process.stdout.readline()
             process.send_signal(number)

@@ -59,6 +59,24 @@ finally:
 print(found)
 """
 
+# Ends while an idle pool is made, with busy processes on all cores.
+ENDING = """
+import itertools, os, subprocess, sys, threading, time, torch
+torch.set_num_threads(2)
+from fairseq_expire.modules import threads
+threads.SECONDS, paused = 0.01, itertools.count(0, 1000)
+threads.pauses = lambda: {"main": next(paused)}
+busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * len(os.sched_getaffinity(0)))]
+try:
+    time.sleep(0.5)
+    assert threads.let_waiting_threads_sleep()
+    while not any(thread.name == "idle OpenMP pool" for thread in threading.enumerate()):
+        pass
+finally:
+    # After the end of this process.
+    subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {' '.join(str(process.pid) for process in busy)}"])
+"""
+
 
 @functools.cache
 def run(script, *arguments, **environment):
@@ -78,6 +96,11 @@ def test_threads_spin_only_without_idle_pools():
 @on_linux
 def test_busy_neighbours_are_noticed():
     assert run(WATCHING, "60")[-2:] == ["True False", "True"]
+
+
+@on_linux
+def test_a_process_may_end_at_any_time():
+    run(ENDING)
 
 
 @on_linux
