@@ -28,7 +28,11 @@ WITHOUT_FAIRSEQ = [
     )
 ]
 # Files in these folders that compare with fairseq's own modules and commands.
-WITH_FAIRSEQ = [TESTS / "inference/test_load.py", TESTS / "modules/test_adaptive_vocabulary.py"]
+WITH_FAIRSEQ = [
+    TESTS / "inference/test_load.py",
+    TESTS / "modules/test_adaptive_vocabulary.py",
+    TESTS / "modules/test_config.py",
+]
 
 
 def pytest_addoption(parser):
