@@ -126,9 +126,7 @@ class MemoryLayer(nn.Module):
             candidates = self._from_inputs(hidden, states, memory, padding)
         else:
             candidates = self._from_keys(hidden, states, memory, padding)
-        visibility = self.policy.visibility(
-            self.policy.shorten(candidates.spans, shortening), candidates.memory, block=block
-        )
+        visibility = self.policy.visibility(candidates.spans, candidates.memory, block=block, shortening=shortening)
         attended = attend(
             self._heads(self.query_proj(states)),
             self._heads(candidates.key),

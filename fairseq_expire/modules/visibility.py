@@ -16,6 +16,7 @@ bound              from                                           hides
 t >= first         ``min_distance`` - age (1 - age for a token)   the query itself and what comes later
 t < end            ``expires_at`` = span - age + R                expired keys
 t < end            ``max_distance`` + 1 - age                     keys further back than a limit
+t < end            ``hidden_from``                                what a border or a budget hides
 never              an age far above every span                    empty slots and padding
 =================  =============================================  =====================================
 
@@ -23,6 +24,7 @@ Windows never reopen: a key that no later query sees can be deleted. Attention, 
 all follow from this file and have no rule of their own.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -49,6 +51,7 @@ class Visibility:
         ramp: R, in steps; 1 is a hard edge, since distances are whole steps.
         max_distance: no key is seen from further back than this many steps; None for no limit.
         min_distance: [B, S] int64, see :meth:`of`; None if it is 1 for all keys.
+        hidden_from: [B, S] int64, see :meth:`of`; None if no key has such a bound.
         stride: see :meth:`of`.
         num_block_tokens: number of keys, the last ones, that are the block's own tokens, in their order.
     """
@@ -59,6 +62,7 @@ class Visibility:
     ramp: float
     max_distance: int | None
     min_distance: Tensor | None
+    hidden_from: Tensor | None
     stride: int
     num_block_tokens: int
 
@@ -72,6 +76,7 @@ class Visibility:
         ramp: float,
         max_distance: int | None = None,
         min_distance: Tensor | None = None,
+        hidden_from: Tensor | None = None,
         stride: int = 1,
     ) -> "Visibility":
         """Visibility of memories followed by the T tokens of a block.
@@ -85,6 +90,8 @@ class Visibility:
             max_distance: hides keys further back than this many steps, whatever their span; None for no limit.
             min_distance: [B, S] int64; a key is seen from this many steps back on. 1 for ordinary states, more for a
                 memory that stands for several states. None if it is 1 for all keys.
+            hidden_from: [B, S] int64; a key is not seen from this query of the block on, whatever its span. More than T
+                for a key that the query after the block may still see. None if no key has such a bound.
             stride: c, how many states a key with a ``min_distance`` above 1 stands for, and so the steps between two of
                 its positions.
         Raises:
@@ -98,7 +105,13 @@ class Visibility:
             raise ValueError(
                 f"min_distance: expected one for each key, as age {list(age.shape)}, got {list(min_distance.shape)}"
             )
-        return cls(span, age, block, float(ramp), max_distance, min_distance, stride, num_block_tokens=block)
+        if hidden_from is not None and hidden_from.shape != age.shape:
+            raise ValueError(
+                f"hidden_from: expected one for each key, as age {list(age.shape)}, got {list(hidden_from.shape)}"
+            )
+        return cls(
+            span, age, block, float(ramp), max_distance, min_distance, hidden_from, stride, num_block_tokens=block
+        )
 
     def select(self, rows: slice, keys: slice) -> "Visibility":
         """Visibility of some rows and consecutive keys only."""
@@ -108,6 +121,7 @@ class Visibility:
             span=self.span[rows, :, keys],
             age=self.age[rows, keys],
             min_distance=None if self.min_distance is None else self.min_distance[rows, keys],
+            hidden_from=None if self.hidden_from is None else self.hidden_from[rows, keys],
             num_block_tokens=min(max(0, stop - (self.age.size(1) - self.num_block_tokens)), stop - start),
         )
 
@@ -135,7 +149,10 @@ class Visibility:
 
         All hard bounds of t < end meet here.
         """
-        return None if self.max_distance is None else (self.max_distance + 1 - self.age).clamp(min=0)
+        ends = [] if self.max_distance is None else [self.max_distance + 1 - self.age]
+        if self.hidden_from is not None:
+            ends.append(self.hidden_from)
+        return functools.reduce(torch.minimum, ends).clamp(min=0) if ends else None
 
     @cached_property
     def end(self) -> Tensor:

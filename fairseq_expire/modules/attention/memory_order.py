@@ -96,10 +96,16 @@ class MemoryOrder:
 
     def sort_visibility(self, visibility: Visibility) -> Visibility:
         """Returns the visibility of sorted memories."""
-        span, age = visibility.span.clone(), visibility.age.clone()
+        span = visibility.span.clone()
         span[..., : self.slots] = visibility.span.gather(2, self.order.unsqueeze(1).expand(-1, span.size(1), -1))
-        age[:, : self.slots] = visibility.age.gather(1, self.order)
-        return replace(visibility, span=span, age=age)
+        hidden_from = None if visibility.hidden_from is None else self._sort_steps(visibility.hidden_from)
+        return replace(visibility, span=span, age=self._sort_steps(visibility.age), hidden_from=hidden_from)
+
+    def _sort_steps(self, steps: Tensor) -> Tensor:
+        """Sorts the memories of ages or bounds [B, S]."""
+        out = steps.clone()
+        out[:, : self.slots] = steps.gather(1, self.order)
+        return out
 
     def sort(self, heads: Tensor) -> Tensor:
         """Sorts the memories of keys or values [B, K, S, d]."""

@@ -111,27 +111,53 @@ class MemoryPolicy(nn.Module):
         """
         return spans
 
-    def visibility(self, spans: Tensor, memory: LayerMemory, *, block: int) -> Visibility:
+    def visibility(
+        self,
+        spans: Tensor,
+        memory: LayerMemory,
+        *,
+        block: int,
+        shortening: float | None = None,
+        next_start: Tensor | None = None,
+    ) -> Visibility:
         """Returns the visibility of memories and block to the block's queries.
 
         Args:
             spans: [B, S, H].
             memory: memories and block [B, S], with ages as the block's first query sees them.
             block: T.
+            shortening: what :meth:`draw_shortening` returned.
+            next_start: [B, S] int64, the first query of the block that begins a new document after each key; more than
+                T if none does. None if documents have no borders.
         """
         max_distance = self.max_distance
         # A limit beyond all ages hides nothing; leaving it out saves work.
         if max_distance is not None and memory.min_distance is None and memory.oldest + block <= max_distance:
             max_distance = None
         return Visibility.of(
-            span=spans.transpose(1, 2),
+            span=self.shorten(spans, shortening).transpose(1, 2),
             age=memory.age,
             block=block,
             ramp=self.ramp,
             max_distance=max_distance,
             min_distance=memory.min_distance,
+            hidden_from=self.hidden_from(spans, memory, block=block, next_start=next_start),
             stride=self.stride,
         )
+
+    def hidden_from(
+        self, spans: Tensor, memory: LayerMemory, *, block: int, next_start: Tensor | None
+    ) -> Tensor | None:
+        """Returns the first query of the block from which each key is hidden, whatever its span, [B, S] int64.
+
+        By default, that is where the next document begins; a policy may hide a key sooner. More than T for a key that
+        stays visible after the block; None if no key has such a bound.
+
+        Args:
+            spans: [B, S, H], not shortened.
+            memory, block, next_start: as in :meth:`visibility`.
+        """
+        return next_start
 
     def penalty(self, visibility: Visibility, *, padding: Tensor | None) -> Tensor | None:
         """Returns the penalty of each row [B], summed over the block's queries and before its weight; None for none.

@@ -83,12 +83,20 @@ class Compressive(MemoryPolicy):
     def spans(self, states: Tensor) -> Tensor:
         return equal_spans(states, self.max_span)
 
-    def visibility(self, spans: Tensor, memory: LayerMemory, *, block: int) -> Visibility:
+    def visibility(
+        self,
+        spans: Tensor,
+        memory: LayerMemory,
+        *,
+        block: int,
+        shortening: float | None = None,
+        next_start: Tensor | None = None,
+    ) -> Visibility:
         if memory.min_distance is not None:
             # The span of a compressed memory, whose age is that of its oldest state.
             compressed = memory.min_distance > 1
             spans = spans.masked_fill(compressed.unsqueeze(-1), float(self.max_age))
-        return super().visibility(spans, memory, block=block)
+        return super().visibility(spans, memory, block=block, shortening=shortening, next_start=next_start)
 
     def compress(self, memory: LayerMemory, inputs: Tensor, padding: Tensor | None) -> CompressedStates:
         """Compresses the groups whose first reader is a query of this block, or the first query of the next one."""
