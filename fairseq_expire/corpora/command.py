@@ -3,6 +3,7 @@
 import argparse
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class Parser(OneLineParser):
             "--workers",
             type=positive,
             metavar="N",
-            help="threads or processes (words) to work with (default: one a core; 8 processes at most)",
+            help="threads, or processes for words and generated data (default: one a core; 8 processes at most)",
         )
         self.add_argument(
             "--verify",
@@ -53,6 +54,10 @@ class Parser(OneLineParser):
                 self.verify(args)
             else:
                 make(args)
+        except BrokenPipeError:
+            # The reader of what --restore writes has seen enough. Python would write the rest at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.exit(1)
         except OSError as error:
             advice = "; make room, and run the same command again" if error.errno in NO_ROOM else ""
             if isinstance(error, PermissionError):

@@ -194,8 +194,9 @@ def verify_generated(
                     if not np.array_equal(stored, made):
                         place = tokens + _first_difference(stored, made)
                         raise ValueError(
-                            f"{file.name}: differs at position {place} from what its parameters give with numpy "
-                            f"{np.__version__} (made with {manifest.numpy}); make the data again"
+                            f"{file.name}: differs at position {place} from what its parameters give with version "
+                            f"{__version__} and numpy {np.__version__} (it was made with {manifest.version} and numpy "
+                            f"{manifest.numpy}); make the data again"
                         )
                 tokens += len(part[0])
                 sizes.append(len(part[0]))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fairseq_expire.corpora.command import Parser, Progress
 from fairseq_expire.corpora.generated import Generator, count_parts, generate, restore_generated, verify_generated
 from fairseq_expire.files import new_folder
-from fairseq_expire.tokenizers.manifest import FILE_NAME, LabelledManifest
+from fairseq_expire.tokenizers.manifest import FILE_NAME, LabelledManifest, read_labelled_manifest
 
 
 class GeneratorParser(Parser):
@@ -53,8 +53,7 @@ class GeneratorParser(Parser):
                     sys.stdout.buffer.write(lines)
                 sys.stdout.buffer.flush()
                 return
-            if args.labels:
-                raise ValueError("--labels is for --restore; leave it out")
+            _refuse_labels(args)
             if not args.dest:
                 raise ValueError("--dest is missing; give the folder to make")
             generator = self._make_generator(**parameters(args))
@@ -69,10 +68,13 @@ class GeneratorParser(Parser):
 
     def verify(self, args: argparse.Namespace) -> None:
         """See :meth:`Parser.verify`."""
-        with Progress(None, unit="part") as progress:
-            lines = list(
-                verify_generated(self._generator_of, args.verify, workers=args.workers, on_progress=progress.advance)
-            )
+        _refuse_labels(args)
+        manifest = read_labelled_manifest(args.verify)
+        # A part is an item.
+        total = manifest and sum(counts.items for counts in manifest.splits.values())
+        options = {"workers": args.workers}
+        with Progress(total, unit="part") as progress:
+            lines = list(verify_generated(self._generator_of, args.verify, on_progress=progress.advance, **options))
         print("\n".join(lines))
 
     def _generator_of(self, manifest: LabelledManifest) -> Generator:
@@ -85,6 +87,11 @@ class GeneratorParser(Parser):
             return self._make_generator(**manifest.parameters)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{FILE_NAME} has wrong parameters ({error}); make the data again") from None
+
+
+def _refuse_labels(args: argparse.Namespace) -> None:
+    if args.labels:
+        raise ValueError("--labels is for --restore; leave it out")
 
 
 def natural(text: str) -> int:
