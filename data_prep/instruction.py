@@ -7,9 +7,9 @@ instructions are open at a time, each for somebody else. People for whom there i
 
 import argparse
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,14 +18,13 @@ from fairseq_expire.fairseq_version import require_for_command
 # Before the imports that need fairseq.
 require_for_command("instruction.py")
 
-from fairseq_expire.corpora.answers import verify_answers, write_answers  # noqa: E402
+from fairseq_expire.corpora.answers import TextPart, verify_answers, write_answers, write_texts  # noqa: E402
 from fairseq_expire.corpora.binarize import Job  # noqa: E402
 from fairseq_expire.corpora.command import Parser, Progress, make_data, positive  # noqa: E402
 from fairseq_expire.corpora.compressed import UNPACKED, unpack  # noqa: E402
 from fairseq_expire.corpora.generated import random_numbers  # noqa: E402
 from fairseq_expire.corpora.generated_command import natural  # noqa: E402
 from fairseq_expire.corpora.sources import SPLITS, find_files  # noqa: E402
-from fairseq_expire.corpora.workers import PROCESSES, available_cores, ordered_map  # noqa: E402
 from fairseq_expire.files import check_replaceable, naming_file_in_errors  # noqa: E402
 from fairseq_expire.tokenizers.bound import make_tokenizer  # noqa: E402
 from fairseq_expire.tokenizers.chunks import CHUNK_BYTES, FileSlice, at_line, split_into_chunks  # noqa: E402
@@ -37,7 +36,7 @@ Write = Callable[[str], str]
 
 # The paper's mean number of sequences between an instruction and its answer.
 MEAN_DISTRACTORS = 950
-EPISODES, QUEUE, VOCAB_SIZE = 10_000, 3, 1_000
+EPISODES, QUEUE, VOCAB_SIZE = 10_000, 3, 512
 # About how many distractors a part has.
 PART_LINES = 1 << 15
 # Shares of train, valid and test, in the lines of --distractors.
@@ -136,8 +135,19 @@ def separated(text: str) -> str:
     return " ".join(re.findall(r"\{\w+\}|\w+(?:['\u2019-]\w+)*|[^\w\s]", text))
 
 
+def words_of(sentences: Iterable[str]) -> set[str]:
+    """All words of sentences but their fields."""
+    return {word for sentence in sentences for word in sentence.split() if not word.startswith("{")}
+
+
 class Distractors(Protocol):
-    """A source of sequences that are no instructions and no answers."""
+    """A source of sequences that are no instructions and no answers.
+
+    Attributes:
+        words: all words of the grammar, if there is one.
+    """
+
+    words: set[str]
 
     def draw(self, random: np.random.Generator, split: str, count: int) -> list[str]:
         """Draws lines for a split."""
@@ -157,6 +167,7 @@ class Grammar:
             name: f"{{{index}}}" for index, name in enumerate(("who", "whom", "place", "thing", "quality", "topic"))
         }
         self._sentences = [write(line).format(**fields) for line in SENTENCES.strip().splitlines()]
+        self.words = words_of([*self._sentences, *(phrase for phrases in self._phrases for phrase in phrases)])
 
     def draw(self, random: np.random.Generator, split: str, count: int) -> list[str]:
         sizes = [len(self._sentences), *map(len, self._phrases)]
@@ -185,6 +196,8 @@ class TextLines:
     Raises:
         ValueError: the text is not UTF-8, or has too few lines.
     """
+
+    words: set[str] = set()
 
     def __init__(self, path: str, write: Write, folder: Path):
         self._path = folder / UNPACKED / "distractors"
@@ -231,20 +244,6 @@ def _lines(slices: Sequence[FileSlice]) -> Iterator[str]:
 PEOPLE_NAMES, PLACE_NAMES = listed(PEOPLE), listed(PLACES)
 
 
-class Part(NamedTuple):
-    """A stretch of a split that begins and ends without open instructions.
-
-    Args:
-        text: of its lines.
-        lines: their number.
-        answers: the numbers of the lines that are answers, int64 [episodes], ascending.
-    """
-
-    text: bytes
-    lines: int
-    answers: np.ndarray
-
-
 class Instructions:
     """The generator of the instruction task.
 
@@ -281,15 +280,17 @@ class Instructions:
         self.episodes = {split: episodes if split == "train" else max(1, episodes // 10) for split in SPLITS}
         self.queue, self.mean_distractors, self.seed = queue, mean_distractors, seed
         self.distractors = distractors
-        self._instruction, self._arrival, self._answer = map(write, (INSTRUCTION, ARRIVAL, ANSWER))
+        sentences = self._instruction, self._arrival, self._answer = [write(INSTRUCTION), write(ARRIVAL), write(ANSWER)]
+        # All words but those of text that is given.
+        self.words = words_of([*sentences, *PEOPLE_NAMES, *PLACE_NAMES]) | distractors.words
         # A thread has an answer every 1.5 means.
         self.part_episodes = queue * max(1, round(PART_LINES / (1.5 * mean_distractors)))
 
     def num_parts(self, split: str) -> int:
         return -(-self.episodes[split] // self.part_episodes)
 
-    def part(self, split: str, number: int) -> Part:
-        """Makes a part. It depends on nothing else."""
+    def part(self, split: str, number: int) -> TextPart:
+        """Makes a part, which begins and ends without open instructions. It depends on no other part."""
         random = random_numbers(self.seed, split, number)
         episodes = min(self.part_episodes, self.episodes[split] - number * self.part_episodes)
         given, done = self._schedule(random, episodes)
@@ -311,7 +312,7 @@ class Instructions:
             if sender:
                 answers.append(len(lines))
                 lines.append(self._answer.format(target=target, sender=sender))
-        return Part(("\n".join(lines) + "\n").encode(), len(lines), np.array(answers, dtype=np.int64))
+        return TextPart(("\n".join(lines) + "\n").encode(), len(lines), np.array(answers, dtype=np.int64))
 
     def _schedule(self, random: np.random.Generator, episodes: int) -> tuple[np.ndarray, np.ndarray]:
         """The numbers of distractors before each instruction and before its arrival, int64 [episodes] both."""
@@ -354,40 +355,6 @@ class _People:
     def meet(self) -> str:
         """Somebody for whom no instruction is open."""
         return self.choose(self._free)
-
-
-def write_texts(
-    instructions: Instructions, folder: Path, *, workers: int | None
-) -> tuple[dict[str, list[FileSlice]], dict[str, np.ndarray]]:
-    """Writes the text of each split, to be removed with unpacked files.
-
-    Returns:
-        The text of each split, and the numbers of its lines that are answers, int64 [answers].
-    """
-    workers = workers or min(available_cores(), PROCESSES)
-    texts, lines = {}, {}
-    (folder / UNPACKED).mkdir(exist_ok=True)
-    with Progress(sum(map(instructions.num_parts, SPLITS)), unit="part") as progress:
-        for split in SPLITS:
-            path, answers, num_lines = folder / UNPACKED / split, [], 0
-            num_parts = instructions.num_parts(split)
-            with (
-                naming_file_in_errors(path),
-                open(path, "wb") as file,
-                ordered_map(
-                    lambda number, split=split: instructions.part(split, number),
-                    range(num_parts),
-                    workers=min(workers, num_parts),
-                    in_processes=True,
-                ) as parts,
-            ):
-                for part in parts:
-                    file.write(part.text)
-                    answers.append(part.answers + num_lines)
-                    num_lines += part.lines
-                    progress.advance(f"text of {split}", 1)
-            texts[split], lines[split] = [FileSlice(path, 0, path.stat().st_size)], np.concatenate(answers)
-    return texts, lines
 
 
 class InstructionParser(Parser):
@@ -483,12 +450,18 @@ def make(args: argparse.Namespace) -> None:
                 "left_out": found.left_out,
             }
         instructions = Instructions(**parameters, write=write, distractors=distractors)
-        texts, answers = write_texts(instructions, folder, workers=args.workers)
+        num_parts = {split: instructions.num_parts(split) for split in SPLITS}
+        with Progress(sum(num_parts.values()), unit="part") as progress:
+            texts, answers = write_texts(
+                instructions.part, num_parts, folder, workers=args.workers, on_progress=progress.advance
+            )
         lines.update(answers)
         tokenizer = make_tokenizer(
             args.level, {"vocab_size": args.vocab_size or VOCAB_SIZE} if args.level == "subword" else {}
         )
-        return Job(splits=texts, tokenizer=tokenizer, threshold=args.threshold, source=source)
+        # A small train split may lack words that answers of the others need.
+        fixed = sorted(instructions.words) if args.level == "words" else ()
+        return Job(splits=texts, tokenizer=tokenizer, threshold=args.threshold, fixed_symbols=fixed, source=source)
 
     def add(folder: Path, manifest: Manifest) -> Manifest:
         return write_answers(folder, manifest, lines)
