@@ -7,6 +7,7 @@ instructions are open at a time, each for somebody else. People for whom there i
 
 import argparse
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +37,8 @@ Write = Callable[[str], str]
 
 # The paper's mean number of sequences between an instruction and its answer.
 MEAN_DISTRACTORS = 950
+# So that a part, which has an instruction of each thread at least, fits in memory.
+MOST_DISTRACTORS = 100_000
 EPISODES, QUEUE, VOCAB_SIZE = 10_000, 3, 512
 # About how many distractors a part has.
 PART_LINES = 1 << 15
@@ -203,21 +206,21 @@ class TextLines:
         self._path = folder / UNPACKED / "distractors"
         slices = unpack({"distractors": find_files([path], text=True)}, folder)["distractors"]
         self._path.parent.mkdir(exist_ok=True)
-        lengths, self.left_out = [], 0
+        # Where each line starts, and where the last one ends.
+        offsets, self.left_out = array("q", [0]), 0
         with naming_file_in_errors(self._path), open(self._path, "wb") as file:
             for line in _lines(slices):
                 if MARKERS.search(line):
                     self.left_out += 1
                 elif line:
-                    content = write(line).encode() + b"\n"
-                    lengths.append(len(content))
-                    file.write(content)
-        self.offsets = np.cumsum([0, *lengths], dtype=np.int64)
-        ends = np.rint(np.cumsum([0, *SHARES]) * len(lengths)).astype(np.int64)
+                    file.write(write(line).encode() + b"\n")
+                    offsets.append(file.tell())
+        self._offsets, self.lines = offsets, len(offsets) - 1
+        ends = np.rint(np.cumsum([0, *SHARES]) * self.lines).astype(np.int64)
         self._ranges = dict(zip(SPLITS, zip(ends[:-1].tolist(), ends[1:].tolist())))
         if any(first == last for first, last in self._ranges.values()):
             raise ValueError(
-                f"--distractors {path}: {len(lengths)} lines are left of it, too few for three splits; give more text"
+                f"--distractors {path}: {self.lines} lines are left of it, too few for three splits; give more text"
             )
 
     def draw(self, random: np.random.Generator, split: str, count: int) -> list[str]:
@@ -227,8 +230,8 @@ class TextLines:
         with open(self._path, "rb") as file:
             while len(lines) < count:
                 stop = min(last, start + count - len(lines))
-                file.seek(int(self.offsets[start]))
-                content = file.read(int(self.offsets[stop] - self.offsets[start]))
+                file.seek(self._offsets[start])
+                content = file.read(self._offsets[stop] - self._offsets[start])
                 lines += content.decode().split("\n")[:-1]
                 start = first
         return lines
@@ -242,6 +245,9 @@ def _lines(slices: Sequence[FileSlice]) -> Iterator[str]:
 
 
 PEOPLE_NAMES, PLACE_NAMES = listed(PEOPLE), listed(PLACES)
+
+# Kinds of events: an arrival with an answer, an instruction. The third is an arrival without an answer.
+DONE, GIVEN = range(2)
 
 
 class Instructions:
@@ -261,7 +267,7 @@ class Instructions:
         distractors: the other lines.
 
     Raises:
-        ValueError: ``queue`` is out of range.
+        ValueError: ``queue`` or ``mean_distractors`` is out of range.
     """
 
     def __init__(
@@ -277,6 +283,8 @@ class Instructions:
         # So that half of the people are left to meet.
         if queue > len(PEOPLE_NAMES) // 2:
             raise ValueError(f"--queue {queue}: expected a number from 1 to {len(PEOPLE_NAMES) // 2}")
+        if mean_distractors > MOST_DISTRACTORS:
+            raise ValueError(f"--mean-distractors {mean_distractors}: expected a number from 1 to {MOST_DISTRACTORS}")
         self.episodes = {split: episodes if split == "train" else max(1, episodes // 10) for split in SPLITS}
         self.queue, self.mean_distractors, self.seed = queue, mean_distractors, seed
         self.distractors = distractors
@@ -296,7 +304,8 @@ class Instructions:
         given, done = self._schedule(random, episodes)
         met = random.integers(0, done.max(), size=episodes, endpoint=True)
         distractors = self.distractors.draw(random, split, int(done.max()))
-        # Where two happen between the same distractors, an answer is first, so that the queue stays within its limit.
+        # In the order of the kinds. Between the same distractors, what closes an instruction is first, so that the queue
+        # stays within its limit.
         times = np.concatenate([done, given, met])
         people = _People(random)
         lines, answers, written = [], [], 0
@@ -304,10 +313,10 @@ class Instructions:
             time = int(times[event])
             lines += distractors[written:time]
             kind, episode, written = event // episodes, event % episodes, time
-            if kind == 1:
+            if kind == GIVEN:
                 lines.append(self._instruction.format(**people.instruct(episode)))
                 continue
-            target, sender = people.finish(episode) if kind == 0 else (people.meet(), None)
+            target, sender = people.finish(episode) if kind == DONE else (people.meet(), None)
             lines.append(self._arrival.format(place=people.choose(PLACE_NAMES), who=target))
             if sender:
                 answers.append(len(lines))
@@ -446,7 +455,7 @@ def make(args: argparse.Namespace) -> None:
             distractors = found = TextLines(args.distractors, write, folder)
             source["distractors"] = {
                 "name": Path(args.distractors).resolve().name,
-                "lines": len(found.offsets) - 1,
+                "lines": found.lines,
                 "left_out": found.left_out,
             }
         instructions = Instructions(**parameters, write=write, distractors=distractors)

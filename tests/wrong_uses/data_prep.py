@@ -132,6 +132,12 @@ USES = [
         "argument --mean-distractors: 0 is not a number above 0",
     ),
     Use(
+        "instructions that are too far away",
+        "instruction.py",
+        "--dest made --mean-distractors 100001",
+        "--mean-distractors 100001: expected a number from 1 to 100000",
+    ),
+    Use(
         "instructions in characters",
         "instruction.py",
         "--dest made --level chars",
