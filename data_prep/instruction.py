@@ -304,8 +304,8 @@ class Instructions:
         given, done = self._schedule(random, episodes)
         met = random.integers(0, done.max(), size=episodes, endpoint=True)
         distractors = self.distractors.draw(random, split, int(done.max()))
-        # In the order of the kinds. Between the same distractors, what closes an instruction is first, so that the queue
-        # stays within its limit.
+        # In the order of the kinds. Between the same distractors, what closes an instruction is first, so that the
+        # queue stays within its limit.
         times = np.concatenate([done, given, met])
         people = _People(random)
         lines, answers, written = [], [], 0
