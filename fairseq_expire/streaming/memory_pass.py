@@ -122,7 +122,7 @@ class MemoryPass:
     def attach(self, batches: Iterator[dict]) -> Iterator[dict]:
         """Yields the batches of the pass, each with a handle to its memory in ``net_input``."""
         for batch in batches:
-            handle = MemoryHandle(self, batch["micro_batch"], batch["offset"], batch["target"].size(1))
+            handle = MemoryHandle(self, batch["micro_batch"], batch["offset"], batch["net_input"]["src_tokens"].size(1))
             yield {**batch, "net_input": {**batch["net_input"], "memory": handle}}
 
 
