@@ -99,6 +99,8 @@ class MemoryLMConfig(FairseqDataclass):
     # And here how to build the model without fairseq, as JSON; None if only the code of its policy can.
     model_config: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
     tokens_per_sample: int = II("task.tokens_per_sample")
+    # As the task's option of that name says. A checkpoint stores it, and its model reads with borders from then on.
+    break_memory_at_eos: bool = field(default=II("task.break_memory_at_eos"), metadata={TRAINED: SPANS})
 
 
 class IncrementalMemory(NamedTuple):
@@ -355,6 +357,7 @@ class MemoryLanguageModel(FairseqLanguageModel):
             tie_adaptive_weights=cfg.tie_adaptive_weights,
             tie_adaptive_proj=cfg.tie_adaptive_proj,
             checkpoint_activations=cfg.checkpoint_activations,
+            document_start=dictionary.eos() if cfg.break_memory_at_eos else None,
         )
 
     @classmethod

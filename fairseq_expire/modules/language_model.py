@@ -92,7 +92,10 @@ class LanguageModel(nn.Module):
             memory: the memory to read on from; None at the start of a text.
         """
         hidden = self.dropout_in(self.embed_scale * self.embed_tokens(tokens))
-        out: StackOutput = self.stack(hidden, memory, padding=tokens.eq(self.config.pad))
+        start = self.config.document_start
+        out: StackOutput = self.stack(
+            hidden, memory, padding=tokens.eq(self.config.pad), starts=None if start is None else tokens.eq(start)
+        )
         return out._replace(hidden=self.dropout_out(out.hidden))
 
     def output_layer(self, features: Tensor) -> Tensor:

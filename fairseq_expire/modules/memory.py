@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq_expire.modules.borders import Borders
 from fairseq_expire.modules.growable_buffer import GrowableBuffer
 
 # Rows hold different numbers of memories in one rectangular tensor. An empty slot is a memory too old for any policy to
@@ -355,6 +356,20 @@ class Memory:
     def sizes(self) -> tuple[int, ...]:
         """Slots of a row in each layer, empty ones included."""
         return tuple(layer.slots for layer in self.layers)
+
+    def skip(self, starts: Tensor) -> "Memory":
+        """Returns what is left of the memories after N tokens that are not read.
+
+        Args:
+            starts: [B, N] bool, True where one of them begins a document; the row forgets what is before it.
+        """
+        tokens_read = Borders(starts).tokens_of_last
+        goes_on, numbers = (tokens_read == 0).unsqueeze(1), tokens_read.tolist()
+        layers = []
+        for layer in self.advance(starts.size(1)).layers:
+            keep = layer.occupied & goes_on
+            layers.append(layer.begin_documents(numbers).compact(keep, tuple(keep.sum(dim=1).tolist())))
+        return Memory(tuple(layers))
 
     def advance(self, steps: int) -> "Memory":
         """Returns the same memories ``steps`` tokens later."""

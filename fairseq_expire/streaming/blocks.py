@@ -206,6 +206,27 @@ class BlockDataset(torch.utils.data.Dataset):
             inputs[number, count - len(tokens) :] = tokens
         return torch.from_numpy(inputs)
 
+    def tokens_since(self, symbol: int, micro_batch: int, offset: int, *, back: int = 0) -> list[int | None]:
+        """Returns for each row how many inputs stand from the last ``symbol`` on to a place; None where none is before.
+
+        Args:
+            symbol: the symbol that is looked for; it counts as one of the inputs.
+            micro_batch: the rows.
+            offset, back: the place stands ``back`` tokens before token ``offset`` of each row.
+        """
+        before = self.num_tokens_before(micro_batch, offset) - back
+        found: list[int | None] = [None] * self.rows
+        count = self.block
+        while before > 0 and None in found:
+            count = min(2 * count, before)
+            inputs = self.inputs_before(micro_batch, offset, back + count)[:, :count]
+            for row, places in enumerate(inputs.eq(symbol)):
+                if places.any():
+                    found[row] = count - int(places.nonzero()[-1])
+            if count == before:
+                break
+        return found
+
     def unread(self, batches: int) -> list[Interval]:
         """Returns the parts of the text, in order, that are not read when every process has read so many batches."""
         unread: list[Interval] = []

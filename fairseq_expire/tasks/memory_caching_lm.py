@@ -91,8 +91,10 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
             )
         folders = [Path(folder) for folder in utils.split_paths(cfg.data)]
         dictionary = read_dictionary(folders[0])
+        _check_borders(cfg, folders[0])
         for folder in folders[1:]:
             read_dictionary(folder)
+            _check_borders(cfg, folder)
             if (folder / "dict.txt").read_bytes() != (folders[0] / "dict.txt").read_bytes():
                 raise ValueError(
                     f"{folder}/dict.txt differs from {folders[0]}/dict.txt: the same numbers would stand for other "
@@ -113,6 +115,10 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
             check_dictionary(
                 cfg.get(DIGEST), self.dictionary.symbols, model="the checkpoint", dictionary="the data's dict.txt"
             )
+        with open_dict(cfg):
+            # What a model was trained with stays on, and checkpoints of earlier versions do not have the option.
+            trained = from_checkpoint and cfg.get("break_memory_at_eos", False)
+            cfg.break_memory_at_eos = self.cfg.break_memory_at_eos or trained
         model = super().build_model(cfg, from_checkpoint)
         if not isinstance(model, MemoryLanguageModel):
             known = sorted(name for name, kind in MODEL_REGISTRY.items() if issubclass(kind, MemoryLanguageModel))
@@ -346,6 +352,29 @@ class MemoryCachingLMTask(PatchedTask, PromptingTask):
     @property
     def target_dictionary(self) -> Dictionary:
         return self.dictionary
+
+
+def _check_borders(cfg: MemoryCachingLMConfig, folder: Path) -> None:
+    """Raises ValueError if ``</s>`` would end a document where it ends every line."""
+    if not cfg.break_memory_at_eos:
+        if cfg.lines_are_documents:
+            raise ValueError("--lines-are-documents only works together with --break-memory-at-eos")
+        return
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return
+    if manifest.lines_end_in_eos and not cfg.lines_are_documents:
+        raise ValueError(
+            f"in {folder} every line ends in </s> ({manifest.level}), and --break-memory-at-eos would forget all at "
+            "each: leave it out, make data of which only documents end in </s> (data_prep/text.py --append-eos, not "
+            "words), or say that each line is a document with --lines-are-documents"
+        )
+    if not (manifest.lines_end_in_eos or manifest.append_eos):
+        logger.warning(
+            "no document in %s ends in </s>, so that --break-memory-at-eos finds no border there: make the data with "
+            "data_prep/text.py --append-eos",
+            folder,
+        )
 
 
 def _as_json(config: LanguageModelConfig) -> str | None:

@@ -25,6 +25,17 @@ class MemoryCachingLMConfig(FairseqDataclass):
             "help": "what fairseq-generate goes on from: with 'eos' each item (line, document, file) is a prompt"
         },
     )
+    break_memory_at_eos: bool = field(
+        default=False,
+        metadata={
+            "help": "documents end in </s>: from there on, nothing before it is seen, stored or charged; a model that "
+            "is trained with this reads so everywhere, and scoring with it makes any model do so"
+        },
+    )
+    lines_are_documents: bool = field(
+        default=False,
+        metadata={"help": "--break-memory-at-eos also where every line of the data ends in </s> (words)"},
+    )
     utf8: bool = field(
         default=False,
         metadata={"help": "a byte model writes valid UTF-8 only, and no character that is incomplete at the end"},
