@@ -42,9 +42,9 @@ class ExpireSpanLoss(FairseqCriterion):
             raise ValueError(f"--expire-loss-weight is a price: expected a number from 0 on, got {expire_loss_weight}")
         if not hasattr(task, "level"):
             raise ValueError(
-                "--criterion expire_span_loss needs the memories of --task memory_caching_lm, which "
-                f"{type(task).__name__} "
-                "does not keep: name that task, or use --criterion cross_entropy"
+                "--criterion expire_span_loss needs the memories of --task memory_caching_lm or "
+                f"memory_caching_tagging, which {type(task).__name__} does not keep: name one of them, or use "
+                "--criterion cross_entropy"
             )
         self.expire_loss_weight = expire_loss_weight
         self.sentence_avg = sentence_avg
@@ -57,8 +57,11 @@ class ExpireSpanLoss(FairseqCriterion):
         nll = self.cross_entropy(model, features, sample["target"])
         penalties = [report.penalty.sum() for report in extra["reports"] if report.penalty is not None]
         penalty = self.expire_loss_weight * sum(penalties) if penalties else nll.new_zeros(())
+        # The penalty is a mean over tokens, and the sum of losses is divided by the number of labels.
+        penalty = penalty * sample.get("labels_per_token", 1.0)
         loss = nll + penalty
-        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        targets = int((sample["target"] != self.padding_idx).sum())
+        sample_size = sample["target"].size(0) if self.sentence_avg else targets
         logging_output = {
             "loss": loss.detach(),
             "nll_loss": nll.detach(),
@@ -69,7 +72,7 @@ class ExpireSpanLoss(FairseqCriterion):
             "log_bpc": self.log_bpc,
             "batches": 1,
             "memory_bytes": extra["memory"].nbytes,
-            **self.memory_statistics(extra["reports"], sample["target"] != self.padding_idx),
+            **self.memory_statistics(extra["reports"], sample["net_input"]["src_tokens"] != self.padding_idx),
         }
         # A batch that does not come from the task's iterator has no number.
         micro_batch, micro_batches = sample.get("micro_batch", 0), sample.get("micro_batches", 1)

@@ -3,17 +3,11 @@
 Size legend: N tokens of the split.
 """
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-
-from fairseq_expire import requires_fairseq  # noqa: F401
-
-# isort: split
-from fairseq.data.indexed_dataset import MMapIndexedDataset, index_file_path
 
 from fairseq_expire.streaming.token_stream import TokenStream
 
@@ -117,7 +111,7 @@ class LabelledCorpus:
                 f"{inputs.prefixes[0]}.bin has {len(inputs)} tokens and {labels.prefixes[0]}.bin has {len(labels)} "
                 "labels: expected a label for each token; prepare them again"
             )
-        sizes, label_sizes = (_item_sizes(stream.prefixes) for stream in (inputs, labels))
+        sizes, label_sizes = inputs.item_sizes(), labels.item_sizes()
         if not np.array_equal(sizes, label_sizes):
             both = min(len(sizes), len(label_sizes))
             item = int(np.argmax(np.append(sizes[:both] != label_sizes[:both], True)))
@@ -153,11 +147,6 @@ class LabelledCorpus:
 
     def content(self, start: int, stop: int) -> bytes:
         return self.inputs.read(start, stop).tobytes() + self.labels.read(start, stop).tobytes()
-
-
-def _item_sizes(prefixes: Sequence[str]) -> np.ndarray:
-    sizes = [MMapIndexedDataset.Index(index_file_path(prefix)).sizes.astype(np.int64) for prefix in prefixes]
-    return np.concatenate(sizes)
 
 
 def read_answers(path: Path, *, tokens: int) -> np.ndarray | None:

@@ -111,6 +111,10 @@ class TokenStream:
             tokens[padding] = self.unk
         return tokens
 
+    def item_sizes(self) -> np.ndarray:
+        """Returns the number of tokens of each item of the split, int64."""
+        return np.concatenate([_item_sizes(prefix) for prefix in self.prefixes])
+
     def _check(self, tokens: np.ndarray, start: int) -> None:
         if tokens.size and (tokens.max() >= self.num_symbols or tokens.min() < 0):
             wrong = int(np.argmax((tokens >= self.num_symbols) | (tokens < 0)))
@@ -178,6 +182,12 @@ def _open_part(prefix: str) -> np.ndarray:
     if tokens == 0:
         return np.zeros(0, dtype=index.dtype)
     return np.memmap(data_path, dtype=index.dtype, mode="r", shape=(tokens,))
+
+
+def _item_sizes(prefix: str) -> np.ndarray:
+    index = MMapIndexedDataset.Index(index_file_path(prefix))
+    # A copy, since the index unmaps its file when it is deleted.
+    return index.sizes.astype(np.int64)
 
 
 def _check_header(path: str) -> None:
