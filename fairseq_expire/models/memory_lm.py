@@ -274,10 +274,10 @@ class MemoryLanguageModel(FairseqLanguageModel):
     """A language model with a memory. An architecture is a subclass with a policy: see :meth:`make_policy`."""
 
     def get_normalized_probs(self, net_output, log_probs: bool, sample: Optional[Dict] = None) -> Tensor:
-        """Returns [B, T, V] as fairseq does. A batch of a scoring run has a sum, to which its targets' are added."""
+        """Returns [B, N, V] as fairseq does. A batch of a scoring run has a sum, to which its targets' are added."""
         probs = super().get_normalized_probs(net_output, log_probs, sample)
         if sample is not None and "score_sum" in sample:
-            sample["score_sum"].add(probs, sample["target"], log_probs=log_probs)
+            sample["score_sum"].add(probs, sample, log_probs=log_probs)
         return probs
 
     def max_decoder_positions(self) -> int:

@@ -105,7 +105,10 @@ class MemoryCachingLMTask(StreamTask, PromptingTask):
         return super().eval_lm_dataloader(dataset, **options)
 
     def score_lines(self, split: str, score: ScoreSum) -> list[str]:
-        return score_lines(self.manifest, split, tokens=score.tokens, bits=score.bits) if self.manifest else []
+        lines = super().score_lines(split, score)
+        if self.manifest:
+            lines += score_lines(self.manifest, split, tokens=score.tokens, bits=score.bits)
+        return lines
 
     def valid_step(self, sample, model, criterion):
         if self.cfg.sample_break_mode == "eos":

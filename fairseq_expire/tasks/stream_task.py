@@ -12,6 +12,7 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.models import MODEL_REGISTRY
 from omegaconf import open_dict
 
+from fairseq_expire.criterions.expire_span_loss import log_label_errors
 from fairseq_expire.fairseq_patches.bounds import keep_bounds_with_copies
 from fairseq_expire.fairseq_patches.hydra import show_error_last
 from fairseq_expire.fairseq_patches.patched_task import PatchedTask
@@ -230,6 +231,11 @@ class StreamTask(PatchedTask):
             if not dataset.training:
                 self._blocks(dataset, rows, self.cfg.tokens_per_sample, 1, 0, num_shards)
 
+    def reduce_metrics(self, logging_outputs, criterion):
+        super().reduce_metrics(logging_outputs, criterion)
+        if self.label_dictionary is not None:
+            log_label_errors(logging_outputs, self.label_dictionary)
+
     def get_checkpoint_dict(self) -> dict[str, dict[str, Any]]:
         """Returns what fairseq stores for the task in a checkpoint."""
         return {type(self).__name__: {"memory": self.saved_memory, "patience": patience_state()}}
@@ -297,11 +303,14 @@ class StreamTask(PatchedTask):
                 for line in self.score_lines(dataset.split, score):
                     logger.info("%s: %s", dataset.split, line)
 
-        return ScoringBatches(batches, ScoreSum(self.target_dictionary.pad()), report)
+        labels = self.label_dictionary
+        return ScoringBatches(
+            batches, ScoreSum(self.target_dictionary.pad(), None if labels is None else len(labels)), report
+        )
 
     def score_lines(self, split: str, score: ScoreSum) -> list[str]:
         """Returns lines on the score of a whole split, which ``fairseq-eval-lm`` prints at its end."""
-        return []
+        return score.error_lines(self.target_dictionary.symbols)
 
     def _blocks(self, dataset, rows, block, micro_batches, shard_id, num_shards) -> BlockDataset:
         return BlockDataset(
