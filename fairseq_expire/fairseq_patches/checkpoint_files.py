@@ -25,7 +25,7 @@ class _Progress(NamedTuple):
 
 
 class ModelSummary(NamedTuple):
-    """The digests of the dictionaries that a checkpoint's model was trained with, of inputs and of labels, None where it
+    """The digests of the dictionaries of inputs and labels that a checkpoint's model was trained with, None where it
     has none; the names of the weights; and whether there is a moving average of them."""
 
     digest: str | None
