@@ -23,7 +23,7 @@ MARKS = re.compile(r"(<!-- table: (?P<name>[^ ]+) -->\n).*?(<!-- end -->)", re.D
 
 BASE = "transformer_xl_lm"
 ARCHITECTURES = ("expire_span_lm", "adaptive_span_lm", "compressive_transformer_lm")
-SCRIPTS = ("enwik8", "pg19", "wikitext103", "text", "copy_task", "instruction")
+SCRIPTS = ("enwik8", "pg19", "wikitext103", "text", "copy_task", "collision", "instruction")
 
 Row = tuple[str, ...]
 
