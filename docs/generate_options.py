@@ -23,7 +23,7 @@ MARKS = re.compile(r"(<!-- table: (?P<name>[^ ]+) -->\n).*?(<!-- end -->)", re.D
 
 BASE = "transformer_xl_lm"
 ARCHITECTURES = ("expire_span_lm", "adaptive_span_lm", "compressive_transformer_lm")
-SCRIPTS = ("enwik8", "pg19", "wikitext103", "text", "copy_task", "collision")
+SCRIPTS = ("enwik8", "pg19", "wikitext103", "text", "copy_task", "collision", "instruction")
 
 Row = tuple[str, ...]
 
@@ -168,8 +168,10 @@ def tables() -> dict[str, Callable[[], str]]:
             ("option", "meaning"), parser_rows(parser, without=without)
         )
     for name, parser in scripts.items():
-        made[f"{name}.py"] = lambda parser=parser: table(
-            ("option", "meaning"), parser_rows(parser, without=shared[type(parser)])
+        # A script may have a parser of its own that is based on one of these.
+        kind = next(kind for kind in type(parser).__mro__ if kind in shared)
+        made[f"{name}.py"] = lambda parser=parser, kind=kind: table(
+            ("option", "meaning"), parser_rows(parser, without=shared[kind])
         )
     return made
 

@@ -6,8 +6,10 @@
 - ``verify``: from data back to text.
 - ``generated``: data with labels that a program makes.
 - ``collision``: a generator of such data, for the script of that name.
+- ``answers``: text that a program makes, and the tokens of it that have to be right.
 - ``split_files``: the files of a split, for both kinds of data.
 - ``command``, ``generated_command``: the command line of the scripts in data_prep.
 
-Only ``binarize``, ``verify``, ``generated`` and ``split_files`` need fairseq, whose file formats they write and read.
+Only ``binarize``, ``verify``, ``generated``, ``answers`` and ``split_files`` need fairseq, whose file formats they
+write and read.
 """

@@ -43,6 +43,7 @@ class Job:
         tokenizer: makes the symbols.
         append_eos: end every file with ``</s>``. With words every line ends in it anyway.
         threshold: leave out symbols that occur less often in train.
+        fixed_symbols: symbols that the dictionary has even if train lacks them, unless ``threshold`` leaves them out.
         dictionary_file: the dict.txt of other data, to use as it is; None to make one of the train split.
         item_per_file: make an item of each file.
         chunk_bytes: about how much text to encode at once.
@@ -57,6 +58,7 @@ class Job:
     tokenizer: Tokenizer
     append_eos: bool = False
     threshold: int = 0
+    fixed_symbols: Sequence[str] = ()
     dictionary_file: Path | None = None
     item_per_file: bool = False
     chunk_bytes: int = CHUNK_BYTES
@@ -158,7 +160,7 @@ def _make_dictionary(job: Job, path: Path, workers: int, on_progress: OnProgress
     dictionary = Dictionary()
     for symbol, count in counts.items():
         dictionary.add_symbol(symbol, count)
-    for symbol in tokenizer.fixed_symbols():
+    for symbol in (*tokenizer.fixed_symbols(), *job.fixed_symbols):
         dictionary.add_symbol(symbol, 0)
     dictionary.finalize(threshold=job.threshold, padding_factor=tokenizer.padding_factor)
     with naming_file_in_errors(path):

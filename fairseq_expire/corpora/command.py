@@ -166,7 +166,11 @@ def find_local(path: str, names: Sequence[str]) -> Path:
 
 
 def make_data(
-    args: argparse.Namespace, make_job: Callable[[Path], Job], *, check: Callable[[Manifest], None] | None = None
+    args: argparse.Namespace,
+    make_job: Callable[[Path], Job],
+    *,
+    check: Callable[[Manifest], None] | None = None,
+    add: Callable[[Path, Manifest], Manifest] | None = None,
 ) -> None:
     """Makes the data of a job in ``--dest`` and prints a table of it.
 
@@ -174,6 +178,8 @@ def make_data(
         args: the options of :class:`Parser`.
         make_job: called with a folder to :func:`~fairseq_expire.corpora.compressed.unpack` text in.
         check: called with the manifest before the folder appears; raises ValueError if the data is not the corpus.
+        add: called with the folder and the manifest before the folder appears; writes more files, and returns the
+            manifest with what it says of them.
     """
     with new_folder(args.dest, mark=FILE_NAME, force=args.force) as folder:
         job = make_job(folder)
@@ -183,6 +189,8 @@ def make_data(
             manifest = binarize(job, folder, workers=args.workers, on_progress=progress.advance)
         if check:
             check(manifest)
+        if add:
+            manifest = add(folder, manifest)
         remove_unpacked(folder)
     print(table(manifest, job.splits))
 
@@ -209,4 +217,7 @@ def table(manifest: Manifest, splits: Mapping[str, Sequence[FileSlice]]) -> str:
     if "corpus" in manifest.source:
         checked = {True: "checked by hash", False: "not verified (--no-verify)"}.get(manifest.source["verified"])
         lines.append(f"{manifest.source['corpus']}, {checked or manifest.source['verified']}")
+    if "answers" in manifest.source:
+        numbers = [f"{answers['number']} in {split}" for split, answers in manifest.source["answers"].items()]
+        lines.append(f"answers: {', '.join(numbers)}")
     return "\n".join(lines)

@@ -71,6 +71,9 @@ def _values_in_use(model: Mapping[str, Any], relevant) -> dict[str, Any]:
 
 
 def _default(field: Field) -> Any:
+    if field.type is bool and isinstance(field.default, str):
+        # The task's option of that name, off in checkpoints that were written before it was there.
+        return False
     return None if field.default is MISSING else field.default
 
 

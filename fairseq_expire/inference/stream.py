@@ -218,8 +218,8 @@ class Stream:
             raise ValueError(f"not the state of a stream: expected {', '.join(sorted(expected))}, got {sorted(state)}")
         if not torch.equal(state["weights"].cpu(), self._model.fingerprint):
             raise ValueError(
-                "the state of a stream goes on only with the weights it was made with, and their span_limit; these are "
-                "others"
+                "the state of a stream goes on only with the weights it was made with, their span_limit and their "
+                "--break-memory-at-eos; these are others"
             )
         memory = Memory.from_state_dict(
             {name.removeprefix("memory."): value for name, value in state.items() if name not in expected}

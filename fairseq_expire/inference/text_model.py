@@ -132,9 +132,11 @@ class TextModel:
 
     @functools.cached_property
     def fingerprint(self) -> Tensor:
-        """[4] int64, the first half of the SHA-256 of all weights, the dictionary, and the span limits."""
-        limits = [layer.policy.span_limit for layer in self.model.stack.layers]
-        digest = hashlib.sha256(f"{self.model.dictionary_digest} {limits}".encode())
+        """[4] int64, the first half of the SHA-256 of all weights, the dictionary, the span limits and the borders."""
+        reads_with = [self.model.dictionary_digest, [layer.policy.span_limit for layer in self.model.stack.layers]]
+        if self.model.config.document_start is not None:
+            reads_with.append(self.model.config.document_start)
+        digest = hashlib.sha256(" ".join(map(str, reads_with)).encode())
         for name, weight in self.model.state_dict().items():
             digest.update(name.encode())
             digest.update(weight.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())

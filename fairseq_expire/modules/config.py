@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from fairseq_expire.modules.adaptive_vocabulary import Clusters
 from fairseq_expire.modules.policies.adaptive_span import AdaptiveSpan
@@ -31,6 +31,9 @@ class LanguageModelConfig:
         pad: index of the padding symbol, which stands for no token.
         embed_dim, num_heads, ffn_dim, num_layers, position_range, pre_norm, dropout, attention_dropout,
             activation_dropout, checkpoint_activations: see :class:`MemoryTransformer`.
+        document_start: index of the symbol that begins a document as an input, mostly ``</s>``: from there on, nothing
+            before it is seen or remembered. None if documents have no borders.
+        num_labels: number of labels, one of which is predicted for each token; None to predict the next token.
         policy: makes the memory policy of a layer. A ``functools.partial`` of one of ``POLICIES`` with keywords can be
             exported.
         dropout_in: dropout on the embedding.
@@ -42,7 +45,8 @@ class LanguageModelConfig:
         adaptive_softmax_dropout: dropout in the adaptive softmax.
         tie_adaptive_weights, tie_adaptive_proj: share the word vectors, and the projections, of the two.
     Raises:
-        ValueError: if weights are to be shared between modules that do not fit each other.
+        ValueError: if weights are to be shared between modules that do not fit each other; if there is no symbol
+            ``document_start``.
     """
 
     vocab_size: int
@@ -67,8 +71,20 @@ class LanguageModelConfig:
     tie_adaptive_weights: bool = False
     tie_adaptive_proj: bool = False
     checkpoint_activations: bool = False
+    document_start: int | None = None
+    num_labels: int | None = None
 
     def __post_init__(self) -> None:
+        if self.document_start is not None and not 0 <= self.document_start < self.vocab_size:
+            raise ValueError(
+                f"document_start is the index of a symbol: expected 0 to {self.vocab_size - 1} or none, got "
+                f"{self.document_start}"
+            )
+        if self.num_labels is not None and (self.share_embedding or self.tie_adaptive_weights):
+            raise ValueError(
+                "share_embedding and tie_adaptive_weights use one matrix for the symbols that are read and predicted: "
+                "not with num_labels, since labels are other symbols"
+            )
         if self.share_embedding and (self.adaptive_input or self.adaptive_softmax):
             raise ValueError("share_embedding shares one full matrix: not with adaptive_input or adaptive_softmax")
         if self.tie_adaptive_weights and (self.adaptive_input is None or self.adaptive_input != self.adaptive_softmax):
@@ -78,6 +94,11 @@ class LanguageModelConfig:
             )
         if self.tie_adaptive_proj and not self.tie_adaptive_weights:
             raise ValueError("tie_adaptive_proj only works together with tie_adaptive_weights")
+
+    @property
+    def output_size(self) -> int:
+        """Number of symbols that are predicted."""
+        return self.vocab_size if self.num_labels is None else self.num_labels
 
     def with_policy_options(self, **options: Any) -> "LanguageModelConfig":
         """Returns the configuration of the same model with other options of its policy.
@@ -125,8 +146,10 @@ class LanguageModelConfig:
 
 def _check_type(name: str, value: Any, expected: Any) -> None:
     # JSON does not tell 1 from 1.0; a bool is not a number here.
-    if type(value) is not expected and (type(value), expected) != (int, float):
-        raise ValueError(f"the field {name} of a model is {value!r}, expected {expected.__name__}")
+    types = get_args(expected) or (expected,)
+    if type(value) not in types and (type(value), expected) != (int, float):
+        names = " or ".join(each.__name__ for each in types)
+        raise ValueError(f"the field {name} of a model is {value!r}, expected {names}")
 
 
 def _object(content: Any, of: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""A language model with a memory: tokens in, predictions of the next ones out.
+"""A language model with a memory: tokens in, predictions of the next ones, or of a label for each, out.
 
-Size legend: B rows, T tokens of a block, D width, V vocabulary.
+Size legend: B rows, T tokens of a block, D width, V symbols that are predicted.
 """
 
 from typing import NamedTuple
@@ -92,7 +92,10 @@ class LanguageModel(nn.Module):
             memory: the memory to read on from; None at the start of a text.
         """
         hidden = self.dropout_in(self.embed_scale * self.embed_tokens(tokens))
-        out: StackOutput = self.stack(hidden, memory, padding=tokens.eq(self.config.pad))
+        start = self.config.document_start
+        out: StackOutput = self.stack(
+            hidden, memory, padding=tokens.eq(self.config.pad), starts=None if start is None else tokens.eq(start)
+        )
         return out._replace(hidden=self.dropout_out(out.hidden))
 
     def output_layer(self, features: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ def _embedding(config: LanguageModelConfig) -> nn.Embedding | AdaptiveInput:
 
 
 def _projection(config: LanguageModelConfig, embed_tokens: nn.Embedding | AdaptiveInput) -> Linear:
-    projection = Linear(config.embed_dim, config.vocab_size, bias=False)
+    projection = Linear(config.embed_dim, config.output_size, bias=False)
     if config.share_embedding:
         # The configuration allows this only with a plain embedding.
         assert isinstance(embed_tokens, nn.Embedding)
@@ -162,7 +165,7 @@ def _adaptive_softmax(config: LanguageModelConfig, embed_tokens: nn.Embedding | 
         assert isinstance(embed_tokens, AdaptiveInput)
         tied = embed_tokens
     return AdaptiveSoftmax(
-        vocab_size=config.vocab_size,
+        vocab_size=config.output_size,
         embed_dim=config.embed_dim,
         clusters=config.adaptive_softmax,
         dropout=config.adaptive_softmax_dropout,

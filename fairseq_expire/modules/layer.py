@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_expire.modules.attention import attend
+from fairseq_expire.modules.borders import Borders
 from fairseq_expire.modules.linear import Linear
 from fairseq_expire.modules.memory import LayerMemory
 from fairseq_expire.modules.policies.base import MemoryPolicy
@@ -110,6 +111,7 @@ class MemoryLayer(nn.Module):
         position: Tensor,
         *,
         padding: Tensor | None,
+        borders: Borders | None,
         shortening: float | None,
     ) -> LayerOutput:
         """Reads one block.
@@ -119,14 +121,18 @@ class MemoryLayer(nn.Module):
             memory: what the layer remembers.
             position: [P, D / K], embeddings of the distances 1 ... P.
             padding, shortening: as in :meth:`MemoryTransformer.forward`.
+            borders: between documents, or None.
         """
         block = hidden.size(1)
         states = self._states(hidden)
         if self.training or torch.is_grad_enabled():
-            candidates = self._from_inputs(hidden, states, memory, padding)
+            candidates = self._from_inputs(hidden, states, memory, padding, borders)
         else:
-            candidates = self._from_keys(hidden, states, memory, padding)
-        visibility = self.policy.visibility(candidates.spans, candidates.memory, block=block, shortening=shortening)
+            candidates = self._from_keys(hidden, states, memory, padding, borders)
+        next_start = None if borders is None else borders.next_start(candidates.memory.age)
+        visibility = self.policy.visibility(
+            candidates.spans, candidates.memory, block=block, shortening=shortening, next_start=next_start
+        )
         attended = attend(
             self._heads(self.query_proj(states)),
             self._heads(candidates.key),
@@ -144,8 +150,13 @@ class MemoryLayer(nn.Module):
         )
         if shortening is not None:
             # Shortened spans delete nothing.
-            visibility = self.policy.visibility(candidates.spans.detach(), candidates.memory, block=block)
+            visibility = self.policy.visibility(
+                candidates.spans.detach(), candidates.memory, block=block, next_start=next_start
+            )
         keep = self.policy.retain(visibility)
+        if visibility.hidden_from is not None:
+            # This bound is not stored, so that no policy may keep what it hides.
+            keep = keep & (visibility.hidden_from > block)
 
         attended = self.dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))  # [B, K, T, D / K] -> [B, T, D]
         if self.pre_norm:
@@ -156,7 +167,9 @@ class MemoryLayer(nn.Module):
             hidden = self.ffn_norm(hidden + self._feed_forward(hidden))
         return LayerOutput(hidden, candidates.memory.advance(block), keep, report)
 
-    def _from_inputs(self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None) -> _Candidates:
+    def _from_inputs(
+        self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None, borders: Borders | None
+    ) -> _Candidates:
         """In ``train()`` or with gradients: computes keys, values and spans of the memory with the current weights."""
         if memory.inputs is None or memory.keys is not None:
             raise ValueError(
@@ -167,7 +180,7 @@ class MemoryLayer(nn.Module):
         # too.
         overflowed = ~hidden.detach().isfinite().all(dim=-1)
         padding = overflowed if padding is None else padding | overflowed
-        memory = self._compress(memory, hidden.detach(), padding, lambda inputs: {"inputs": inputs})
+        memory = self._compress(memory, hidden.detach(), padding, borders, lambda inputs: {"inputs": inputs})
         assert memory.inputs is not None
         # Empty slots are left out. The memory has no gradient, so that only weights get one.
         remembered = self._states(memory.flatten(memory.inputs))
@@ -178,7 +191,9 @@ class MemoryLayer(nn.Module):
         memory = memory.append(memory.block_age(hidden.size(1), padding), inputs=hidden.detach())
         return _Candidates(key, value, spans, memory)
 
-    def _from_keys(self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None) -> _Candidates:
+    def _from_keys(
+        self, hidden: Tensor, states: Tensor, memory: LayerMemory, padding: Tensor | None, borders: Borders | None
+    ) -> _Candidates:
         """In ``eval()`` without gradients: computes keys, values and spans once, when a token is read."""
         if memory.keys is None:
             memory = self._with_keys(memory)
@@ -187,7 +202,9 @@ class MemoryLayer(nn.Module):
         if memory.keys.dtype != new["keys"].dtype:
             # Autocast begins or ends here.
             memory = memory.to(dtype=new["keys"].dtype)
-        memory = self._compress(memory, hidden, padding, lambda inputs: self._stored(inputs, self._states(inputs)))
+        memory = self._compress(
+            memory, hidden, padding, borders, lambda inputs: self._stored(inputs, self._states(inputs))
+        )
         memory = memory.append(memory.block_age(hidden.size(1), padding), **new)
         assert memory.keys is not None
         assert memory.values is not None
@@ -222,6 +239,7 @@ class MemoryLayer(nn.Module):
         memory: LayerMemory,
         inputs: Tensor,
         padding: Tensor | None,
+        borders: Borders | None,
         stored: Callable[[Tensor], dict[str, Tensor]],
     ) -> LayerMemory:
         """Appends the memories that the policy makes of several states each.
@@ -230,9 +248,10 @@ class MemoryLayer(nn.Module):
             memory: before the block.
             inputs: [B, T, D] of the block.
             padding: [B, T] bool, or None.
+            borders: between documents, or None.
             stored: computes the fields of the memory from layer inputs [B, G, D].
         """
-        new = self.policy.compress(memory, inputs, padding)
+        new = self.policy.compress(memory, inputs, padding, borders)
         if new is None or (not new.age.size(1) and memory.min_distance is not None):
             return memory
         return memory.append(new.age, **stored(new.inputs), min_distance=new.min_distance)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq_expire.modules.borders import Borders
 from fairseq_expire.modules.growable_buffer import GrowableBuffer
 
 # Rows hold different numbers of memories in one rectangular tensor. An empty slot is a memory too old for any policy to
@@ -46,7 +47,8 @@ class LayerMemory:
         min_distance: [B, M] int64, the distance from which on a slot is seen; None if it is 1 for all slots.
         counts: number of slots that each row uses, the last ones.
         oldest: no memory that a query can see is older than this many steps.
-        tokens_read: number of tokens of the stream that have been read.
+        tokens_read: for each row, the number of tokens that have been read of its document, or of its stream without
+            borders.
         buffer: where the fields can grow; None for nowhere.
     Raises:
         ValueError: if the shapes or the type of ``age`` do not fit, or a field is missing.
@@ -60,7 +62,7 @@ class LayerMemory:
     min_distance: Tensor | None = None
     counts: tuple[int, ...]
     oldest: int
-    tokens_read: int = 0
+    tokens_read: tuple[int, ...]
     buffer: GrowableBuffer | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +70,10 @@ class LayerMemory:
             raise ValueError(f"ages are whole steps: expected an int64 tensor, got {self.age.dtype}")
         fields = self.fields
         shape = self.age.shape
+        if len(self.tokens_read) != len(self.age):
+            raise ValueError(
+                f"tokens_read has a number for each row: expected {len(self.age)}, got {len(self.tokens_read)}"
+            )
         for name, tensor in fields.items():
             if tensor.shape[:2] != shape:
                 raise ValueError(
@@ -80,11 +86,12 @@ class LayerMemory:
             )
 
     @classmethod
-    def from_tensors(cls, *, age: Tensor, tokens_read: int = 0, **fields: Any) -> "LayerMemory":
+    def from_tensors(cls, *, age: Tensor, tokens_read: Sequence[int] | None = None, **fields: Any) -> "LayerMemory":
         """Makes a memory whose ``counts`` and ``oldest`` are found by looking at ``age``.
 
         Args:
-            age, tokens_read: as in the class.
+            age: as in the class.
+            tokens_read: as in the class; None for none.
             fields: tensors or None by name, as in the class.
         """
         occupied = age < EMPTY_AGE
@@ -95,14 +102,15 @@ class LayerMemory:
             **fields,
             counts=tuple((age.size(1) - empty).tolist()),
             oldest=_oldest(age, occupied),
-            tokens_read=tokens_read,
+            tokens_read=(0,) * age.size(0) if tokens_read is None else tuple(tokens_read),
         )
 
     @classmethod
     def empty(cls, *, batch: int, embed_dim: int, like: Tensor) -> "LayerMemory":
         """Makes a memory that holds nothing, of the type and on the device of ``like``."""
         age = torch.zeros(batch, 0, dtype=torch.int64, device=like.device)
-        return cls(age=age, inputs=like.new_zeros(batch, 0, embed_dim), counts=(0,) * batch, oldest=0)
+        inputs = like.new_zeros(batch, 0, embed_dim)
+        return cls(age=age, inputs=inputs, counts=(0,) * batch, oldest=0, tokens_read=(0,) * batch)
 
     @property
     def fields(self) -> dict[str, Tensor]:
@@ -198,7 +206,16 @@ class LayerMemory:
 
     def advance(self, steps: int) -> "LayerMemory":
         """Returns the same memories ``steps`` tokens later."""
-        return replace(self, age=self.age + steps, oldest=self.oldest + steps, tokens_read=self.tokens_read + steps)
+        tokens_read = tuple(count + steps for count in self.tokens_read)
+        return replace(self, age=self.age + steps, oldest=self.oldest + steps, tokens_read=tokens_read)
+
+    def begin_documents(self, tokens_read: Sequence[int]) -> "LayerMemory":
+        """Returns the same memories, where some rows began a document.
+
+        Args:
+            tokens_read: tokens that have been read of these documents; 0 for a row that is in the same one as before.
+        """
+        return replace(self, tokens_read=tuple(new or before for before, new in zip(self.tokens_read, tokens_read)))
 
     def prune(self, keep: Tensor, counts: tuple[int, ...], *, oldest: int, block: int) -> "LayerMemory":
         """Returns the memories marked, with room for another block where keys and values are stored.
@@ -279,7 +296,7 @@ class LayerMemory:
             **fields,
             counts=tuple(self.counts[row] for row in numbers),
             oldest=self.oldest,
-            tokens_read=self.tokens_read,
+            tokens_read=tuple(self.tokens_read[row] for row in numbers),
             buffer=buffer,
         )
 
@@ -297,18 +314,14 @@ class LayerMemory:
         """Returns the rows of several memories, one below the other.
 
         Raises:
-            ValueError: if they do not store the same fields of equally long texts.
+            ValueError: if they do not store the same fields.
         """
         kinds = {
-            (m.tokens_read, *((name, m.fields[name].size(-1)) for name in m.fields if name != "min_distance"))
-            for m in memories
+            tuple((name, m.fields[name].size(-1)) for name in m.fields if name != "min_distance") for m in memories
         }
         if len(kinds) != 1:
             given = "; ".join(", ".join(f"{name} {list(x.shape)}" for name, x in m.fields.items()) for m in memories)
-            raise ValueError(
-                "memories can be joined if they have read equally many tokens and store the same fields, got "
-                f"{', '.join(str(m.tokens_read) for m in memories)} tokens with {given}"
-            )
+            raise ValueError(f"memories can be joined if they store the same fields, got {given}")
         slots = max(m.slots for m in memories)
         names = {name: None for m in memories for name in m.fields}
         fields: dict[str, Any] = {
@@ -319,7 +332,7 @@ class LayerMemory:
             **fields,
             counts=tuple(count for m in memories for count in m.counts),
             oldest=max(m.oldest for m in memories),
-            tokens_read=memories[0].tokens_read,
+            tokens_read=tuple(count for m in memories for count in m.tokens_read),
         )
 
 
@@ -344,6 +357,20 @@ class Memory:
         """Slots of a row in each layer, empty ones included."""
         return tuple(layer.slots for layer in self.layers)
 
+    def skip(self, starts: Tensor) -> "Memory":
+        """Returns what is left of the memories after N tokens that are not read.
+
+        Args:
+            starts: [B, N] bool, True where one of them begins a document; the row forgets what is before it.
+        """
+        tokens_read = Borders(starts).tokens_of_last
+        goes_on, numbers = (tokens_read == 0).unsqueeze(1), tokens_read.tolist()
+        layers = []
+        for layer in self.advance(starts.size(1)).layers:
+            keep = layer.occupied & goes_on
+            layers.append(layer.begin_documents(numbers).compact(keep, tuple(keep.sum(dim=1).tolist())))
+        return Memory(tuple(layers))
+
     def advance(self, steps: int) -> "Memory":
         """Returns the same memories ``steps`` tokens later."""
         return Memory(tuple(layer.advance(steps) for layer in self.layers))
@@ -366,7 +393,7 @@ class Memory:
         """Joins the rows of several memories of one model: texts that were read apart go on side by side.
 
         Raises:
-            ValueError: if they have not read equally many tokens, or come from different models.
+            ValueError: if they come from different models.
         """
         if len({len(memory.layers) for memory in memories}) != 1:
             raise ValueError(
@@ -379,7 +406,7 @@ class Memory:
         state = {}
         for number, layer in enumerate(self.layers):
             state[f"{number}.age"] = layer.age
-            state[f"{number}.tokens_read"] = torch.tensor(layer.tokens_read)
+            state[f"{number}.tokens_read"] = torch.tensor(layer.tokens_read, dtype=torch.int64)
             for name, tensor in layer.fields.items():
                 # Without the room to grow.
                 state[f"{number}.{name}"] = tensor.clone()
@@ -387,7 +414,7 @@ class Memory:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor]) -> "Memory":
-        """Makes a memory of what :meth:`state_dict` returned.
+        """Makes a memory of what :meth:`state_dict` returned, also in version 0.1: one number of tokens for all rows.
 
         Raises:
             ValueError: if ``state`` is something else, or was written by an earlier version.
@@ -408,7 +435,7 @@ class Memory:
             tuple(
                 LayerMemory.from_tensors(
                     age=state[f"{number}.age"],
-                    tokens_read=int(state[f"{number}.tokens_read"]),
+                    tokens_read=state[f"{number}.tokens_read"].expand(len(state[f"{number}.age"])).tolist(),
                     **{name: state.get(f"{number}.{name}") for name in FIELDS},
                 )
                 for number in range(count)

@@ -4,6 +4,7 @@ Size legend: B rows, T tokens of a block, D width, K heads, P positions.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fairseq_expire.modules.borders import Borders
 from fairseq_expire.modules.layer import LayerOutput, LayerReport, MemoryLayer
 from fairseq_expire.modules.memory import Memory
 from fairseq_expire.modules.policies.base import MemoryPolicy
@@ -117,10 +119,17 @@ class MemoryTransformer(nn.Module):
         limited = [age for age in ages if age is not None]
         return max(limited) if len(limited) == len(ages) else None
 
-    def empty_memory(self, batch: int, *, tokens_read: int = 0) -> Memory:
-        """Makes a memory of B rows that holds nothing of the ``tokens_read`` tokens that came before."""
+    def empty_memory(self, batch: int, *, tokens_read: int | Sequence[int] = 0) -> Memory:
+        """Makes a memory of B rows that holds nothing of the tokens that came before.
+
+        Args:
+            batch: B.
+            tokens_read: number of tokens that came before, or a number for each row: of its document.
+        """
         memory = Memory.empty(batch=batch, num_layers=len(self.layers), embed_dim=self.embed_dim, like=self.position)
-        return memory.advance(tokens_read)
+        if isinstance(tokens_read, int):
+            tokens_read = (tokens_read,) * batch
+        return Memory(tuple(replace(layer, tokens_read=tuple(tokens_read)) for layer in memory.layers))
 
     def check_memory(self, memory: Memory, *, batch: int) -> None:
         """Raises ValueError, with the likely cause, unless B rows can be read on from a memory."""
@@ -137,6 +146,7 @@ class MemoryTransformer(nn.Module):
         memory: Memory | None = None,
         *,
         padding: Tensor | None = None,
+        starts: Tensor | None = None,
         shortening: float | None = None,
     ) -> StackOutput:
         """Reads one block.
@@ -145,6 +155,8 @@ class MemoryTransformer(nn.Module):
             hidden: [B, T, D], embedded tokens; T may differ from block to block.
             memory: what the previous block returned; None at the start of a stream.
             padding: [B, T] bool, True where a row has no token: it is neither seen nor remembered.
+            starts: [B, T] bool, True where a token begins a document or an episode: from there on, nothing before it is
+                seen, stored or charged. Its own query sees nothing. None if the block has no such border.
             shortening: share of L in [0, 1) to which spans are cut in this block. With None, the policy may draw one in
                 training (section 4.2).
         Raises:
@@ -158,6 +170,12 @@ class MemoryTransformer(nn.Module):
         if memory is None:
             memory = Memory.empty(batch=batch, num_layers=len(self.layers), embed_dim=self.embed_dim, like=hidden)
         self.check_memory(memory, batch=batch)
+        if starts is not None and (starts.shape != hidden.shape[:2] or starts.dtype != torch.bool):
+            raise ValueError(
+                f"starts marks the tokens that begin a document: expected bool {list(hidden.shape[:2])}, as the block, "
+                f"got {starts.dtype} {list(starts.shape)}"
+            )
+        borders = None if starts is None else Borders(starts)
         if shortening is None and self.training:
             shortening = self.layers[0].policy.draw_shortening()
 
@@ -166,23 +184,27 @@ class MemoryTransformer(nn.Module):
             read: Callable[..., LayerOutput] = layer
             if self.checkpoint_activations and torch.is_grad_enabled():
                 read = partial(checkpoint, layer, use_reentrant=False)
-            out = read(hidden, before, self.position, padding=padding, shortening=shortening)
+            out = read(hidden, before, self.position, padding=padding, borders=borders, shortening=shortening)
             hidden = out.hidden
             outputs.append(out)
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
-        return StackOutput(hidden, _pruned(outputs, block), tuple(out.report for out in outputs))
+        return StackOutput(hidden, _pruned(outputs, block, borders), tuple(out.report for out in outputs))
 
 
-def _pruned(outputs: Sequence[LayerOutput], block: int) -> Memory:
+def _pruned(outputs: Sequence[LayerOutput], block: int, borders: Borders | None) -> Memory:
     """Deletes the memories that no later query can see."""
-    # How many memories each row of each layer keeps, and the age of the oldest: the only wait for the device.
-    found = torch.stack(
-        [torch.stack([out.keep.sum(dim=1), out.memory.age.masked_fill(~out.keep, 0).amax(dim=1)]) for out in outputs]
-    )
-    return Memory(
-        tuple(
-            out.memory.prune(out.keep, tuple(counts), oldest=max(oldest), block=block)
-            for out, (counts, oldest) in zip(outputs, found.tolist())
-        )
-    )
+    # How many memories each row of each layer keeps, and the age of the oldest.
+    found = [
+        torch.stack([out.keep.sum(dim=1), out.memory.age.masked_fill(~out.keep, 0).amax(dim=1)]) for out in outputs
+    ]
+    if borders is not None:
+        found.append(borders.tokens_of_last.unsqueeze(0))
+    # The only wait for the device.
+    numbers = torch.cat(found).tolist()
+    layers = []
+    for number, out in enumerate(outputs):
+        counts, oldest = numbers[2 * number : 2 * number + 2]
+        memory = out.memory if borders is None else out.memory.begin_documents(numbers[-1])
+        layers.append(memory.prune(out.keep, tuple(counts), oldest=max(oldest), block=block))
+    return Memory(tuple(layers))

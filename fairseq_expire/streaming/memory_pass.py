@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fairseq_expire.modules import LanguageModel, Memory
+from fairseq_expire.streaming.answers import AnswerTally
 from fairseq_expire.streaming.blocks import BlockDataset
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class MemoryPass:
         self._blocks = blocks
         self._last: WeakKeyDictionary[nn.Module, dict[int, _ReadBlock]] = WeakKeyDictionary()
         self._saved: dict[int, _ReadBlock] = {}
+        self._answers = AnswerTally()
         # The reason why the memory at the start has to be made by reading the text again; None if it has not.
         self.reread_reason: str | None = None
         if begin or not blocks.whole_epoch:
@@ -75,9 +77,28 @@ class MemoryPass:
         """Returns True if no text stands before token ``start`` of the rows."""
         return self._blocks.num_tokens_before(micro_batch, start) == 0
 
-    def empty_memory(self, model: LanguageModel, start: int) -> Memory:
-        """Returns the memory of a model that skipped the first ``start`` tokens of each row."""
-        return model.stack.empty_memory(self._blocks.rows, tokens_read=start)
+    def empty_memory(self, model: LanguageModel, micro_batch: int, end: int, *, back: int = 0) -> Memory:
+        """Returns the memory of a model that skipped what stands before a place of each row.
+
+        Args:
+            model: the model.
+            micro_batch: the rows.
+            end, back: the place stands ``back`` tokens before token ``end`` of each row.
+        """
+        start, symbol = max(0, end - back), model.config.document_start
+        tokens_read: int | list[int] = start
+        if symbol is not None:
+            since = self._blocks.tokens_since(symbol, micro_batch, end, back=back)
+            tokens_read = [start if count is None else count for count in since]
+        return model.stack.empty_memory(self._blocks.rows, tokens_read=tokens_read)
+
+    def skip(self, model: LanguageModel, micro_batch: int, block: _ReadBlock, start: int) -> Memory:
+        """Returns the memory after a block that was read, and after the text from there to token ``start``."""
+        symbol, count = model.config.document_start, start - block.end
+        if symbol is None or not count:
+            return block.after.advance(count) if count else block.after
+        inputs = self._blocks.inputs_before(micro_batch, start, count)
+        return block.after.skip(inputs.eq(symbol).to(model.stack.position.device))
 
     @torch.no_grad()
     def _reread(self, model: LanguageModel, micro_batch: int, end: int, *, warn: bool) -> Memory:
@@ -92,7 +113,7 @@ class MemoryPass:
                 "the memory is made again by reading the last %d tokens of each row: %s", count, self.reread_reason
             )
         device = model.stack.position.device
-        memory = self.empty_memory(model, max(0, end - count))
+        memory = self.empty_memory(model, micro_batch, end, back=count)
         # The next update draws the same random numbers as without this.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for tokens in blocks.inputs_before(micro_batch, end, count).split(blocks.block, dim=1):
@@ -120,10 +141,10 @@ class MemoryPass:
         self.reread_reason = None
 
     def attach(self, batches: Iterator[dict]) -> Iterator[dict]:
-        """Yields the batches of the pass, each with a handle to its memory in ``net_input``."""
+        """Yields the batches of the pass, each with a handle to its memory in ``net_input``, and with the tally."""
         for batch in batches:
-            handle = MemoryHandle(self, batch["micro_batch"], batch["offset"], batch["target"].size(1))
-            yield {**batch, "net_input": {**batch["net_input"], "memory": handle}}
+            handle = MemoryHandle(self, batch["micro_batch"], batch["offset"], batch["net_input"]["src_tokens"].size(1))
+            yield {**batch, "net_input": {**batch["net_input"], "memory": handle}, "tally": self._answers}
 
 
 class MemoryHandle:
@@ -152,11 +173,11 @@ class MemoryHandle:
         last = self._memories.last_block(model, self._micro_batch, self._start)
         if last is None:
             logger.warning("reading on from token %d of each row with an empty memory", self._start)
-            return self._memories.empty_memory(model, self._start)
+            return self._memories.empty_memory(model, self._micro_batch, self._start)
         if last.start == self._start:
             return last.before
         # Memories also age by text that was skipped (a batch too large for the device).
-        return last.after if last.end == self._start else last.after.advance(self._start - last.end)
+        return self._memories.skip(model, self._micro_batch, last, self._start)
 
     def store(self, model: LanguageModel, before: Memory | None, after: Memory) -> None:
         """Stores the memory after this block; ``before`` is what :meth:`load` returned."""

@@ -69,6 +69,11 @@ class Manifest:
     dictionary_sha256: str
     splits: dict[str, SplitCounts]
 
+    @property
+    def lines_end_in_eos(self) -> bool:
+        """True if every line of the text, not only a document, ends in ``</s>``."""
+        return self.level == "words" or self.options.get("newlines") == "eos"
+
     def check_dictionary_file(self, path: Path) -> None:
         """Raises ValueError if a dict.txt is not the file that the data was written with."""
         if file_sha256(path) != self.dictionary_sha256:

@@ -28,6 +28,7 @@ OF_OTHERS = {
     *("--config-dir", "--config-name"),  # fairseq-hydra-train
     *("--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"),  # torchrun
     *("--ntasks", "--ntasks-per-node", "--gpus-per-node"),  # srun
+    *("--ignore-fields", "--outfile"),  # parlai
 }
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fairseq_expire.modules.borders import Borders
 from fairseq_expire.modules.memory import LayerMemory
 from fairseq_expire.modules.visibility import Visibility
 
@@ -171,14 +172,17 @@ class MemoryPolicy(nn.Module):
     def retain(self, visibility: Visibility) -> Tensor:
         """Marks the memories and tokens that stay after the block, [B, S] bool; all others are deleted for good.
 
-        This is a hook; all policies here use the default.
+        This is a hook; all policies here use the default. What ``hidden_from`` hides from later queries is deleted
+        whatever this returns.
 
         Args:
             visibility: of memories and block, with spans that are not shortened.
         """
         return visibility.visible_later
 
-    def compress(self, memory: LayerMemory, inputs: Tensor, padding: Tensor | None) -> CompressedStates | None:
+    def compress(
+        self, memory: LayerMemory, inputs: Tensor, padding: Tensor | None, borders: Borders | None = None
+    ) -> CompressedStates | None:
         """Makes memories that stand for several older states each; they are appended before the block is read.
 
         No gradient flows through them.
@@ -188,6 +192,7 @@ class MemoryPolicy(nn.Module):
                 set.
             inputs: [B, T, D], the layer's inputs for the block, without gradient.
             padding: [B, T] bool, True where the block has no token; or None.
+            borders: between documents, which share no compressed memory; or None.
         Returns:
             the new memories; or None if the policy never makes any.
         """

@@ -3,9 +3,12 @@
 Size legend: B rows, T tokens of a block, M memories, G groups of c states each, D width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from fairseq_expire.modules.borders import Borders
 from fairseq_expire.modules.memory import EMPTY_AGE, LayerMemory
 from fairseq_expire.modules.policies.base import (
     CompressedStates,
@@ -26,6 +29,8 @@ class Compressive(MemoryPolicy):
     A group of states is compressed when its oldest state is about to go, and the result is seen from when that state is
     gone. So there is no gap between the two, and what a query sees does not depend on blocks. Positions are counted in
     slots across both: the youngest compressed memory stands at L + 1. No gradient flows through a compressed memory.
+    Groups are counted from the first token of a document; a group that is not compressed when its document ends never
+    is.
 
     Args:
         max_span: L, how many states are remembered as they are.
@@ -98,35 +103,48 @@ class Compressive(MemoryPolicy):
             spans = spans.masked_fill(compressed.unsqueeze(-1), float(self.max_age))
         return super().visibility(spans, memory, block=block, shortening=shortening, next_start=next_start)
 
-    def compress(self, memory: LayerMemory, inputs: Tensor, padding: Tensor | None) -> CompressedStates:
+    def compress(
+        self, memory: LayerMemory, inputs: Tensor, padding: Tensor | None, borders: Borders | None = None
+    ) -> CompressedStates:
         """Compresses the groups whose first reader is a query of this block, or the first query of the next one."""
-        rows, block, rate = inputs.size(0), inputs.size(1), self.rate
-        # Groups are counted from the first token of the stream. A group is done when the block's first query does not
-        # see its oldest state any more.
-        groups_done = -(-max(0, memory.tokens_read - self.max_span) // rate)
-        first_age = memory.tokens_read - rate * groups_done
-        groups = max(0, (first_age + block - self.max_span - 1) // rate + 1)
-        # Steps from the block's first query back to the oldest state of each group.
-        begins = first_age - rate * torch.arange(groups, device=inputs.device)  # [G]
+        rows, block, rate, device = inputs.size(0), inputs.size(1), self.rate, inputs.device
+        # A group is done when the block's first query does not see its oldest state any more. Of each row, the age of
+        # the first state in no such group.
+        first_ages = [n - rate * -(-max(0, n - self.max_span) // rate) for n in memory.tokens_read]
+        # A bound for rows with borders: no two groups whose first readers see them begin less than ``rate`` apart.
+        groups = max(0, (max(first_ages) + block - self.max_span - 1) // rate + 1)
         if not groups:
-            return CompressedStates(inputs[:, :0], begins.expand(rows, 0), begins.expand(rows, 0))
+            none = torch.zeros(rows, 0, dtype=torch.int64, device=device)
+            return CompressedStates(inputs[:, :0], none, none)
 
-        # The slot of each state of each group in memory and block; the last column takes the slots in no group.
+        # Of each state of memory and block: the place of the oldest state of its group, both counted from the block's
+        # first query, and the number of the group.
         age = torch.cat([memory.age, memory.block_age(block, padding)], dim=1)  # [B, M + T]
-        place = first_age - age
-        in_group = (place >= 0) & (place < groups * rate)
+        tokens_read = _per_row(memory.tokens_read, device)
+        start = -tokens_read if borders is None else borders.document_start(age, tokens_read)
+        member = (-age - start) % rate
+        oldest = -age - member
+        number = torch.div(oldest + _per_row(first_ages, device), rate, rounding_mode="floor")
+        first_reader = oldest + self.max_span + 1
+        in_group = (oldest >= start) & (number >= 0) & (first_reader <= block)
+        if borders is not None:
+            in_group &= first_reader < borders.next_start(age)
         if memory.min_distance is not None:
             in_group[:, : memory.slots] &= memory.min_distance == 1
-        slots = torch.full((rows, groups * rate + 1), -1, device=inputs.device)
-        numbers = torch.arange(age.size(1), device=inputs.device).expand_as(place)
-        slots = slots.scatter_(1, place.masked_fill(~in_group, groups * rate), numbers)[:, :-1]  # [B, G c]
+        # The slot of each state of each group in memory and block; the last column takes the slots in no group.
+        slots = torch.full((rows, groups * rate + 1), -1, device=device)
+        numbers = torch.arange(age.size(1), device=device).expand_as(age)
+        place = (number * rate + member).masked_fill(~in_group, groups * rate)
+        slots = slots.scatter_(1, place, numbers)[:, :-1]  # [B, G c]
+        begins = torch.full((rows, groups + 1), EMPTY_AGE, device=device)
+        begins = begins.scatter_(1, number.masked_fill(~in_group, groups), -oldest)[:, :-1]  # [B, G]
         present = (slots >= 0).view(rows, groups, rate)  # [B, G, c]
 
         states = _gather(memory, inputs, slots).view(rows, groups, rate, -1)  # [B, G, c, D]
         return CompressedStates(
             inputs=self._pool(states, present),
-            age=begins.expand(rows, groups).masked_fill(~present.any(dim=-1), EMPTY_AGE),
-            min_distance=torch.full((rows, groups), self.max_span + 1, device=inputs.device),
+            age=begins,
+            min_distance=torch.full((rows, groups), self.max_span + 1, device=device),
         )
 
     def _pool(self, states: Tensor, present: Tensor) -> Tensor:
@@ -157,3 +175,8 @@ def _gather(memory: LayerMemory, inputs: Tensor, slots: Tensor) -> Tensor:
     assert memory.inputs is not None
     from_memory = memory.inputs.gather(1, index.clamp(0, memory.slots - 1))
     return torch.where(index < memory.slots, from_memory, from_block)
+
+
+def _per_row(numbers: Sequence[int], device: torch.device) -> int | Tensor:
+    """Returns a number for each row, [B, 1] int64; one number if they are equal, so that nothing goes to the device."""
+    return numbers[0] if len(set(numbers)) == 1 else torch.tensor(numbers, device=device).unsqueeze(1)
