@@ -23,7 +23,7 @@ MARKS = re.compile(r"(<!-- table: (?P<name>[^ ]+) -->\n).*?(<!-- end -->)", re.D
 
 BASE = "transformer_xl_lm"
 ARCHITECTURES = ("expire_span_lm", "adaptive_span_lm", "compressive_transformer_lm")
-SCRIPTS = ("enwik8", "pg19", "wikitext103", "text")
+SCRIPTS = ("enwik8", "pg19", "wikitext103", "text", "copy_task")
 
 Row = tuple[str, ...]
 
@@ -137,34 +137,39 @@ def tables() -> dict[str, Callable[[], str]]:
     from fairseq.models import MODEL_DATACLASS_REGISTRY
     from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
+    from fairseq_expire.corpora.command import CorpusParser, Parser
+    from fairseq_expire.corpora.generated_command import GeneratorParser
+
     head = ("option", "default", "meaning")
     base = MODEL_DATACLASS_REGISTRY[BASE]
     scripts = {name: script_parser(name) for name in SCRIPTS}
-    corpora = [scripts[name] for name in SCRIPTS if name != "text"]
-    everywhere = set.intersection(*map(names_in, scripts.values()))
-    every_corpus = set.intersection(*map(names_in, corpora))
+    # The parsers with the options of every script of a kind.
+    kinds = {
+        "data_prep": Parser(prog="script"),
+        "corpora": CorpusParser(prog="script"),
+        "generated": GeneratorParser(corpus="corpus", make_generator=dict, prog="script", description=None),
+    }
+    shared = {type(parser): names_in(parser) for parser in kinds.values()}
 
     made = {
         "model": lambda: table(head, dataclass_rows(base)),
         "task": lambda: table(head, dataclass_rows(TASK_DATACLASS_REGISTRY["memory_caching_lm"])),
         "criterion": lambda: table(head, dataclass_rows(CRITERION_DATACLASS_REGISTRY["expire_span_loss"])),
         "presets": lambda: table(("`--arch`", "what it sets"), preset_rows()),
-        "data_prep": lambda: table(
-            ("option", "meaning"), parser_rows(scripts["text"], without=names_in(scripts["text"]) - everywhere)
-        ),
-        "corpora": lambda: table(
-            ("option", "meaning"), parser_rows(corpora[-1], without=names_in(corpora[-1]) - every_corpus | everywhere)
-        ),
         "export": lambda: table(
             ("option", "meaning"), parser_rows(importlib.import_module("fairseq_expire.export").build_parser())
         ),
     }
     for name in ARCHITECTURES:
         made[name] = lambda kind=MODEL_DATACLASS_REGISTRY[name]: table(head, dataclass_rows(kind, without=base))
+    for name, parser in kinds.items():
+        without = set() if name == "data_prep" else shared[Parser]
+        made[name] = lambda parser=parser, without=without: table(
+            ("option", "meaning"), parser_rows(parser, without=without)
+        )
     for name, parser in scripts.items():
-        shared = everywhere if name == "text" else every_corpus
-        made[f"{name}.py"] = lambda parser=parser, shared=shared: table(
-            ("option", "meaning"), parser_rows(parser, without=shared)
+        made[f"{name}.py"] = lambda parser=parser: table(
+            ("option", "meaning"), parser_rows(parser, without=shared[type(parser)])
         )
     return made
 

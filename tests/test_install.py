@@ -83,7 +83,15 @@ def test_registering_without_fairseq_is_one_message(python, tmp_path):
     assert done.stderr.strip().splitlines()[-1].startswith("ImportError: this part of fairseq_expire needs fairseq, ")
 
 
-@pytest.mark.parametrize("script", ["text", "enwik8", "pg19", "wikitext103"])
+SCRIPTS = sorted(path.stem for path in ROOT.glob("data_prep/*.py"))
+
+
+def test_no_script_hides_a_module_of_python():
+    """The folder of a script comes first where Python looks for modules."""
+    assert not set(SCRIPTS) & set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_that_need_fairseq_say_so_in_one_line(python, tmp_path, script):
     run = f"{WITHOUT}import runpy; runpy.run_path({str(ROOT / 'data_prep' / script)!r} + '.py', run_name='__main__')"
     done = python(run, cwd=tmp_path, search=[ROOT])

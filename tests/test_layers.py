@@ -48,7 +48,7 @@ MAY_IMPORT = {
 # file format of fairseq's own.
 MAY_IMPORT_FAIRSEQ = [
     "streaming", "fairseq_patches", "models", "criterions", "tasks", "fairseq_version",
-    "corpora.binarize", "corpora.verify",
+    "corpora.binarize", "corpora.verify", "corpora.split_files", "corpora.generated",
 ]  # fmt: skip
 NEVER_FAIRSEQ = ["fairseq_patches.__init__", "fairseq_patches.user_dir", "fairseq_patches.stray_lines"]
 FAIRSEQ = {"fairseq", "fairseq_cli", "omegaconf", "hydra"}

@@ -1,38 +1,31 @@
 """Binarizing: text becomes fairseq's memory-mapped dataset, with a dictionary and a manifest."""
 
-import os
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-
-import numpy as np
+from typing import Any, TypeVar
 
 from fairseq_expire import requires_fairseq  # noqa: F401
 
 # isort: split
 from fairseq.data import Dictionary
-from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dtype
+from fairseq.data.indexed_dataset import best_fitting_int_dtype
 
 from fairseq_expire import __version__
+from fairseq_expire.corpora.split_files import open_split
 from fairseq_expire.corpora.verify import TextHash
 from fairseq_expire.corpora.workers import PROCESSES, available_cores, ordered_map
 from fairseq_expire.files import file_crc32, file_sha256, naming_file_in_errors, write_atomically
 from fairseq_expire.tokenizers.chunks import CHUNK_BYTES, Chunk, FileSlice, split_into_chunks
 from fairseq_expire.tokenizers.manifest import Manifest, SplitCounts, write_manifest
-from fairseq_expire.tokenizers.tokenizer import EncodedChunk, Tokenizer, load_dictionary
+from fairseq_expire.tokenizers.tokenizer import Tokenizer, load_dictionary
 
 Result = TypeVar("Result")
 
 # Called with the current step ("vocabulary", or the name of a split) and the number of bytes just read for it.
 OnProgress = Callable[[str, int], None]
-
-# Items whose offsets are computed at once when an index is written.
-INDEX_ITEMS = 1 << 18
 
 
 def _no_progress(doing: str, num_bytes: int) -> None:
@@ -114,16 +107,17 @@ def binarize(
     encode = tokenizer.make_encoder(dictionary, dtype=dtype, append_eos=job.append_eos, item_per_file=job.item_per_file)
     splits = {}
     for split in job.splits:
-        chunks, text_hash = job.chunks(split), TextHash(tokenizer)
+        chunks, text_hash, num_unknown = job.chunks(split), TextHash(tokenizer), 0
         with open_split(folder / split, dtype) as writer, _map(encode, chunks, tokenizer, workers) as results:
             for chunk, encoded in zip(chunks, results):
-                writer.add(encoded)
+                writer.add(encoded.ids, encoded.item_ends)
+                num_unknown += encoded.num_unknown
                 text_hash.add(encoded.text)
                 on_progress(split, chunk.num_bytes)
         splits[split] = SplitCounts(
             tokens=writer.tokens,
             items=writer.items,
-            unknown=writer.num_unknown,
+            unknown=num_unknown,
             source_bytes=sum(chunk.num_bytes for chunk in chunks),
             text_bytes=text_hash.num_bytes,
             text_chars=text_hash.num_chars,
@@ -177,106 +171,3 @@ def _map(
     """Calls a function on each chunk, by workers; see :func:`~fairseq_expire.corpora.workers.ordered_map`."""
     workers = max(1, min(workers, len(chunks)))
     return ordered_map(function, chunks, workers=workers, in_processes=tokenizer.uses_processes)
-
-
-class SplitWriter:
-    """Writes encoded chunks as a .bin and an .idx, byte for byte as fairseq's own builder writes the items.
-
-    Unlike that, it does not keep the sizes of all items in memory. Use :func:`open_split`.
-
-    Args:
-        prefix: the path of the files without .bin.
-        dtype: of the ids.
-    """
-
-    def __init__(self, prefix: Path, dtype: type):
-        self.prefix, self.dtype = prefix, dtype
-        self.tokens = self.items = self.num_unknown = self.bin_crc32 = 0
-        # Tokens of the item that continues in the next chunk.
-        self.open_tokens = 0
-        self._bin_path, self._idx_path = (prefix.with_name(prefix.name + suffix) for suffix in (".bin", ".idx"))
-        with naming_file_in_errors(self._idx_path), MMapIndexedDataset.Index.writer(str(self._idx_path), dtype):
-            # Writes the header. It could also write the rest, but takes that as lists of Python numbers.
-            pass
-        with naming_file_in_errors(self._bin_path):
-            self._bin = open(self._bin_path, "wb")  # noqa: SIM115
-        self._idx = open(self._idx_path, "r+b")  # noqa: SIM115
-        # The number of items, to be overwritten at the end.
-        self._count_offset = self._idx.seek(0, os.SEEK_END)
-        self._idx.write(struct.pack("<Q", 0))
-
-    def add(self, encoded: EncodedChunk) -> None:
-        """Appends a chunk.
-
-        Raises:
-            ValueError: an item is longer than the format allows.
-            OSError: a file cannot be written; names it.
-        """
-        ends = encoded.item_ends
-        if len(ends):
-            sizes = np.diff(ends, prepend=0)
-            sizes[0] += self.open_tokens
-            # A file of which everything is left out makes no item.
-            sizes = sizes[sizes > 0]
-            if sizes.max(initial=0) > np.iinfo(np.int32).max:
-                raise ValueError(
-                    f"{self.prefix}: an item of {sizes.max()} tokens, and fairseq's format has room for 2^31 - 1; "
-                    "cut the text into more files or lines"
-                )
-            with naming_file_in_errors(self._idx_path):
-                self._idx.write(sizes.astype(np.int32).tobytes())
-            self.items += len(sizes)
-            self.open_tokens = len(encoded.ids) - int(ends[-1])
-        else:
-            self.open_tokens += len(encoded.ids)
-        ids = np.ascontiguousarray(encoded.ids, dtype=self.dtype).data
-        with naming_file_in_errors(self._bin_path):
-            self._bin.write(ids)
-        self.bin_crc32 = zlib.crc32(ids, self.bin_crc32)
-        self.tokens += len(encoded.ids)
-        self.num_unknown += encoded.num_unknown
-
-    def finish(self) -> None:
-        """Completes the index with the offsets of the items, and brings both files onto the disk."""
-        if self.open_tokens:
-            raise RuntimeError(f"{self.prefix}: the last item has not ended")
-        with naming_file_in_errors(self._idx_path):
-            self._idx.seek(self._count_offset)
-            self._idx.write(struct.pack("<Q", self.items))
-            item_bytes, start = np.dtype(self.dtype).itemsize, 0
-            for sizes in self._read_sizes():
-                ends = start + np.cumsum(sizes, dtype=np.int64) * item_bytes
-                self._idx.seek(0, os.SEEK_END)
-                self._idx.write((ends - sizes * np.int64(item_bytes)).tobytes())
-                start = int(ends[-1])
-            _sync(self._idx)
-        with naming_file_in_errors(self._bin_path):
-            _sync(self._bin)
-
-    def _read_sizes(self) -> Iterator[np.ndarray]:
-        """Yields the sizes of items, int32, some at a time."""
-        for done in range(0, self.items, INDEX_ITEMS):
-            self._idx.seek(self._count_offset + 8 + 4 * done)
-            yield np.frombuffer(self._idx.read(4 * min(INDEX_ITEMS, self.items - done)), dtype=np.int32)
-
-    def close(self) -> None:
-        """Closes the files, complete or not."""
-        for file in (self._bin, self._idx):
-            with suppress(OSError):
-                file.close()
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-@contextmanager
-def open_split(prefix: Path, dtype: type) -> Iterator[SplitWriter]:
-    """Opens the files of a split for writing. They are complete after the ``with``, unless an error ends it."""
-    writer = SplitWriter(prefix, dtype)
-    try:
-        yield writer
-        writer.finish()
-    finally:
-        writer.close()

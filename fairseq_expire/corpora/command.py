@@ -3,6 +3,7 @@
 import argparse
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class Parser(OneLineParser):
             "--workers",
             type=positive,
             metavar="N",
-            help="threads or processes (words) to work with (default: one a core; 8 processes at most)",
+            help="threads, or processes for words and generated data (default: one a core; 8 processes at most)",
         )
         self.add_argument(
             "--verify",
@@ -50,9 +51,13 @@ class Parser(OneLineParser):
         logging.getLogger("urllib3").setLevel(logging.WARNING)
         try:
             if args.verify:
-                print_verified(args.verify)
+                self.verify(args)
             else:
                 make(args)
+        except BrokenPipeError:
+            # The reader of what --restore writes has seen enough. Python would write the rest at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.exit(1)
         except OSError as error:
             advice = "; make room, and run the same command again" if error.errno in NO_ROOM else ""
             if isinstance(error, PermissionError):
@@ -62,6 +67,10 @@ class Parser(OneLineParser):
             self.error(str(error))
         except KeyboardInterrupt:
             self.exit(130, f"{self.prog}: interrupted; run the same command again\n")
+
+    def verify(self, args: argparse.Namespace) -> None:
+        """Verifies the data in the folder of ``--verify`` and prints a report. Raises ValueError if it differs."""
+        print_verified(args.verify)
 
 
 class CorpusParser(Parser):
@@ -103,34 +112,35 @@ def positive(text: str) -> int:
     return number
 
 
-class ByteProgress(tqdm):
-    """A progress bar of bytes: one line on a terminal, elsewhere a line every few seconds, or none if that suffices.
+class Progress(tqdm):
+    """A progress bar: one line on a terminal, elsewhere a line every few seconds, or none if that suffices.
 
     Args:
-        total: number of bytes.
+        total: number of units.
+        unit: what is counted: "B", bytes, or "part", parts of generated data.
     """
 
     # Switches off a thread of tqdm, since processes are forked while bars are shown.
     monitor_interval = 0
 
-    def __init__(self, total: int | None):
+    def __init__(self, total: int | None, *, unit: str = "B"):
         quiet = not sys.stderr.isatty()
         wait = QUIET_SECONDS if quiet else 0.1
         super().__init__(
-            total=total, unit="B", unit_scale=True, file=sys.stderr, leave=False, mininterval=wait, delay=wait,
+            total=total, unit=unit, unit_scale=unit == "B", file=sys.stderr, leave=False, mininterval=wait, delay=wait,
             ascii=quiet, dynamic_ncols=not quiet,
         )  # fmt: skip
 
-    def advance(self, doing: str, num_bytes: int) -> None:
-        """Adds bytes that are done, and shows what is being done."""
+    def advance(self, doing: str, done: int) -> None:
+        """Adds units that are done, and shows what is being done."""
         if doing != self.desc:
             self.set_description_str(doing, refresh=False)
-        self.update(num_bytes)
+        self.update(done)
 
 
 def download(files: Sequence[RemoteFile], folder: Path, *, at_once: int = 1) -> list[Path]:
     """Calls :func:`~fairseq_expire.corpora.download.fetch` with a progress bar."""
-    with ByteProgress(sum(file.size for file in files)) as progress:
+    with Progress(sum(file.size for file in files)) as progress:
         # Without the names: files that are downloaded at once would alternate.
         return fetch(files, folder, at_once=at_once, on_progress=lambda name, num_bytes: progress.update(num_bytes))
 
@@ -169,7 +179,7 @@ def make_data(
         job = make_job(folder)
         sizes = {split: sum(part.num_bytes for part in slices) for split, slices in job.splits.items()}
         counted = 0 if job.dictionary_file else sizes["train"]
-        with ByteProgress(counted + sum(sizes.values())) as progress:
+        with Progress(counted + sum(sizes.values())) as progress:
             manifest = binarize(job, folder, workers=args.workers, on_progress=progress.advance)
         if check:
             check(manifest)
@@ -181,7 +191,7 @@ def print_verified(folder: str) -> None:
     """Compares the data in a folder with the text it was made of. Raises ValueError if it differs."""
     manifest = read_manifest(folder)
     total = manifest and sum(counts.text_bytes for counts in manifest.splits.values())
-    with ByteProgress(total) as progress:
+    with Progress(total) as progress:
         lines = list(verify(folder, on_progress=progress.advance))
     print("\n".join(lines))
 

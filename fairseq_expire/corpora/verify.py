@@ -1,8 +1,6 @@
 """Verification: reading data back as text, and comparing that with the text it was made of."""
 
 import hashlib
-import os
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,19 +9,12 @@ import numpy as np
 from fairseq_expire import requires_fairseq  # noqa: F401
 
 # isort: split
-from fairseq.data.indexed_dataset import MMapIndexedDataset, _dtype_header_code, best_fitting_int_dtype
+from fairseq.data.indexed_dataset import best_fitting_int_dtype
 
-from fairseq_expire.files import file_crc32
+from fairseq_expire.corpora.split_files import check_crc32, read_split
 from fairseq_expire.tokenizers.bound import make_tokenizer
 from fairseq_expire.tokenizers.manifest import Manifest, SplitCounts, read_manifest
 from fairseq_expire.tokenizers.tokenizer import Tokenizer, load_dictionary
-
-# Ids to decode at once.
-READ_TOKENS = 1 << 18
-# Items whose sizes are read at once.
-READ_ITEMS = 1 << 16
-
-INDEX_MAGIC = MMapIndexedDataset.Index._HDR_MAGIC
 
 
 class TextHash:
@@ -142,35 +133,12 @@ class _Data:
 
     def texts(self, split: str) -> Iterator[bytes]:
         """Yields the text of a split in parts, for a joiner. Raises ValueError if the files do not fit together."""
-        counts, prefix = self.counts(split), self.folder / split
-        dtype = best_fitting_int_dtype(len(self.dictionary))
+        counts, symbols = self.counts(split), len(self.dictionary)
+        dtype = best_fitting_int_dtype(symbols)
         decode = self.tokenizer.make_decoder(self.dictionary)
-        with open(f"{prefix}.bin", "rb") as file:
-            for ends in self._item_ends(split, dtype):
-                length = int(ends[-1])
-                for start in range(0, length, READ_TOKENS):
-                    ids = np.fromfile(file, dtype=dtype, count=min(READ_TOKENS, length - start))
-                    if len(ids) < min(READ_TOKENS, length - start):
-                        raise ValueError(f"{prefix}.bin: shorter than its index says; make the data again")
-                    if ids.max() >= len(self.dictionary):
-                        raise ValueError(f"{prefix}.bin: holds ids that are not in dict.txt; make the data again")
-                    first, last = np.searchsorted(ends, [start, start + len(ids)], side="right")
-                    yield decode(ids, ends[first:last] - start)
-        if os.path.getsize(f"{prefix}.bin") != counts.tokens * np.dtype(dtype).itemsize:
-            raise ValueError(f"{prefix}.bin: longer than its index says; make the data again")
-
-    def _item_ends(self, split: str, dtype: type) -> Iterator[np.ndarray]:
-        """Yields the ends of some items at a time, int64 [items], in tokens from the start of the first of them."""
-        path, num_items = f"{self.folder / split}.idx", self.counts(split).items
-        header = INDEX_MAGIC + struct.pack("<QBQ", 1, _dtype_header_code(dtype), num_items)
-        with open(path, "rb") as index:
-            if index.read(len(header)) != header:
-                raise ValueError(f"{path}: not the index of this data; make it again")
-            for done in range(0, num_items, READ_ITEMS):
-                sizes = np.fromfile(index, dtype=np.int32, count=min(READ_ITEMS, num_items - done))
-                if len(sizes) < min(READ_ITEMS, num_items - done):
-                    raise ValueError(f"{path}: cut short; make the data again")
-                yield np.cumsum(sizes, dtype=np.int64)
+        sizes = {"tokens": counts.tokens, "items": counts.items, "symbols": symbols}
+        for ids, ends in read_split(self.folder / split, dtype, **sizes):
+            yield decode(ids, ends)
 
     def check_files(self, split: str) -> None:
         """Compares the checksums of the files.
@@ -178,10 +146,5 @@ class _Data:
         They show what the text does not: where items end, and symbols that have no text.
         """
         counts = self.counts(split)
-        for suffix, expected in ((".idx", counts.idx_crc32), (".bin", counts.bin_crc32)):
-            path = self.folder / (split + suffix)
-            crc32 = file_crc32(path)
-            if crc32 != expected:
-                raise ValueError(
-                    f"{path}: CRC-32 {crc32}, and it had {expected} when it was written; make the data again"
-                )
+        check_crc32(f"{self.folder / split}.idx", counts.idx_crc32)
+        check_crc32(f"{self.folder / split}.bin", counts.bin_crc32)

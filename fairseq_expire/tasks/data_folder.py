@@ -17,6 +17,8 @@ def read_dictionary(folder: Path) -> Dictionary:
         FileNotFoundError: there is no dictionary.
         ValueError: the dictionary or the manifest is damaged, or they do not belong together.
     """
+    # First, since a folder of labelled data has no dict.txt, and its manifest says so.
+    manifest = read_manifest(folder)
     path = folder / "dict.txt"
     if not path.is_file():
         languages = ", ".join(name.name for name in translation_dictionaries(folder))
@@ -24,7 +26,6 @@ def read_dictionary(folder: Path) -> Dictionary:
             f"no dict.txt in {folder}: expected a data-bin made by data_prep/text.py or fairseq-preprocess"
             + (f"; for --lm-path, copy the one of the target language there, of {languages}" if languages else "")
         )
-    manifest = read_manifest(folder)
     if manifest:
         manifest.check_dictionary_file(path)
     dictionary = _load(path)

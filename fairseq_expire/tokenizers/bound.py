@@ -86,12 +86,13 @@ class BoundTokenizer:
             ValueError: a file is damaged, or is not the one the data was made with.
         """
         folder = Path(folder)
+        # First, since a folder of labelled data has no dict.txt, and its manifest says so.
+        manifest = read_manifest(folder)
         path = folder / "dict.txt"
         if not path.is_file():
             raise FileNotFoundError(
                 f"no dict.txt in {folder}: expected the folder of a data-bin or of an exported model"
             )
-        manifest = read_manifest(folder)
         tokenizer: Tokenizer = Words()
         if manifest is not None:
             manifest.check_dictionary_file(path)

@@ -7,7 +7,9 @@ from typing import Any
 
 from fairseq_expire.files import file_sha256, write_atomically
 
+# The formats of the two manifests that have this name: that of text, and that of labelled data.
 FORMAT = 3
+LABELLED_FORMAT = "labelled 1"
 FILE_NAME = "manifest.json"
 
 
@@ -81,6 +83,56 @@ class Manifest:
             )
 
 
+@dataclass(frozen=True)
+class LabelledCounts:
+    """The size of a split of labelled data and the checksums of its files.
+
+    Args:
+        tokens: input symbols, and as many labels.
+        items: items of either indexed dataset. Both have the same ones.
+        labels: labels that count, which are all but ``<pad>``.
+        input_bin_crc32: CRC-32 of the inputs' .bin file.
+        input_idx_crc32: CRC-32 of the inputs' .idx file.
+        label_bin_crc32: CRC-32 of the labels' .bin file.
+        label_idx_crc32: CRC-32 of the labels' .idx file.
+    """
+
+    tokens: int
+    items: int
+    labels: int
+    input_bin_crc32: int
+    input_idx_crc32: int
+    label_bin_crc32: int
+    label_idx_crc32: int
+
+
+@dataclass(frozen=True)
+class LabelledManifest:
+    """The content of manifest.json beside generated data with labels.
+
+    Args:
+        version: version of this package that wrote the data.
+        numpy: version of numpy that drew the random numbers.
+        corpus: name of the generator.
+        parameters: all that determines the data, the seed included.
+        symbols: size of the inputs' dictionary, special symbols included.
+        labels: size of the labels' dictionary, special symbols included.
+        input_dictionary_sha256: SHA-256 of the inputs' dict.txt, in hexadecimal.
+        label_dictionary_sha256: SHA-256 of the labels' dict.txt, in hexadecimal.
+        splits: the counts of each split.
+    """
+
+    version: str
+    numpy: str
+    corpus: str
+    parameters: dict[str, Any]
+    symbols: int
+    labels: int
+    input_dictionary_sha256: str
+    label_dictionary_sha256: str
+    splits: dict[str, LabelledCounts]
+
+
 # The type that JSON gives a field of the classes above, by its declared type.
 JSON_TYPES: dict[Any, type] = {
     int: int,
@@ -89,14 +141,15 @@ JSON_TYPES: dict[Any, type] = {
     bool: bool,
     dict[str, Any]: dict,
     dict[str, SplitCounts]: dict,
+    dict[str, LabelledCounts]: dict,
 }
 
 
-def write_manifest(folder: str | Path, manifest: Manifest) -> None:
+def write_manifest(folder: str | Path, manifest: Manifest | LabelledManifest) -> None:
     """Writes manifest.json into ``folder``."""
-    content = {"format": FORMAT, **asdict(manifest)}
+    content = {"format": FORMAT if isinstance(manifest, Manifest) else LABELLED_FORMAT, **asdict(manifest)}
     for counts in content["splits"].values():
-        if counts["words"] is None:
+        if "words" in counts and counts["words"] is None:
             del counts["words"]
     write_atomically(Path(folder, FILE_NAME), json.dumps(content, indent=2) + "\n")
 
@@ -108,6 +161,37 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         ValueError: the file is damaged, or of a format that this version does not know.
     """
     path = Path(folder, FILE_NAME)
+    content = _read_object(path)
+    if content is None:
+        return None
+    if content.get("format") == LABELLED_FORMAT:
+        raise ValueError(
+            f"{path}: the data beside it is labelled ({content.get('corpus')}), expected text; read it with "
+            "--task memory_caching_tagging, and verify or restore it with the script that made it"
+        )
+    return _build_manifest(Manifest, SplitCounts, FORMAT, content, path)
+
+
+def read_labelled_manifest(folder: str | Path) -> LabelledManifest | None:
+    """Reads manifest.json from a folder of labelled data. Returns None if there is none.
+
+    Raises:
+        ValueError: the file is damaged, or describes text, or is of a format that this version does not know.
+    """
+    path = Path(folder, FILE_NAME)
+    content = _read_object(path)
+    if content is None:
+        return None
+    if content.get("format") == FORMAT:
+        raise ValueError(
+            f"{path}: the data beside it is text, expected labelled data; read it with --task memory_caching_lm, and "
+            "verify or restore it with data_prep/text.py"
+        )
+    return _build_manifest(LabelledManifest, LabelledCounts, LABELLED_FORMAT, content, path)
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """Reads a JSON object, or None if there is no file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -116,15 +200,20 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         raise _damaged(path, f"not JSON ({error})") from None
     if not isinstance(content, dict):
         raise _damaged(path, "not a JSON object")
-    if content.pop("format", None) != FORMAT:
-        raise _damaged(path, f"its format is not {FORMAT}, the one this version reads")
+    return content
+
+
+def _build_manifest(kind: type, counts_kind: type, version: int | str, content: dict[str, Any], path: Path) -> Any:
+    """Makes a manifest, with the counts of its splits, of a JSON object."""
+    if content.pop("format", None) != version:
+        raise _damaged(path, f"its format is not {version}, the one this version reads")
     splits = content.get("splits")
     if not isinstance(splits, dict):
         raise _damaged(path, "it has no object named splits")
     content["splits"] = {
-        name: _build(SplitCounts, counts, path, f"in split {name}, ") for name, counts in splits.items()
+        name: _build(counts_kind, counts, path, f"in split {name}, ") for name, counts in splits.items()
     }
-    return _build(Manifest, content, path, "")
+    return _build(kind, content, path, "")
 
 
 def _build(kind: type, content: Any, path: Path, place: str) -> Any:

@@ -12,12 +12,12 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq_cli import preprocess
 
-from fairseq_expire.corpora.binarize import Job, binarize, open_split
+from fairseq_expire.corpora.binarize import Job, binarize
 from fairseq_expire.corpora.sources import cut, find_files, parse_shares
+from fairseq_expire.corpora.split_files import open_split
 from fairseq_expire.corpora.verify import restore, verify
 from fairseq_expire.tokenizers.bound import make_tokenizer
 from fairseq_expire.tokenizers.manifest import read_manifest
-from fairseq_expire.tokenizers.tokenizer import EncodedChunk
 
 EOS, UNK = 2, 3
 
@@ -231,9 +231,8 @@ def test_arguments_are_checked(tmp_path):
 
 
 def test_an_item_that_is_too_long_for_the_format(tmp_path):
-    encoded = EncodedChunk(np.array([4], np.uint16), np.array([1]), num_unknown=0, text=b"x")
     with open_split(tmp_path / "train", np.uint16) as writer:
         writer.open_tokens = 2**31
         with pytest.raises(ValueError, match="an item of 2147483649 tokens"):
-            writer.add(encoded)
+            writer.add(np.array([4]), np.array([1]))
         writer.open_tokens = 0

@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 import scripts
 
-from fairseq_expire.corpora import binarize as binarizing
-from fairseq_expire.corpora import compressed
+from fairseq_expire.corpora import compressed, split_files
 from fairseq_expire.corpora.verify import restore
 from fairseq_expire.tokenizers import chunks
 from fairseq_expire.tokenizers.manifest import read_manifest
@@ -301,7 +300,7 @@ def test_a_stopped_run_leaves_nothing_and_can_be_repeated(corpus, capsys, monkey
             patch.setattr(compressed, "content_of", content)
         else:
             error = stop if stop is KeyboardInterrupt else OSError(*stop.args, "train.bin")
-            patch.setattr(binarizing.SplitWriter, "add", raising(error))
+            patch.setattr(split_files.SplitWriter, "add", raising(error))
         run(command)
     assert "run the same command again" in capsys.readouterr().err.splitlines()[-1]
     assert sorted(corpus.rglob("*")) == before

@@ -81,8 +81,8 @@ def known():
     parser = argparse.ArgumentParser(conflict_handler="resolve")
     TASK_REGISTRY["memory_caching_lm"].add_args(parser)
     found |= option_strings(parser)
-    for name in ("enwik8", "pg19", "wikitext103", "text"):
-        found |= option_strings(scripts.load(name).build_parser())
+    for path in ROOT.glob("data_prep/*.py"):
+        found |= option_strings(scripts.load(path.stem).build_parser())
     for path in [
         *ROOT.glob("examples/**/*.py"),
         *ROOT.glob("docs/*.py"),

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from fairseq_expire.tokenizers.manifest import Manifest, SplitCounts, read_manifest, write_manifest
+from fairseq_expire.tokenizers.manifest import (
+    LabelledCounts,
+    LabelledManifest,
+    Manifest,
+    SplitCounts,
+    read_labelled_manifest,
+    read_manifest,
+    write_manifest,
+)
 
 MANIFEST = Manifest(
     version="1.2",
@@ -40,6 +48,49 @@ MANIFEST = Manifest(
         ),
     },
 )
+
+
+LABELLED = LabelledManifest(
+    version="1.2",
+    numpy="2.0",
+    corpus="copy",
+    parameters={"seed": 1, "distance": [1, 9], "steps": None},
+    symbols=8,
+    labels=6,
+    input_dictionary_sha256="ab" * 32,
+    label_dictionary_sha256="cd" * 32,
+    splits={
+        "train": LabelledCounts(
+            tokens=9, items=1, labels=2, input_bin_crc32=1, input_idx_crc32=2, label_bin_crc32=3, label_idx_crc32=4
+        )
+    },
+)
+
+
+def test_that_of_labelled_data_is_read_as_it_was_written(tmp_path):
+    assert read_labelled_manifest(tmp_path) is None
+    write_manifest(tmp_path, LABELLED)
+    assert read_labelled_manifest(tmp_path) == LABELLED
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"labels": 2,', ""))
+    with pytest.raises(ValueError, match=r"manifest.json: in split train, labels is missing; restore the file"):
+        read_labelled_manifest(tmp_path)
+
+
+def test_each_kind_refuses_the_other(tmp_path):
+    write_manifest(tmp_path, LABELLED)
+    with pytest.raises(
+        ValueError, match=r"labelled \(copy\), expected text; read it with --task memory_caching_tagging"
+    ):
+        read_manifest(tmp_path)
+    write_manifest(tmp_path, MANIFEST)
+    with pytest.raises(ValueError, match="is text, expected labelled data; read it with --task memory_caching_lm"):
+        read_labelled_manifest(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 3', '"format": "labelled 2"'))
+    for read, version in {read_manifest: "3", read_labelled_manifest: "labelled 1"}.items():
+        with pytest.raises(ValueError, match=f"its format is not {version}, the one this version reads"):
+            read(tmp_path)
 
 
 def test_it_is_read_as_it_was_written(tmp_path):

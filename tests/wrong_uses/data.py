@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import scripts
 import torch
 from fairseq.data.indexed_dataset import IndexedDatasetBuilder, MMapIndexedDatasetBuilder
 
@@ -92,7 +93,15 @@ def two_folders(folder):
     dictionary(lambda lines: lines[::-1])(folder)
 
 
+def labelled(folder):
+    """Replaces the data by generated data with labels."""
+    empty(folder)
+    line = f"--dest {folder / 'data'} --force --workers 1 --episodes 10 --count 2 --distance 1 9"
+    scripts.load("copy_task").main(line.split())
+
+
 NOT_THERE = "no dict.txt in {}: expected a data-bin made by data_prep/text.py or fairseq-preprocess"
+LABELLED = r"data/manifest.json: .* labelled \(copy\), expected text; read it with --task memory_caching_tagging"
 CUT = "test.idx is cut short.*: prepare the data again"
 NO_MMAP = "test.idx is not an index of fairseq's mmap format: .*with data_prep/text.py, or .*default --dataset-impl"
 MANIFEST = "data/manifest.json: {}; restore the files?, or make the data again"
@@ -109,6 +118,8 @@ USES = [
     ),
     Use("no folder", "train", "", NOT_THERE.format("nowhere"), data="nowhere"),
     Use("a folder with nothing in it", "train", "", NOT_THERE.format("data"), empty),
+    Use("data with labels to train on", "train", "", LABELLED, labelled),
+    Use("data with labels to score", "eval-lm", "", LABELLED, labelled),
     Use("no dictionary", "eval-lm", "", NOT_THERE.format("data"), removed("dict.txt")),
     Use(
         "no index",

@@ -7,7 +7,7 @@ import lzma
 import sentencepiece
 
 from wrong_uses import Use
-from wrong_uses.data import copied, counts, cut_to, dictionary, manifest, no_text, one_token, removed
+from wrong_uses.data import copied, counts, cut_to, dictionary, labelled, manifest, no_text, one_token, removed
 
 TEXT = "--level bytes --dest made --train text.txt"
 
@@ -110,6 +110,19 @@ USES = [
         "--verify data",
         "level is 'letters', expected one of",
         manifest(lambda content: content.update(level="letters")),
+    ),
+    Use(
+        "verify data with labels as text",
+        "text.py",
+        "--verify data",
+        r"the data beside it is labelled \(copy\), expected text; .*with the script that made it",
+        labelled,
+    ),
+    Use(
+        "verify text as data with labels",
+        "copy_task.py",
+        "--verify data",
+        "data/manifest.json: the data beside it is text, expected labelled data; .*text.py",
     ),
     Use(
         "restore from half a manifest",
