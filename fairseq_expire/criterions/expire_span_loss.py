@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from fairseq import utils
 from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters, metrics
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from fairseq_expire.fairseq_patches.meters import MaxMeter
 from fairseq_expire.modules import LayerReport
+from fairseq_expire.streaming.answers import AnswerTally
+from fairseq_expire.streaming.published_units import MOST_LABELS
 
 
 @dataclass
@@ -42,11 +45,13 @@ class ExpireSpanLoss(FairseqCriterion):
             raise ValueError(f"--expire-loss-weight is a price: expected a number from 0 on, got {expire_loss_weight}")
         if not hasattr(task, "level"):
             raise ValueError(
-                "--criterion expire_span_loss needs the memories of --task memory_caching_lm, which "
-                f"{type(task).__name__} "
-                "does not keep: name that task, or use --criterion cross_entropy"
+                "--criterion expire_span_loss needs the memories of --task memory_caching_lm or "
+                f"memory_caching_tagging, which {type(task).__name__} does not keep: name one of them, or use "
+                "--criterion cross_entropy"
             )
         self.expire_loss_weight = expire_loss_weight
+        # None in a language model.
+        self.num_labels = None if task.label_dictionary is None else len(task.label_dictionary)
         self.sentence_avg = sentence_avg
         # For these symbols, bits per token are bits per character.
         self.log_bpc = task.level in ("bytes", "chars")
@@ -57,20 +62,28 @@ class ExpireSpanLoss(FairseqCriterion):
         nll = self.cross_entropy(model, features, sample["target"])
         penalties = [report.penalty.sum() for report in extra["reports"] if report.penalty is not None]
         penalty = self.expire_loss_weight * sum(penalties) if penalties else nll.new_zeros(())
+        # fairseq divides the sum by the number of labels, and the penalty is a mean over tokens.
+        penalty = penalty * sample.get("labels_per_token", 1.0)
         loss = nll + penalty
-        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        targets = sample["ntokens"] if self.num_labels is None else int((sample["target"] != self.padding_idx).sum())
+        sample_size = sample["target"].size(0) if self.sentence_avg else targets
         logging_output = {
             "loss": loss.detach(),
             "nll_loss": nll.detach(),
             "expire_loss": penalty.detach(),
             "ntokens": sample["ntokens"],
+            "targets": targets,
             "nsentences": sample["target"].size(0),
             "sample_size": sample_size,
             "log_bpc": self.log_bpc,
             "batches": 1,
             "memory_bytes": extra["memory"].nbytes,
-            **self.memory_statistics(extra["reports"], sample["target"] != self.padding_idx),
+            **self.memory_statistics(extra["reports"], sample["net_input"]["src_tokens"] != self.padding_idx),
         }
+        if self.num_labels is not None:
+            logging_output.update(self.label_errors(model, features, sample))
+        if "answers" in sample and not model.training:
+            logging_output.update(self.answer_errors(model, features, sample))
         # A batch that does not come from the task's iterator has no number.
         micro_batch, micro_batches = sample.get("micro_batch", 0), sample.get("micro_batches", 1)
         logging_output["span_max"] = scatter_to_rank(logging_output["span_max"], micro_batch, micro_batches)
@@ -97,6 +110,44 @@ class ExpireSpanLoss(FairseqCriterion):
 
     @staticmethod
     @torch.no_grad()
+    def missed(model, features: Tensor, target: Tensor) -> Tensor:
+        """Returns [...] bool: the targets [...] that are not the most likely symbol.
+
+        Args:
+            model: the model, for its adaptive softmax.
+            features: [..., V] scores, or [..., D] with an adaptive softmax.
+            target: [...].
+        """
+        if model.decoder.adaptive_softmax is not None:
+            features = model.decoder.adaptive_softmax.get_log_prob(features, None)
+        return features.argmax(dim=-1) != target
+
+    def label_errors(self, model, features: Tensor, sample) -> Dict[str, Tensor]:
+        """Returns how many labels were missed; in ``eval`` mode and for at most ``MOST_LABELS`` labels, also how often
+        each label was to be predicted, and how often it was missed, [number of labels] each.
+        """
+        target = sample["target"]
+        counts = target != self.padding_idx
+        missed = self.missed(model, features, target) & counts
+        log = {"missed": missed.sum()}
+        if not model.training and self.num_labels <= MOST_LABELS:
+            log["label_counts"] = target[counts].bincount(minlength=self.num_labels)
+            log["label_missed"] = target[missed].bincount(minlength=self.num_labels)
+        return log
+
+    def answer_errors(self, model, features: Tensor, sample) -> Dict[str, int]:
+        """Returns how many answers ended in the batch, and in how many of them a target was missed."""
+        flags = sample["answers"]
+        inside = flags > 0
+        missed = torch.zeros_like(inside)
+        missed[inside] = self.missed(model, features[inside], sample["target"][inside])
+        # A batch that does not come from the task's iterator belongs to no pass.
+        tally = sample.get("tally", AnswerTally())
+        found = tally.count(missed, flags, micro_batch=sample["micro_batch"], offset=sample["offset"])
+        return {"answers": found.answers, "wrong_answers": found.wrong}
+
+    @staticmethod
+    @torch.no_grad()
     def memory_statistics(reports: Tuple[LayerReport, ...], tokens: Tensor) -> Dict[str, Tensor]:
         """Returns sums over the tokens of a batch, one value per layer, and the largest span.
 
@@ -113,18 +164,22 @@ class ExpireSpanLoss(FairseqCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs: List[Dict[str, Any]]) -> None:
-        """Logs bits per token, spans in steps, memory sizes in states and in megabytes, over all processes."""
+        """Logs bits per target, errors in percent, spans in steps, memory sizes in states and in megabytes, over all
+        processes.
+        """
 
         def total(key):
             return sum(log[key] for log in logging_outputs)
 
         ntokens, sample_size = utils.item(total("ntokens")), utils.item(total("sample_size"))
+        targets = utils.item(total("targets"))
         if ntokens == 0:
             return
+        # A batch without a label that counts has no loss, but fairseq asks for one. Its weight is 0.
         bit = math.log(2)
-        metrics.log_scalar("loss", total("loss") / sample_size / bit, sample_size, round=3)
-        metrics.log_scalar("nll_loss", total("nll_loss") / ntokens / bit, ntokens, round=3)
-        metrics.log_scalar("expire_loss", total("expire_loss") / ntokens / bit, ntokens, round=5)
+        metrics.log_scalar("loss", total("loss") / max(1, sample_size) / bit, sample_size, round=3)
+        metrics.log_scalar("nll_loss", total("nll_loss") / max(1, targets) / bit, targets, round=3)
+        metrics.log_scalar("expire_loss", total("expire_loss") / max(1, targets) / bit, targets, round=5)
         metrics.log_derived("ppl", lambda logged: utils.get_perplexity(logged["nll_loss"].avg))
         if logging_outputs[0]["log_bpc"]:
             metrics.log_derived("bpc", lambda logged: meters.safe_round(logged["nll_loss"].avg, 3))
@@ -137,6 +192,10 @@ class ExpireSpanLoss(FairseqCriterion):
         metrics.log_custom(MaxMeter, "span_max", max(utils.item(log["span_max"].max()) for log in logging_outputs))
         batches = utils.item(total("batches"))
         metrics.log_scalar("memory_mb", total("memory_bytes") / batches / 2**20, batches, round=2)
+        if "missed" in logging_outputs[0]:
+            log_error("error", missed=total("missed"), of=targets)
+        if "answers" in logging_outputs[0]:
+            log_error("answer_error", missed=total("wrong_answers"), of=total("answers"))
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
@@ -145,6 +204,26 @@ class ExpireSpanLoss(FairseqCriterion):
         For a maximum see :func:`scatter_to_rank`.
         """
         return True
+
+
+def log_error(name: str, *, missed: Tensor | int, of: Tensor | int) -> None:
+    """Logs an error in percent, weighted by the number of cases; None if there are none, so that the name shows."""
+    missed, of = utils.item(missed), utils.item(of)
+    metrics.log_scalar(name, 100 * missed / of if of else None, of, round=2)
+
+
+def log_label_errors(logging_outputs: List[Dict[str, Any]], labels: Dictionary) -> None:
+    """Logs the error of each label as ``error_<label>``, where the criterion has counted them.
+
+    Args:
+        logging_outputs: of the criterion.
+        labels: the dictionary of the labels.
+    """
+    if "label_counts" not in logging_outputs[0]:
+        return
+    counts, missed = (sum(log[key] for log in logging_outputs) for key in ("label_counts", "label_missed"))
+    for number in range(labels.nspecial, len(labels)):
+        log_error(f"error_{labels[number]}", missed=missed[number], of=counts[number])
 
 
 def scatter_to_rank(value: Tensor, micro_batch: int, micro_batches: int) -> Tensor:

@@ -8,8 +8,8 @@ from fairseq.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-# Metrics that every criterion wants to be small.
-LOSSES = ("loss", "nll_loss", "ppl", "bpc", "expire_loss")
+# Metrics that every criterion wants to be small, as it does those that begin with "error_".
+LOSSES = ("loss", "nll_loss", "ppl", "bpc", "expire_loss", "error", "answer_error")
 
 
 def check_best_metric(trainer: Trainer) -> None:
@@ -28,7 +28,7 @@ def check_best_metric(trainer: Trainer) -> None:
                     "of the two"
                 )
         return
-    if cfg.maximize_best_checkpoint_metric and metric in LOSSES:
+    if cfg.maximize_best_checkpoint_metric and (metric in LOSSES or metric.startswith("error_")):
         logger.warning("--maximize-best-checkpoint-metric keeps the checkpoint with the largest %s as the best", metric)
     # Every criterion logs its loss.
     if metric == "loss":

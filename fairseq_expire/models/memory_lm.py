@@ -96,6 +96,8 @@ class MemoryLMConfig(FairseqDataclass):
     )
     # Not for users: training stores here which dictionary the model was trained with.
     dictionary_digest: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
+    # The dictionary of the labels, of a model that predicts them.
+    label_dictionary_digest: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
     # And here how to build the model without fairseq, as JSON; None if only the code of its policy can.
     model_config: Optional[str] = field(default=None, metadata=_help(argparse.SUPPRESS))
     tokens_per_sample: int = II("task.tokens_per_sample")
@@ -144,6 +146,7 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
         src_tokens: Tensor,
         src_lengths: Optional[Tensor] = None,
         memory: Union[Memory, MemoryHandle, None] = None,
+        positions: Optional[Tensor] = None,
         incremental_state: Optional[Dict] = None,
         encoder_out: None = None,
     ) -> Tuple[Tensor, Dict]:
@@ -153,16 +156,19 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
             src_tokens: [B, T] int64; padding stands at the end of a row.
             src_lengths: not needed; fairseq's batches have it.
             memory: the memory to read on from; or the handle of a batch to it, through which the new memory is stored.
+            positions: [B, N] int64, the places in the block that are predicted from; None for all.
             incremental_state: where generation stores the memory from call to call, with the number of ``src_tokens``
                 that it has read: only the tokens after these are read. See :meth:`start_from`.
             encoder_out: None; fairseq's generator passes it.
         Returns:
-            scores [B, N, V] (features [B, N, D] with an adaptive softmax) of the N tokens that were read, and a dict
-            with the new ``memory`` and the ``reports`` of the layers. N is T without an incremental state.
+            scores [B, N, V] (features [B, N, D] with an adaptive softmax) at N places, and a dict
+            with the new ``memory`` and the ``reports`` of the layers. N is T without positions and incremental state.
         Raises:
             ValueError: if an incremental state has read all of ``src_tokens`` before, or comes with a memory.
         """
-        features, extra = self.extract_features(src_tokens, memory=memory, incremental_state=incremental_state)
+        features, extra = self.extract_features(
+            src_tokens, memory=memory, positions=positions, incremental_state=incremental_state
+        )
         return self.output_layer(features), extra
 
     def extract_features(
@@ -170,6 +176,7 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
         src_tokens: Tensor,
         src_lengths: Optional[Tensor] = None,
         memory: Union[Memory, MemoryHandle, None] = None,
+        positions: Optional[Tensor] = None,
         incremental_state: Optional[Dict] = None,
         encoder_out: None = None,
     ) -> Tuple[Tensor, Dict]:
@@ -191,6 +198,8 @@ class MemoryLMDecoder(FairseqIncrementalDecoder):
         else:
             out = self.model.read(src_tokens, memory)
         features = out.hidden
+        if positions is not None:
+            features = features.gather(1, positions.unsqueeze(-1).expand(-1, -1, features.size(-1)))
         if self.adaptive_softmax is not None and torch.is_grad_enabled():
             features = with_every_gradient(features, self.adaptive_softmax)
         # fairseq's generator asks for attention probabilities, which are not available.
@@ -265,10 +274,10 @@ class MemoryLanguageModel(FairseqLanguageModel):
     """A language model with a memory. An architecture is a subclass with a policy: see :meth:`make_policy`."""
 
     def get_normalized_probs(self, net_output, log_probs: bool, sample: Optional[Dict] = None) -> Tensor:
-        """Returns [B, T, V] as fairseq does. A batch of a scoring run has a sum, to which its targets' are added."""
+        """Returns [B, N, V] as fairseq does. A batch of a scoring run has a sum, to which its targets' are added."""
         probs = super().get_normalized_probs(net_output, log_probs, sample)
         if sample is not None and "score_sum" in sample:
-            sample["score_sum"].add(probs, sample["target"], log_probs=log_probs)
+            sample["score_sum"].add(probs, sample, log_probs=log_probs)
         return probs
 
     def max_decoder_positions(self) -> int:
@@ -315,9 +324,15 @@ class MemoryLanguageModel(FairseqLanguageModel):
         return cfg.tokens_per_sample
 
     @classmethod
-    def make_config(cls, cfg: MemoryLMConfig, dictionary: Dictionary) -> LanguageModelConfig:
+    def make_config(
+        cls, cfg: MemoryLMConfig, dictionary: Dictionary, labels: Optional[Dictionary] = None
+    ) -> LanguageModelConfig:
         """Returns the options as a :class:`LanguageModelConfig`.
 
+        Args:
+            cfg: the options.
+            dictionary: of the inputs.
+            labels: of the labels that are predicted; None to predict the next input.
         Raises:
             ValueError: options do not fit each other; the message has their values.
         """
@@ -352,11 +367,12 @@ class MemoryLanguageModel(FairseqLanguageModel):
             scale_embedding=not cfg.no_scale_embedding,
             share_embedding=cfg.share_decoder_input_output_embed,
             adaptive_input=input_clusters(cfg, len(dictionary)),
-            adaptive_softmax=softmax_clusters(cfg, len(dictionary)),
+            adaptive_softmax=softmax_clusters(cfg, len(labels or dictionary)),
             adaptive_softmax_dropout=cfg.adaptive_softmax_dropout,
             tie_adaptive_weights=cfg.tie_adaptive_weights,
             tie_adaptive_proj=cfg.tie_adaptive_proj,
             checkpoint_activations=cfg.checkpoint_activations,
+            num_labels=len(labels) if labels else None,
             document_start=dictionary.eos() if cfg.break_memory_at_eos else None,
         )
 
@@ -369,9 +385,9 @@ class MemoryLanguageModel(FairseqLanguageModel):
         """
         if not hasattr(task, "level"):
             raise ValueError(
-                f"{cls.__name__} reads with the memories of --task memory_caching_lm, which {type(task).__name__} "
-                "does not keep: name that task"
+                f"{cls.__name__} reads with the memories of --task memory_caching_lm and memory_caching_tagging, which "
+                f"{type(task).__name__} does not keep: name one of them"
             )
-        config = cls.make_config(cfg, task.source_dictionary)
+        config = cls.make_config(cfg, task.source_dictionary, task.label_dictionary)
         check_size(config)
         return cls(MemoryLMDecoder(task.source_dictionary, config))

@@ -33,6 +33,7 @@ class LanguageModelConfig:
             activation_dropout, checkpoint_activations: see :class:`MemoryTransformer`.
         document_start: index of the symbol that begins a document as an input, mostly ``</s>``: from there on, nothing
             before it is seen or remembered. None if documents have no borders.
+        num_labels: number of labels, one of which is predicted for each token; None to predict the next token.
         policy: makes the memory policy of a layer. A ``functools.partial`` of one of ``POLICIES`` with keywords can be
             exported.
         dropout_in: dropout on the embedding.
@@ -71,12 +72,18 @@ class LanguageModelConfig:
     tie_adaptive_proj: bool = False
     checkpoint_activations: bool = False
     document_start: int | None = None
+    num_labels: int | None = None
 
     def __post_init__(self) -> None:
         if self.document_start is not None and not 0 <= self.document_start < self.vocab_size:
             raise ValueError(
                 f"document_start is the index of a symbol: expected 0 to {self.vocab_size - 1} or none, got "
                 f"{self.document_start}"
+            )
+        if self.num_labels is not None and (self.share_embedding or self.tie_adaptive_weights):
+            raise ValueError(
+                "share_embedding and tie_adaptive_weights use one matrix for the symbols that are read and predicted: "
+                "not with num_labels, since labels are other symbols"
             )
         if self.share_embedding and (self.adaptive_input or self.adaptive_softmax):
             raise ValueError("share_embedding shares one full matrix: not with adaptive_input or adaptive_softmax")
@@ -87,6 +94,11 @@ class LanguageModelConfig:
             )
         if self.tie_adaptive_proj and not self.tie_adaptive_weights:
             raise ValueError("tie_adaptive_proj only works together with tie_adaptive_weights")
+
+    @property
+    def output_size(self) -> int:
+        """Number of symbols that are predicted."""
+        return self.vocab_size if self.num_labels is None else self.num_labels
 
     def with_policy_options(self, **options: Any) -> "LanguageModelConfig":
         """Returns the configuration of the same model with other options of its policy.

@@ -1,6 +1,6 @@
-"""A language model with a memory: tokens in, predictions of the next ones out.
+"""A language model with a memory: tokens in, predictions of the next ones, or of a label for each, out.
 
-Size legend: B rows, T tokens of a block, D width, V vocabulary.
+Size legend: B rows, T tokens of a block, D width, V symbols that are predicted.
 """
 
 from typing import NamedTuple
@@ -148,7 +148,7 @@ def _embedding(config: LanguageModelConfig) -> nn.Embedding | AdaptiveInput:
 
 
 def _projection(config: LanguageModelConfig, embed_tokens: nn.Embedding | AdaptiveInput) -> Linear:
-    projection = Linear(config.embed_dim, config.vocab_size, bias=False)
+    projection = Linear(config.embed_dim, config.output_size, bias=False)
     if config.share_embedding:
         # The configuration allows this only with a plain embedding.
         assert isinstance(embed_tokens, nn.Embedding)
@@ -165,7 +165,7 @@ def _adaptive_softmax(config: LanguageModelConfig, embed_tokens: nn.Embedding | 
         assert isinstance(embed_tokens, AdaptiveInput)
         tied = embed_tokens
     return AdaptiveSoftmax(
-        vocab_size=config.vocab_size,
+        vocab_size=config.output_size,
         embed_dim=config.embed_dim,
         clusters=config.adaptive_softmax,
         dropout=config.adaptive_softmax_dropout,

@@ -10,8 +10,8 @@ from fairseq_expire import requires_fairseq  # noqa: F401
 from fairseq.data.iterators import CountingIterator, EpochBatchIterator
 
 from fairseq_expire.streaming.blocks import BlockDataset
+from fairseq_expire.streaming.corpus import Corpus
 from fairseq_expire.streaming.memory_pass import MemoryPass
-from fairseq_expire.streaming.token_stream import TokenStream
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ class MemoryBatchIterator(EpochBatchIterator):
             blocks = self.dataset
             state["text"] = {
                 **self._layout(),
-                "tokens": len(blocks.stream),
-                "checksum": checksum(blocks.stream),
+                "tokens": len(blocks.corpus),
+                "checksum": checksum(blocks.corpus),
                 "intervals": None if blocks.whole_epoch else [list(interval) for interval in blocks.intervals],
                 "batches before": self._batches_before,
             }
@@ -117,32 +117,31 @@ class MemoryBatchIterator(EpochBatchIterator):
         super().load_state_dict(state)
 
     def _check_text(self, text: dict[str, Any], epoch: int) -> None:
-        stream = self._epoch_blocks.stream
-        if (text["tokens"], text["checksum"]) != (len(stream), checksum(stream)):
+        corpus = self._epoch_blocks.corpus
+        if (text["tokens"], text["checksum"]) != (len(corpus), checksum(corpus)):
             raise ValueError(
                 f"the checkpoint stands in the middle of epoch {epoch} over another text ({text['tokens']} tokens) "
-                f"than {stream.prefixes[0]} ({len(stream)} tokens): give the data that it was trained on, or "
+                f"than {corpus.name} ({len(corpus)} tokens): give the data that it was trained on, or "
                 "--reset-dataloader to begin with epoch 1 of this one"
             )
 
     def _continue_in_other_rows(self, state: dict[str, Any]) -> None:
         """Cuts the text that the rows of an earlier run left unread into the rows of this run."""
         text, epoch_blocks = state["text"], self._epoch_blocks
-        stream = epoch_blocks.stream
+        corpus = epoch_blocks.corpus
         begun = BlockDataset(
-            stream,
+            corpus,
             rows=text["rows"],
             block=text["tokens in a block"],
             micro_batches=text["micro-batches"],
             # All processes have the same unread text.
             shard_id=0,
             num_shards=text["processes"],
-            eos=epoch_blocks.eos,
             intervals=text["intervals"],
         )
         rest = epoch_blocks.with_intervals(begun.unread(state["iterations_in_epoch"] - text["batches before"]))
         # The progress in the epoch, counted in blocks of these rows; 0 would mean the start of the epoch.
-        num_blocks = max(1, epoch_blocks.num_blocks * (len(stream) - rest.tokens) // len(stream))
+        num_blocks = max(1, epoch_blocks.num_blocks * (len(corpus) - rest.tokens) // len(corpus))
         self._use(rest, batches_before=num_blocks * epoch_blocks.micro_batches)
         super().load_state_dict({**state, "iterations_in_epoch": self._batches_before})
         self.memory_pass.reread_reason = (
@@ -153,7 +152,7 @@ class MemoryBatchIterator(EpochBatchIterator):
             state["epoch"],
             self.layout_difference,
             rest.tokens,
-            len(stream),
+            len(corpus),
         )
 
     @property
@@ -204,17 +203,17 @@ class MemoryBatchIterator(EpochBatchIterator):
             "process": blocks.shard_id,
             "processes": blocks.num_shards,
             "tokens in a block": blocks.block,
-            "tokens in the split": len(blocks.stream),
+            "tokens in the split": len(blocks.corpus),
             "batches read": read,
-            CHECKSUM: zlib.crc32(blocks[read - self._batches_before - 1]["target"].numpy().tobytes()),
+            CHECKSUM: zlib.crc32(blocks[read - self._batches_before - 1]["net_input"]["src_tokens"].numpy().tobytes()),
         }
 
 
-def checksum(stream: TokenStream) -> int:
+def checksum(corpus: Corpus) -> int:
     """Returns the CRC-32 of samples from all parts of a text; it tells texts of the same length apart."""
-    last = max(0, len(stream) - SAMPLE)
+    last = max(0, len(corpus) - SAMPLE)
     crc = 0
     for number in range(SAMPLES):
         start = last * number // (SAMPLES - 1)
-        crc = zlib.crc32(stream.read(start, min(start + SAMPLE, len(stream))).tobytes(), crc)
+        crc = zlib.crc32(corpus.content(start, min(start + SAMPLE, len(corpus))), crc)
     return crc

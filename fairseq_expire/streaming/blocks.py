@@ -1,7 +1,7 @@
 """A corpus as contiguous rows that are read block by block.
 
 Size legend: N tokens in the text, G rows over all processes and micro-batches, B rows of one batch, T tokens of a
-block.
+block, C labels of a row that count in a block.
 """
 
 from bisect import bisect_right
@@ -16,29 +16,29 @@ from fairseq_expire import requires_fairseq  # noqa: F401
 # isort: split
 from fairseq.data import FairseqDataset
 
-from fairseq_expire.streaming.token_stream import TokenStream
+from fairseq_expire.streaming.corpus import Corpus, Stretch
 
 
 class StreamDataset(FairseqDataset):
     """One split in the form that fairseq's tools hold; what is read are the blocks of a :class:`BlockDataset`.
 
     Args:
-        stream: the tokens.
+        corpus: the tokens.
         split: the name of the split.
         training: True if a trainer reads it for training, with the micro-batches of ``--update-freq``.
     """
 
-    def __init__(self, stream: TokenStream, *, split: str, training: bool):
+    def __init__(self, corpus: Corpus, *, split: str, training: bool):
         super().__init__()
-        self.stream = stream
+        self.corpus = corpus
         self.split = split
         self.training = training
 
     def __len__(self) -> int:
-        return len(self.stream)
+        return len(self.corpus)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.from_numpy(self.stream.read(index, index + 1))
+        return torch.from_numpy(self.corpus.read(index, index + 1).targets)
 
 
 class Interval(NamedTuple):
@@ -52,21 +52,21 @@ class BlockDataset(torch.utils.data.Dataset):
     """Batches of one process: item ``number * micro_batches + micro_batch`` is block ``number`` of ``micro_batch``.
 
     The text is cut into G = rows * micro_batches * num_shards contiguous rows whose lengths differ by at most one. A
-    batch holds B of them. A process has ``micro_batches`` such groups of B rows and reads them in turns. The input is
-    the target shifted by one, across the borders of blocks and rows, and the very first input is ``</s>``: every token
-    is a target exactly once.
+    batch holds B of them. A process has ``micro_batches`` such groups of B rows and reads them in turns. In a text, the
+    input is the target shifted by one, across the borders of blocks and rows, and the very first input is ``</s>``:
+    every token is a target exactly once. In a stream with labels, the targets are the labels that count, and
+    ``net_input`` has their positions in the block.
 
     The text is the corpus, or the intervals of it that an epoch still has to read. Intervals are cut as if they stood
     one after the other. The first input of an interval is the token that stands before it in the corpus.
 
     Args:
-        stream: the tokens of the corpus.
+        corpus: the tokens and their targets.
         rows: B, rows of a batch.
         block: T, tokens of a row that are read at once; the last block may be shorter.
         micro_batches: micro-batches of an update (``--update-freq``), each with rows of its own.
         shard_id: the number of this process.
         num_shards: number of processes.
-        eos: the symbol in front of the first token.
         intervals: the parts of the corpus to read, in order; None for all of it. They may have fewer tokens than rows.
     Raises:
         ValueError: if there are more rows than tokens, or none; if there is no such process.
@@ -74,14 +74,13 @@ class BlockDataset(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        stream: TokenStream,
+        corpus: Corpus,
         *,
         rows: int,
         block: int,
         micro_batches: int,
         shard_id: int,
         num_shards: int,
-        eos: int,
         intervals: Sequence[Sequence[int]] | None = None,
     ):
         counts = {
@@ -97,19 +96,19 @@ class BlockDataset(torch.utils.data.Dataset):
                 f"--shard-id counts from 0: expected less than the {num_shards} of --num-shards, got {shard_id}"
             )
         total = rows * micro_batches * num_shards
-        if intervals is None and len(stream) < total:
+        if intervals is None and len(corpus) < total:
             raise ValueError(
-                f"{stream.prefixes[0]} has {len(stream)} tokens, fewer than the {total} rows asked for ({rows} of "
+                f"{corpus.name} has {len(corpus)} tokens, fewer than the {total} rows asked for ({rows} of "
                 f"--batch-size or --batch-size-valid x {micro_batches} of --update-freq x {num_shards} processes): ask "
                 "for fewer"
             )
-        self.stream = stream
+        self.corpus = corpus
         self.rows, self.block, self.micro_batches = rows, block, micro_batches
         self.shard_id, self.num_shards = shard_id, num_shards
-        self.pad, self.eos = stream.pad, eos
+        self.pad = corpus.pad
         # The rows of a whole epoch begin without text before them; the rows of an epoch that is continued have some.
         self.whole_epoch = intervals is None
-        self.intervals = [Interval(0, len(stream))] if intervals is None else [Interval(*each) for each in intervals]
+        self.intervals = [Interval(0, len(corpus))] if intervals is None else [Interval(*each) for each in intervals]
         # The end of each interval in the text, in which they stand one after the other.
         self._ends = np.cumsum([stop - start for start, stop in self.intervals]).tolist()
         self.tokens: int = self._ends[-1] if self._ends else 0
@@ -117,7 +116,7 @@ class BlockDataset(torch.utils.data.Dataset):
         self.row_borders = [self.tokens * row // total for row in range(total + 1)]
         self.first_row = shard_id * micro_batches * rows
         self.longest_row = -(-self.tokens // total)
-        self.longest_row_of_epoch = -(-len(stream) // total)
+        self.longest_row_of_epoch = -(-len(corpus) // total)
         self.num_blocks = -(-self.longest_row // block)
 
     def __len__(self) -> int:
@@ -127,44 +126,60 @@ class BlockDataset(torch.utils.data.Dataset):
         number, micro_batch = divmod(index, self.micro_batches)
         offset = number * self.block
         width = min(self.block, self.longest_row - offset)
-        source = np.full((self.rows, width), self.pad, dtype=np.int64)  # [B, T]
-        target = source.copy()
-        lengths = np.zeros(self.rows, dtype=np.int64)
         rows = self._rows_of(micro_batch)
-        for line, row in enumerate(rows):
+        read = []
+        for row in rows:
             begin, end = self.row_borders[row], self.row_borders[row + 1]
-            parts = [
-                self._inputs_and_targets(interval)
-                for interval in self._in_corpus(min(begin + offset, end), min(begin + offset + width, end))
-            ]
-            if parts:
-                inputs, targets = np.concatenate(parts, axis=1)
-                lengths[line] = len(targets)
-                source[line, : len(inputs)], target[line, : len(targets)] = inputs, targets
-        return {
+            read.append(self._read(min(begin + offset, end), min(begin + offset + width, end)))
+        lengths = [len(stretch.inputs) for stretch in read]
+        batch = {
             "id": torch.tensor(rows),
             "net_input": {
-                "src_tokens": torch.from_numpy(source),
-                "src_lengths": torch.from_numpy(lengths),
+                "src_tokens": self._padded([stretch.inputs for stretch in read], width),
+                "src_lengths": torch.tensor(lengths),
             },
-            "target": torch.from_numpy(target),
+            "target": self._padded([stretch.targets for stretch in read], width),
             "nsentences": self.rows,
-            "ntokens": int(lengths.sum()),
+            "ntokens": sum(lengths),
             "micro_batch": micro_batch,
             "micro_batches": self.micro_batches,
             "offset": offset,
         }
+        if all(stretch.answers is not None for stretch in read):
+            batch["answers"] = self._padded([stretch.answers for stretch in read], width, 0)
+        if self.corpus.labels_per_token is not None:
+            self._leave_out_uncounted(batch)
+        return batch
+
+    def _leave_out_uncounted(self, batch: dict) -> None:
+        """Makes targets and answers [B, C] of [B, T]: those of the labels that count, C at least 1."""
+        counted = batch["target"] != self.pad
+        number = counted.sum(dim=1)
+        # A stable sort moves the counted ones of each row to the front and leaves them in order.
+        places = (~counted).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(1, int(number.max()))]
+        missing = torch.arange(places.size(1)) >= number.unsqueeze(1)
+        batch["net_input"]["positions"] = places.masked_fill(missing, 0)
+        batch["target"] = batch["target"].gather(1, places)
+        batch["answers"] = batch["answers"].gather(1, places)
+        batch["labels_per_token"] = self.corpus.labels_per_token
+
+    def _padded(self, rows: Sequence[np.ndarray], width: int, padding: int | None = None) -> torch.Tensor:
+        """Returns rows of several lengths as [B, width], with padding at their ends."""
+        padding = self.pad if padding is None else padding
+        out = np.full((len(rows), width), padding, dtype=rows[0].dtype)
+        for line, row in zip(out, rows):
+            line[: len(row)] = row
+        return torch.from_numpy(out)
 
     def with_intervals(self, intervals: Sequence[Sequence[int]]) -> "BlockDataset":
         """Returns the blocks of other parts of the corpus, cut into as many rows."""
         return BlockDataset(
-            self.stream,
+            self.corpus,
             rows=self.rows,
             block=self.block,
             micro_batches=self.micro_batches,
             shard_id=self.shard_id,
             num_shards=self.num_shards,
-            eos=self.eos,
             intervals=intervals,
         )
 
@@ -183,12 +198,11 @@ class BlockDataset(torch.utils.data.Dataset):
         inputs = np.full((self.rows, count), self.pad, dtype=np.int64)
         for number, row in enumerate(self._rows_of(micro_batch)):
             begin = self.row_borders[row]
-            intervals = self._in_corpus(begin + max(0, offset - count), min(begin + offset, self.row_borders[row + 1]))
+            tokens = self._read(begin + max(0, offset - count), min(begin + offset, self.row_borders[row + 1])).inputs
             if not self.whole_epoch and offset < count:
                 start = self._corpus_start(row)
-                intervals = [Interval(max(0, start - (count - offset)), start), *intervals]
-            parts = [self._inputs_and_targets(interval)[0] for interval in intervals]
-            tokens = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+                before = self.corpus.read(max(0, start - (count - offset)), start).inputs
+                tokens = np.concatenate([before, tokens])
             inputs[number, count - len(tokens) :] = tokens
         return torch.from_numpy(inputs)
 
@@ -247,12 +261,12 @@ class BlockDataset(torch.utils.data.Dataset):
         intervals = self._in_corpus(self.row_borders[row], self.row_borders[row + 1])
         return intervals[0].start if intervals else 0
 
-    def _inputs_and_targets(self, interval: Interval) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the tokens of an interval as targets, and the token before each as its input."""
-        tokens = self.stream.read(max(interval.start - 1, 0), interval.stop)
-        if interval.start == 0:
-            tokens = np.concatenate([[self.eos], tokens])
-        return tokens[:-1], tokens[1:]
+    def _read(self, start: int, stop: int) -> Stretch:
+        """Reads tokens ``start`` to ``stop`` of the text."""
+        parts = [self.corpus.read(*interval) for interval in self._in_corpus(start, stop)]
+        # Nothing, read where it can be read, has the right types.
+        parts = parts or [self.corpus.read(0, 0)]
+        return Stretch(*(None if values[0] is None else np.concatenate(values) for values in zip(*parts)))
 
     @staticmethod
     def collate(items: list[dict]) -> dict | None:

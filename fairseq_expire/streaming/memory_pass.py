@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fairseq_expire.modules import LanguageModel, Memory
+from fairseq_expire.streaming.answers import AnswerTally
 from fairseq_expire.streaming.blocks import BlockDataset
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class MemoryPass:
         self._blocks = blocks
         self._last: WeakKeyDictionary[nn.Module, dict[int, _ReadBlock]] = WeakKeyDictionary()
         self._saved: dict[int, _ReadBlock] = {}
+        self._answers = AnswerTally()
         # The reason why the memory at the start has to be made by reading the text again; None if it has not.
         self.reread_reason: str | None = None
         if begin or not blocks.whole_epoch:
@@ -142,10 +144,10 @@ class MemoryPass:
         self.reread_reason = None
 
     def attach(self, batches: Iterator[dict]) -> Iterator[dict]:
-        """Yields the batches of the pass, each with a handle to its memory in ``net_input``."""
+        """Yields the batches of the pass, each with a handle to its memory in ``net_input``, and with the tally."""
         for batch in batches:
-            handle = MemoryHandle(self, batch["micro_batch"], batch["offset"], batch["target"].size(1))
-            yield {**batch, "net_input": {**batch["net_input"], "memory": handle}}
+            handle = MemoryHandle(self, batch["micro_batch"], batch["offset"], batch["net_input"]["src_tokens"].size(1))
+            yield {**batch, "net_input": {**batch["net_input"], "memory": handle}, "tally": self._answers}
 
 
 class MemoryHandle:

@@ -13,7 +13,6 @@ from fairseq_expire import requires_fairseq  # noqa: F401
 
 # isort: split
 from fairseq.data import FairseqDataset, data_utils
-from fairseq.data.indexed_dataset import MMapIndexedDataset, index_file_path
 from torch import Tensor
 
 from fairseq_expire.streaming.token_stream import TokenStream
@@ -30,18 +29,12 @@ class StreamItems:
 
     def __init__(self, stream: TokenStream):
         self.stream = stream
-        self.sizes = np.concatenate([_item_sizes(prefix) for prefix in stream.prefixes])
+        self.sizes = stream.item_sizes()
         self._ends = np.cumsum(self.sizes)
 
     def __getitem__(self, index: int) -> Tensor:
         end = int(self._ends[index])
         return torch.from_numpy(self.stream.read(end - int(self.sizes[index]), end))
-
-
-def _item_sizes(prefix: str) -> np.ndarray:
-    index = MMapIndexedDataset.Index(index_file_path(prefix))
-    # A copy, since the index unmaps its file when it is deleted.
-    return index.sizes.astype(np.int64)
 
 
 class PromptDataset(FairseqDataset):

@@ -42,16 +42,26 @@ class TokenStream:
         pad: index of the padding symbol. Where fairseq-preprocess found a word ``<pad>`` in the text it is read as
             ``unk``, since fairseq leaves padding out of every loss.
         unk: index of the unknown symbol.
+        keep_padding: leave padding as it is, as labels need it: it stands where none counts.
         warned: True if the log has the warning about padding in this split already.
     Raises:
         FileNotFoundError: if a part is missing.
         ValueError: if a part is not in the mmap format or is cut short, or the split holds no token.
     """
 
-    def __init__(self, prefixes: Sequence[str], *, num_symbols: int, pad: int, unk: int = UNK, warned: bool = False):
+    def __init__(
+        self,
+        prefixes: Sequence[str],
+        *,
+        num_symbols: int,
+        pad: int,
+        unk: int = UNK,
+        keep_padding: bool = False,
+        warned: bool = False,
+    ):
         self.prefixes = list(prefixes)
         self.num_symbols = num_symbols
-        self.pad, self.unk = pad, unk
+        self.pad, self.unk, self.keep_padding = pad, unk, keep_padding
         # One byte that this process shares with its forked workers, so that only one of them warns.
         self._warned = mmap.mmap(-1, 1)
         self._warned[0] = warned
@@ -68,11 +78,17 @@ class TokenStream:
 
     def __reduce__(self):
         # Workers open the files again: pickling a memmap would copy the corpus.
-        options = {"num_symbols": self.num_symbols, "pad": self.pad, "unk": self.unk, "warned": bool(self._warned[0])}
+        options = {
+            "num_symbols": self.num_symbols,
+            "pad": self.pad,
+            "unk": self.unk,
+            "keep_padding": self.keep_padding,
+            "warned": bool(self._warned[0]),
+        }
         return functools.partial(TokenStream, **options), (self.prefixes,)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Returns tokens ``start`` to ``stop``, [stop - start] int64, without padding.
+        """Returns tokens ``start`` to ``stop``, [stop - start] int64, without padding unless it is kept.
 
         Raises:
             ValueError: if a token is outside the dictionary.
@@ -87,11 +103,17 @@ class TokenStream:
             position, number = end, number + 1
         tokens = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.int64)
         self._check(tokens, start)
+        if self.keep_padding:
+            return tokens
         padding = tokens == self.pad
         if padding.any():
             self._warn(start + int(np.argmax(padding)))
             tokens[padding] = self.unk
         return tokens
+
+    def item_sizes(self) -> np.ndarray:
+        """Returns the number of tokens of each item of the split, int64."""
+        return np.concatenate([_item_sizes(prefix) for prefix in self.prefixes])
 
     def _check(self, tokens: np.ndarray, start: int) -> None:
         if tokens.size and (tokens.max() >= self.num_symbols or tokens.min() < 0):
@@ -160,6 +182,12 @@ def _open_part(prefix: str) -> np.ndarray:
     if tokens == 0:
         return np.zeros(0, dtype=index.dtype)
     return np.memmap(data_path, dtype=index.dtype, mode="r", shape=(tokens,))
+
+
+def _item_sizes(prefix: str) -> np.ndarray:
+    index = MMapIndexedDataset.Index(index_file_path(prefix))
+    # A copy, since the index unmaps its file when it is deleted.
+    return index.sizes.astype(np.int64)
 
 
 def _check_header(path: str) -> None:

@@ -4,6 +4,7 @@ import logging
 
 import torch
 from fairseq import utils
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
@@ -88,6 +89,28 @@ class PromptingTask(FairseqTask):
         """Returns items of these sizes as prompts; see :class:`PromptDataset`."""
         dictionary, block = self.dictionary, self.cfg.tokens_per_sample
         return PromptDataset(items, sizes, pad=dictionary.pad(), eos=dictionary.eos(), strip_eos=strip_eos, block=block)
+
+    @staticmethod
+    def prompt_batches(
+        dataset: PromptDataset,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 0,
+        data_buffer_size: int = 0,
+        **unused,
+    ) -> EpochBatchIterator:
+        """Returns an iterator over prompts; the arguments are those of fairseq's ``get_batch_iterator``."""
+        return EpochBatchIterator(
+            dataset=dataset,
+            collate_fn=dataset.collater,
+            batch_sampler=dataset.batch_by_size(dataset.ordered_indices(), max_tokens, max_sentences),
+            num_shards=num_shards,
+            shard_id=shard_id,
+            num_workers=num_workers,
+            buffer_size=data_buffer_size,
+        )
 
     @torch.no_grad()
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):

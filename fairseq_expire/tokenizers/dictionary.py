@@ -11,6 +11,8 @@ SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
 OVERWRITE = "#fairseq:overwrite"
 # The field of a checkpoint's model options, and of an export's configuration, that holds the digest of its dictionary.
 DIGEST = "dictionary_digest"
+# The same for the dictionary of the labels, where a model predicts labels.
+LABEL_DIGEST = "label_dictionary_digest"
 
 
 class SymbolTable(Protocol):

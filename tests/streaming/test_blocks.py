@@ -12,6 +12,7 @@ import torch
 from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
 
 from fairseq_expire.streaming.blocks import BlockDataset
+from fairseq_expire.streaming.corpus import TextCorpus
 from fairseq_expire.streaming.token_stream import TokenStream, find_parts
 
 PAD, EOS, UNK, SYMBOLS = 1, 2, 3, 300
@@ -39,7 +40,12 @@ def stream_of(folder, combine=True):
 
 def blocks_of(stream, rows=3, block=4, micro_batches=1, shard_id=0, num_shards=1):
     return BlockDataset(
-        stream, rows=rows, block=block, micro_batches=micro_batches, shard_id=shard_id, num_shards=num_shards, eos=EOS
+        TextCorpus(stream, eos=EOS),
+        rows=rows,
+        block=block,
+        micro_batches=micro_batches,
+        shard_id=shard_id,
+        num_shards=num_shards,
     )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from fairseq_expire.modules import LayerMemory, Memory
 from fairseq_expire.streaming.batch_iterator import MemoryBatchIterator
 from fairseq_expire.streaming.blocks import BlockDataset
+from fairseq_expire.streaming.corpus import TextCorpus
 
 # TOKENS are those of one micro-batch.
 ROWS, BLOCK, TOKENS = 2, 3, 24
@@ -44,7 +45,12 @@ def iterator(
 ):
     stream = Counting(tokens or TOKENS * micro_batches * num_shards, first)
     dataset = BlockDataset(
-        stream, rows=rows, block=block, micro_batches=micro_batches, shard_id=shard_id, num_shards=num_shards, eos=2
+        TextCorpus(stream, eos=2),
+        rows=rows,
+        block=block,
+        micro_batches=micro_batches,
+        shard_id=shard_id,
+        num_shards=num_shards,
     )
     return MemoryBatchIterator(
         dataset, epoch=1, num_workers=num_workers, buffer_size=buffer_size, skip_remainder_batch=False

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fairseq_expire.streaming.batch_iterator import MemoryBatchIterator
 from fairseq_expire.streaming.blocks import BlockDataset
+from fairseq_expire.streaming.corpus import TextCorpus
 
 PAD, EOS, FIRST = 1, 2, 4
 
@@ -37,7 +38,12 @@ class Numbers:
 def process(stream, layout, shard_id, skip_remainder_batch=False):
     rows, block, micro_batches, num_shards = layout
     dataset = BlockDataset(
-        stream, rows=rows, block=block, micro_batches=micro_batches, shard_id=shard_id, num_shards=num_shards, eos=EOS
+        TextCorpus(stream, eos=EOS),
+        rows=rows,
+        block=block,
+        micro_batches=micro_batches,
+        shard_id=shard_id,
+        num_shards=num_shards,
     )
     return MemoryBatchIterator(
         dataset, epoch=1, num_workers=0, buffer_size=0, skip_remainder_batch=skip_remainder_batch
@@ -109,11 +115,16 @@ def same_number_of_rows(tokens, rows, micro_batches, num_shards, block, done, ot
     if total > tokens:
         return
     begun = BlockDataset(
-        Numbers(tokens), rows=rows, block=block, micro_batches=micro_batches, shard_id=0, num_shards=num_shards, eos=EOS
+        TextCorpus(Numbers(tokens), eos=EOS),
+        rows=rows,
+        block=block,
+        micro_batches=micro_batches,
+        shard_id=0,
+        num_shards=num_shards,
     )
     done %= begun.num_blocks
     rest = BlockDataset(
-        Numbers(tokens), rows=1, block=other, micro_batches=1, shard_id=0, num_shards=total, eos=EOS,
+        TextCorpus(Numbers(tokens), eos=EOS), rows=1, block=other, micro_batches=1, shard_id=0, num_shards=total,
         intervals=begun.unread(done * micro_batches),
     )  # fmt: skip
     for row in range(total):
@@ -194,7 +205,7 @@ def test_new_rows_remember_the_text_before_them(caplog, arch):
 def test_inputs_before_a_place_in_a_row(offset, count):
     """Before a row of the unread text stands its own text, from several intervals, and before that the corpus."""
     rest = BlockDataset(
-        Numbers(90), rows=2, block=5, micro_batches=2, shard_id=0, num_shards=1, eos=EOS,
+        TextCorpus(Numbers(90), eos=EOS), rows=2, block=5, micro_batches=2, shard_id=0, num_shards=1,
         intervals=[(7, 20), (31, 40), (50, 80)],
     )  # fmt: skip
     text = [*range(7, 20), *range(31, 40), *range(50, 80)]
