@@ -11,7 +11,7 @@ from fairseq_expire.inference.checkpoint_problems import NO_MODEL, problem_of
 from fairseq_expire.modules import LanguageModel, LanguageModelConfig
 from fairseq_expire.modules.config import MODEL_CONFIG, check_weight_names
 from fairseq_expire.tokenizers.bound import BoundTokenizer
-from fairseq_expire.tokenizers.dictionary import DIGEST, SymbolTable, check_dictionary, dictionary_digest
+from fairseq_expire.tokenizers.dictionary import DIGEST, LABEL_DIGEST, SymbolTable, check_dictionary, dictionary_digest
 
 # What fairseq puts in front of the names of the model's weights.
 PREFIX = "decoder.model."
@@ -83,7 +83,12 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check_kind(path: Path, options: dict[str, Any]) -> None:
-    """Raises ValueError unless this version trained the model."""
+    """Raises ValueError unless this version trained the model, as a language model."""
+    if options.get(LABEL_DIGEST) is not None:
+        raise ValueError(
+            f"{path} predicts labels (--task memory_caching_tagging), not text: expected a language model; score it "
+            "with fairseq-eval-lm or fairseq-validate"
+        )
     if MODEL_CONFIG in options:
         return
     if DIGEST in options:
