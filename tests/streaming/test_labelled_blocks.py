@@ -45,7 +45,7 @@ def all_blocks(corpus, rows, block, micro_batches, num_shards, intervals=None):
             micro_batches=micro_batches,
             shard_id=shard,
             num_shards=num_shards,
-            **options,
+            intervals=intervals,
         )
         yield from (blocks[number] for number in range(len(blocks)))
 
@@ -119,10 +119,7 @@ def test_streams_that_do_not_belong_together(streams, change, message):
 
 def test_other_items(streams):
     inputs, labels, folder = streams
-    parts = (
-        stream(folder / "a", np.split(inputs, [40])),
-        stream(folder / "b", np.split(labels, [41]), keep_padding=True),
-    )
+    labels = stream(folder / "b", np.split(labels, [41]), keep_padding=True)
     with pytest.raises(ValueError, match=r"the items of .* differ, the first time in item 0"):
         LabelledCorpus(stream(folder / "a", np.split(inputs, [40])), labels, eos=EOS)
 
