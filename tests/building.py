@@ -11,6 +11,7 @@ class Task:
     """The part of a task that a model is built with."""
 
     level = None
+    label_dictionary = None
 
     def __init__(self, symbols):
         self.source_dictionary = self.target_dictionary = Dictionary()

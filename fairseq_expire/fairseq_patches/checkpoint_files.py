@@ -12,7 +12,7 @@ import torch
 
 from fairseq_expire.files import UNFINISHED
 from fairseq_expire.streaming.memory_files import is_memory_file, name_of
-from fairseq_expire.tokenizers.dictionary import DIGEST
+from fairseq_expire.tokenizers.dictionary import DIGEST, LABEL_DIGEST
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,11 @@ class _Progress(NamedTuple):
 
 
 class ModelSummary(NamedTuple):
-    """The digest of the dictionary that a checkpoint's model was trained with, None if it has none; the names of the
-    weights; and whether there is a moving average of them."""
+    """The digests of the dictionaries that a checkpoint's model was trained with, of inputs and of labels, None where it
+    has none; the names of the weights; and whether there is a moving average of them."""
 
     digest: str | None
+    label_digest: str | None
     weights: list[str]
     has_average: bool
 
@@ -71,9 +72,8 @@ def read_model_summary(path: str) -> ModelSummary | None:
     try:
         # Memory-mapped, so that the weights are not read.
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        return ModelSummary(
-            state["cfg"]["model"].get(DIGEST), list(state["model"]), "ema" in state.get("extra_state", {})
-        )
+        digests = [state["cfg"]["model"].get(name) for name in (DIGEST, LABEL_DIGEST)]
+        return ModelSummary(*digests, list(state["model"]), "ema" in state.get("extra_state", {}))
     # Any exception: torch's, or one of looking into what another program stored.
     except Exception:
         return None

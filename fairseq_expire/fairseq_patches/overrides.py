@@ -11,7 +11,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq_expire.modules.config import MODEL_CONFIG
-from fairseq_expire.tokenizers.dictionary import DIGEST
+from fairseq_expire.tokenizers.dictionary import DIGEST, LABEL_DIGEST
 
 
 def options_of(path: str) -> DictConfig | None:
@@ -47,7 +47,7 @@ def check_overrides(paths: Iterable[str], overrides: Mapping[str, Any]) -> None:
         if kind is None:
             return
         options |= {name for group in ("model", "task") for name in cfg[group] if not name.startswith("_")}
-        options -= {DIGEST, MODEL_CONFIG}
+        options -= {DIGEST, LABEL_DIGEST, MODEL_CONFIG}
         changed = cfg.copy()
         # With the options of groups that an override replaces, such as those of another --bpe.
         overwrite_args_by_name(

@@ -20,7 +20,6 @@ from fairseq_expire.fairseq_patches.patched_task import PatchedTask
 from fairseq_expire.fairseq_patches.stopping import stop_if_over
 from fairseq_expire.fairseq_patches.trained_options import check_trained_options
 from fairseq_expire.modules.config import check_weight_names
-from fairseq_expire.tokenizers.dictionary import check_dictionary
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ def _checked_summary(path: str, task: PatchedTask) -> ModelSummary | None:
     summary = read_model_summary(path)
     if summary is not None:
         model = f"the checkpoint {path}"
-        check_dictionary(summary.digest, task.dictionary.symbols, model=model, dictionary="the data's dict.txt")
+        task.check_dictionaries(summary.digest, summary.label_digest, model=model)
         check_weight_names(summary.weights, model=model)
     return summary
 

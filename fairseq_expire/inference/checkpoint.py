@@ -83,11 +83,11 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check_kind(path: Path, options: dict[str, Any]) -> None:
-    """Raises ValueError unless this version trained the model, as a language model."""
+    """Raises ValueError unless this version trained the model, and it reads and writes text."""
     if options.get(LABEL_DIGEST) is not None:
         raise ValueError(
-            f"{path} predicts labels (--task memory_caching_tagging), not text: expected a language model; score it "
-            "with fairseq-eval-lm or fairseq-validate"
+            f"{path} predicts labels, and can neither generate nor score text: score it with fairseq-eval-lm or "
+            "fairseq-validate, --task memory_caching_tagging"
         )
     if MODEL_CONFIG in options:
         return

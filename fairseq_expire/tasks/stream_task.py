@@ -89,7 +89,7 @@ class StreamTask(PatchedTask):
             check_processes_are_joined()
             self._trains = True
         else:
-            self._check_dictionaries(cfg)
+            self.check_dictionaries(cfg.get(DIGEST), cfg.get(LABEL_DIGEST), model="the checkpoint")
         with open_dict(cfg):
             # What a model was trained with stays on, and checkpoints of earlier versions do not have the option.
             trained = from_checkpoint and cfg.get("break_memory_at_eos", False)
@@ -111,21 +111,24 @@ class StreamTask(PatchedTask):
             cfg[MODEL_CONFIG] = _as_json(model.decoder.model.config)
         return model
 
-    def _check_dictionaries(self, cfg) -> None:
-        """Raises ValueError if a checkpoint was trained with other dictionaries, or for the other kind of targets."""
-        labels, digest = self.label_dictionary, cfg.get(LABEL_DIGEST)
-        # A checkpoint of another package has neither.
-        if cfg.get(DIGEST) is not None and (labels is None) != (digest is None):
+    def check_dictionaries(self, digest: str | None, label_digest: str | None, *, model: str) -> None:
+        """Raises ValueError if a model was trained with other dictionaries, or to predict the other kind of targets.
+
+        Args:
+            digest, label_digest: digests of the dictionaries of its inputs and of its labels; None where it has none.
+            model: the name of the model in the error.
+        """
+        labels = self.label_dictionary
+        # A model of another package has neither.
+        if digest is not None and (labels is None) != (label_digest is None):
             kind, task = ("labels", "tagging") if labels is None else ("the next token", "lm")
             raise ValueError(
-                f"the checkpoint predicts {kind}, which --task {self.name} does not read: name --task "
-                f"memory_caching_{task} and its data"
+                f"{model} predicts {kind}, which --task {self.name} does not read: name --task memory_caching_{task} "
+                "and its data"
             )
-        check_dictionary(
-            cfg.get(DIGEST), self.dictionary.symbols, model="the checkpoint", dictionary="the data's dict.txt"
-        )
+        check_dictionary(digest, self.dictionary.symbols, model=model, dictionary="the data's dict.txt")
         if labels is not None:
-            check_dictionary(digest, labels.symbols, model="the checkpoint", dictionary="label/dict.txt of the data")
+            check_dictionary(label_digest, labels.symbols, model=model, dictionary="the data's label/dict.txt")
 
     def optimizer_step(self, optimizer, model, update_num):
         super().optimizer_step(optimizer, model, update_num)

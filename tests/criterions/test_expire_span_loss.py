@@ -18,12 +18,14 @@ PAD, ROWS, BLOCK, SYMBOLS = 1, 2, 4, 9
 
 def criterion(weight=0.5, sentence_avg=False, level="bytes"):
     dictionary = SimpleNamespace(pad=lambda: PAD)
-    return ExpireSpanLoss(SimpleNamespace(target_dictionary=dictionary, level=level), weight, sentence_avg)
+    return ExpireSpanLoss(
+        SimpleNamespace(target_dictionary=dictionary, label_dictionary=None, level=level), weight, sentence_avg
+    )
 
 
 def sample():
     target = torch.tensor([[4, 5, 6, 7], [8, 4, 5, PAD]])
-    return {"net_input": {}, "target": target, "ntokens": 7}
+    return {"net_input": {"src_tokens": target}, "target": target, "ntokens": 7}
 
 
 def reports():
@@ -41,7 +43,7 @@ def reports():
 def model(scores, adaptive_softmax=None):
     memory = Memory.empty(batch=ROWS, num_layers=2, embed_dim=8, like=scores)
 
-    def forward():
+    def forward(src_tokens):
         return scores, {"reports": reports(), "memory": memory}
 
     forward.decoder = SimpleNamespace(adaptive_softmax=adaptive_softmax)

@@ -147,7 +147,9 @@ def build(cfg, symbols):
     dictionary = Dictionary()
     for number in range(symbols):
         dictionary.add_symbol(str(number))
-    task = argparse.Namespace(source_dictionary=dictionary, target_dictionary=dictionary, level="bytes")
+    task = argparse.Namespace(
+        source_dictionary=dictionary, target_dictionary=dictionary, label_dictionary=None, level="bytes"
+    )
     with torch.device("meta"):
         return build_model(cfg.model, task)
 

@@ -22,8 +22,8 @@ FREE = {
     "_name", "dropout", "decoder_dropout_in", "decoder_dropout_out", "attention_dropout", "activation_dropout",
     "span_limit", "adaptive_softmax_dropout", "checkpoint_activations", "tokens_per_sample", "span_init",
     "span_shortening",
-    # Compared by a check of its own.
-    "dictionary_digest",
+    # Compared by checks of their own.
+    "dictionary_digest", "label_dictionary_digest",
     # Written from the others.
     "model_config",
 }  # fmt: skip

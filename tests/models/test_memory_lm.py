@@ -83,7 +83,9 @@ def test_probabilities_sum_to_one_and_everything_trains(given):
     with torch.no_grad():
         logprobs = model.get_normalized_probs(model(tokens), log_probs=True)
     torch.testing.assert_close(logprobs.exp().sum(-1), torch.ones(2, 12))
-    criterion = ExpireSpanLoss(SimpleNamespace(target_dictionary=Dictionary(), level="words"), 1e-3, False)
+    criterion = ExpireSpanLoss(
+        SimpleNamespace(target_dictionary=Dictionary(), label_dictionary=None, level="words"), 1e-3, False
+    )
     criterion(model, {"net_input": {"src_tokens": tokens}, "target": tokens, "ntokens": 24})[0].backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert without == []

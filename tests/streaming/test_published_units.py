@@ -72,7 +72,7 @@ def test_the_sum_is_over_targets():
     assert len(batches) == 2
     for batch in batches:
         assert not ends
-        batch["score_sum"].add(log_probs[:, batch["block"]], target[:, batch["block"]], log_probs=True)
+        batch["score_sum"].add(log_probs[:, batch["block"]], {"target": target[:, batch["block"]]}, log_probs=True)
     assert ends == [score] and score.tokens == 19 and not score.averaged
     expected = -sum(log_probs[b, t, target[b, t]].item() for b in range(3) for t in range(7) if target[b, t] != 1)
     assert score.bits == pytest.approx(expected / math.log(2), rel=1e-6)
@@ -80,5 +80,5 @@ def test_the_sum_is_over_targets():
 
 def test_averaged_probabilities_are_not_added():
     score = ScoreSum(pad=1)
-    score.add(torch.full((1, 1, 2), 0.5), torch.zeros(1, 1, dtype=torch.long), log_probs=False)
+    score.add(torch.full((1, 1, 2), 0.5), {"target": torch.zeros(1, 1, dtype=torch.long)}, log_probs=False)
     assert score.averaged and score.tokens == 0 and score.bits == 0.0
