@@ -160,7 +160,7 @@ def test_continues_with_saved_memories(num_workers, buffer_size):
 
 
 def test_a_saved_memory_is_used_like_any_other():
-    model = nn.Linear(1, 1)
+    model = Reader(None)
     rest, batches = resumed(saved(micro_batches=2), micro_batches=2)
     first, _, later, other = handles(rest)
     assert number_of(first.load(model)) == 12
