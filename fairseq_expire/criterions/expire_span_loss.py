@@ -82,6 +82,9 @@ class ExpireSpanLoss(FairseqCriterion):
             "memory_bytes": extra["memory"].nbytes,
             **self.memory_statistics(extra["reports"], sample["net_input"]["src_tokens"] != self.padding_idx),
         }
+        cut = [report.cut_by_budget.sum() for report in extra["reports"] if report.cut_by_budget is not None]
+        if cut:
+            logging_output["cut_by_budget"] = sum(cut) / len(cut)
         if self.num_labels is not None:
             logging_output.update(self.label_errors(model, features, sample))
         if "answers" in sample and not model.training:
@@ -194,6 +197,8 @@ class ExpireSpanLoss(FairseqCriterion):
         metrics.log_custom(MaxMeter, "span_max", max(utils.item(log["span_max"].max()) for log in logging_outputs))
         batches = utils.item(total("batches"))
         metrics.log_scalar("memory_mb", total("memory_bytes") / batches / 2**20, batches, round=2)
+        if "cut_by_budget" in logging_outputs[0]:
+            metrics.log_scalar("cut_by_budget", 100 * total("cut_by_budget") / ntokens, ntokens, round=2)
         if "missed" in logging_outputs[0]:
             log_error("error", missed=total("missed"), of=targets)
         if "answers" in logging_outputs[0]:

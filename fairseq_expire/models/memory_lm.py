@@ -59,6 +59,13 @@ class MemoryLMConfig(FairseqDataclass):
             "cut every span to at most this many steps when scoring (spans are still predicted with L = --max-span)"
         ),
     )
+    memory_budget: Optional[int] = field(
+        default=None,
+        metadata=_help(
+            "most memories of a layer that a query sees: the youngest quarter, and those that expire last (N); in training "
+            "and scoring; not for compressive_transformer_lm"
+        ),
+    )
     position_range: Optional[int] = field(
         default=None,
         metadata=_trained(
