@@ -38,9 +38,9 @@ MAY_IMPORT = {
     "streaming": ["modules", "tokenizers", "files", "requires_fairseq"],
     "fairseq_patches": ["modules", "tokenizers", "files", "inference", "streaming"],
     "models": ["modules", "tokenizers", "streaming", "fairseq_patches", "requires_fairseq"],
-    "criterions": ["modules", "fairseq_patches", "requires_fairseq"],
+    "criterions": ["modules", "streaming", "fairseq_patches", "requires_fairseq"],
     "tasks": [
-        "modules", "tokenizers", "inference", "streaming", "fairseq_patches", "models", "criterions",
+        "modules", "tokenizers", "files", "inference", "streaming", "fairseq_patches", "models", "criterions",
         "requires_fairseq",
     ],
     "export": ["inference", "command_line"],
