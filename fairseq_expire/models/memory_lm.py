@@ -62,8 +62,8 @@ class MemoryLMConfig(FairseqDataclass):
     memory_budget: Optional[int] = field(
         default=None,
         metadata=_help(
-            "most memories of a layer that a query sees: the youngest quarter, and those that expire last (N); in training "
-            "and scoring; not for compressive_transformer_lm"
+            "most memories of a layer that a query sees, in training and scoring: the youngest quarter, and those that "
+            "expire last (N); not for compressive_transformer_lm"
         ),
     )
     position_range: Optional[int] = field(
