@@ -14,7 +14,7 @@ from fairseq_expire.modules.visibility import Visibility
 LEAVES = ["query", "key", "value", "span", "position"]
 # Of slots that hold nothing and of padding: far above every span.
 EMPTY_AGE = 1 << 40
-WINDOW = ["span", "age", "ramp", "max_distance", "min_distance", "stride"]
+WINDOW = ["span", "age", "ramp", "max_distance", "min_distance", "hidden_from", "stride"]
 
 
 class Size(NamedTuple):
@@ -109,6 +109,13 @@ def padded(inputs):
     return {**inputs, "age": age}
 
 
+def hidden(inputs, seed=0):
+    """A bound of each key's own: some are never seen, some to the end of the block and beyond it."""
+    block = inputs["query"].size(2)
+    bounds = torch.randint(0, block + 2, inputs["age"].shape, generator=torch.Generator().manual_seed(seed))
+    return {**inputs, "hidden_from": bounds}
+
+
 def whole_steps(inputs):
     """Spans that end exactly on a step, where the mask has kinks."""
     return {**inputs, "span": inputs["span"].detach().round().requires_grad_()}
@@ -120,6 +127,9 @@ CASES = {
     "a-span-for-each-head": per_head(problem(ODD)),
     "max-distance-3": {**problem(ODD), "max_distance": 3},
     "max-distance-9-a-span-for-each-head": {**per_head(problem(ODD)), "max_distance": 9},
+    "hidden": hidden(problem(ODD)),
+    "hidden-max-distance-9-a-span-for-each-head": {**hidden(per_head(problem(ODD))), "max_distance": 9},
+    "hidden-strided-3-positions-8": hidden(strided_problem(3, 8)),
     "empty-row": empty_row(problem(ODD)),
     "padding": padded(problem(ODD)),
     "whole-steps": whole_steps(problem(ODD)),
@@ -159,6 +169,8 @@ def by_loops(inputs):
         index = distance
         if inputs.get("max_distance") is not None:
             mask = mask * (distance <= inputs["max_distance"])
+        if inputs.get("hidden_from") is not None:
+            mask = mask * (torch.arange(block).view(1, block, 1) < inputs["hidden_from"].unsqueeze(1))
         if inputs.get("min_distance") is not None:
             nearest, stride = inputs["min_distance"].unsqueeze(1), inputs["stride"]
             mask = mask * (distance >= nearest)

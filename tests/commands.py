@@ -149,5 +149,5 @@ def hypotheses(output):
 def _number(value):
     try:
         return float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         return value

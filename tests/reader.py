@@ -155,3 +155,31 @@ def compressed(*, max_span, size, rate, pooling, limit=None):
         return made, seen, place
 
     return compressed_of
+
+
+def in_documents(starts, mask_of, compressed_of=None):
+    """Makes ``mask_of`` and ``compressed_of`` for a row of documents, for :func:`read`.
+
+    Args:
+        starts: [N] bool, True where a document begins.
+        mask_of, compressed_of: of one document.
+    """
+    document = np.cumsum(starts)
+
+    def masked(weights, states, distance):
+        return mask_of(weights, states, distance) * (document[:, None] == document[None, :])
+
+    def compressed_apart(weights, hidden):
+        parts = [
+            (np.flatnonzero(document == number), *compressed_of(weights, hidden[document == number]))
+            for number in np.unique(document)
+        ]
+        seen = np.zeros((len(hidden), sum(len(made) for _, made, _, _ in parts)))
+        place, groups = np.zeros(seen.shape, dtype=int), 0
+        for queries, made, own_seen, own_place in parts:
+            columns = np.arange(groups, groups + len(made))
+            seen[np.ix_(queries, columns)], place[np.ix_(queries, columns)] = own_seen, own_place
+            groups += len(made)
+        return np.concatenate([made for _, made, _, _ in parts]), seen, place
+
+    return {"mask_of": masked, "compressed_of": None if compressed_of is None else compressed_apart}

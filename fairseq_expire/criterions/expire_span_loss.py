@@ -62,11 +62,13 @@ class ExpireSpanLoss(FairseqCriterion):
         nll = self.cross_entropy(model, features, sample["target"])
         penalties = [report.penalty.sum() for report in extra["reports"] if report.penalty is not None]
         penalty = self.expire_loss_weight * sum(penalties) if penalties else nll.new_zeros(())
-        # fairseq divides the sum by the number of labels, and the penalty is a mean over tokens.
-        penalty = penalty * sample.get("labels_per_token", 1.0)
-        loss = nll + penalty
+        labels_per_token = sample.get("labels_per_token", 1)
+        # fairseq divides the sum by the sample size, and the penalty is a mean over tokens.
+        loss = nll + labels_per_token * penalty
         targets = sample["ntokens"] if self.num_labels is None else int((sample["target"] != self.padding_idx).sum())
-        sample_size = sample["target"].size(0) if self.sentence_avg else targets
+        # The expected number of targets: few labels in an update, or none, must not make its penalty large. Every label
+        # of an epoch has the same weight.
+        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"] * labels_per_token
         logging_output = {
             "loss": loss.detach(),
             "nll_loss": nll.detach(),
@@ -80,6 +82,9 @@ class ExpireSpanLoss(FairseqCriterion):
             "memory_bytes": extra["memory"].nbytes,
             **self.memory_statistics(extra["reports"], sample["net_input"]["src_tokens"] != self.padding_idx),
         }
+        cut = [report.cut_by_budget.sum() for report in extra["reports"] if report.cut_by_budget is not None]
+        if cut:
+            logging_output["cut_by_budget"] = sum(cut) / len(cut)
         if self.num_labels is not None:
             logging_output.update(self.label_errors(model, features, sample))
         if "answers" in sample and not model.training:
@@ -175,11 +180,11 @@ class ExpireSpanLoss(FairseqCriterion):
         targets = utils.item(total("targets"))
         if ntokens == 0:
             return
-        # A batch without a label that counts has no loss, but fairseq asks for one. Its weight is 0.
         bit = math.log(2)
-        metrics.log_scalar("loss", total("loss") / max(1, sample_size) / bit, sample_size, round=3)
+        metrics.log_scalar("loss", total("loss") / sample_size / bit, sample_size, round=3)
+        # Without a label that counts, the value has no weight.
         metrics.log_scalar("nll_loss", total("nll_loss") / max(1, targets) / bit, targets, round=3)
-        metrics.log_scalar("expire_loss", total("expire_loss") / max(1, targets) / bit, targets, round=5)
+        metrics.log_scalar("expire_loss", total("expire_loss") / ntokens / bit, ntokens, round=5)
         metrics.log_derived("ppl", lambda logged: utils.get_perplexity(logged["nll_loss"].avg))
         if logging_outputs[0]["log_bpc"]:
             metrics.log_derived("bpc", lambda logged: meters.safe_round(logged["nll_loss"].avg, 3))
@@ -192,6 +197,8 @@ class ExpireSpanLoss(FairseqCriterion):
         metrics.log_custom(MaxMeter, "span_max", max(utils.item(log["span_max"].max()) for log in logging_outputs))
         batches = utils.item(total("batches"))
         metrics.log_scalar("memory_mb", total("memory_bytes") / batches / 2**20, batches, round=2)
+        if "cut_by_budget" in logging_outputs[0]:
+            metrics.log_scalar("cut_by_budget", 100 * total("cut_by_budget") / ntokens, ntokens, round=2)
         if "missed" in logging_outputs[0]:
             log_error("error", missed=total("missed"), of=targets)
         if "answers" in logging_outputs[0]:

@@ -25,8 +25,8 @@ class _Progress(NamedTuple):
 
 
 class ModelSummary(NamedTuple):
-    """The digests of the dictionaries of inputs and labels that a checkpoint's model was trained with, None where it
-    has none; the names of the weights; and whether there is a moving average of them."""
+    """The digests of the dictionaries that a checkpoint's model was trained with, of inputs and of labels, None where
+    it has none; the names of the weights; and whether there is a moving average of them."""
 
     digest: str | None
     label_digest: str | None

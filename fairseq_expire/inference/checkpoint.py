@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,13 +26,15 @@ class CheckpointContent(NamedTuple):
     data: Path
 
 
-def read_checkpoint(path: Path, data: Path | None, *, span_limit: int | None = None) -> CheckpointContent:
+def read_checkpoint(
+    path: Path, data: Path | None, policy_options: Mapping[str, Any] | None = None
+) -> CheckpointContent:
     """Builds the model of a checkpoint and loads its weights.
 
     Args:
         path: the checkpoint file.
         data: a data-bin with the dictionary of the training data; None for the data-bin that the checkpoint names.
-        span_limit: replaces the checkpoint's own span limit.
+        policy_options: replace the checkpoint's own options of the memory policy.
     Raises:
         FileNotFoundError: if the data-bin does not exist.
         ValueError: if the checkpoint is damaged, holds code, is of another kind of model or of an earlier version.
@@ -45,7 +48,7 @@ def read_checkpoint(path: Path, data: Path | None, *, span_limit: int | None = N
         options.get(DIGEST), tokenizer.symbols, model=f"the checkpoint {path}", dictionary=str(data / "dict.txt")
     )
     check_weight_names(state["model"], model=f"the checkpoint {path}")
-    config = _model_config(path, options, tokenizer.dictionary, span_limit)
+    config = _model_config(path, options, tokenizer.dictionary, policy_options or {})
     if len(tokenizer.symbols) != config.vocab_size:
         raise ValueError(
             f"{data / 'dict.txt'}: {len(tokenizer.symbols)} symbols, and the model in {path} has {config.vocab_size}; "
@@ -112,16 +115,16 @@ def _training_data(path: Path, options: dict[str, Any]) -> Path:
 
 
 def _model_config(
-    path: Path, options: dict[str, Any], dictionary: SymbolTable, span_limit: int | None
+    path: Path, options: dict[str, Any], dictionary: SymbolTable, policy_options: Mapping[str, Any]
 ) -> LanguageModelConfig:
     """Reads the stored configuration, or asks the architecture for it where none could be stored."""
     stored = options[MODEL_CONFIG]
     if stored is None:
-        limited = options if span_limit is None else {**options, "span_limit": span_limit}
+        limited = {**options, **policy_options}
         return _describe(path, limited, dictionary)
     try:
         config = LanguageModelConfig.from_json(json.loads(stored))
-        return config if span_limit is None else config.with_policy_options(span_limit=span_limit)
+        return config.with_policy_options(**policy_options) if policy_options else config
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -1,6 +1,7 @@
 """Exported models: folders with weights, the configuration, and the dictionary of the data."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,12 +61,12 @@ class ExportedModel(NamedTuple):
     tokenizer: BoundTokenizer
 
 
-def read_folder(folder: Path, *, span_limit: int | None = None) -> ExportedModel:
+def read_folder(folder: Path, policy_options: Mapping[str, Any]) -> ExportedModel:
     """Reads a folder that :func:`write_folder` wrote.
 
     Args:
         folder: the folder.
-        span_limit: replaces the span limit that the model was exported with.
+        policy_options: replace the options of the memory policy that the model was exported with.
     Returns:
         the model, and the tokenizer of its data.
     Raises:
@@ -79,8 +80,8 @@ def read_folder(folder: Path, *, span_limit: int | None = None) -> ExportedModel
     tokenizer = BoundTokenizer.load(folder)
     try:
         model_config = LanguageModelConfig.from_json(config["model"])
-        if span_limit is not None:
-            model_config = model_config.with_policy_options(span_limit=span_limit)
+        if policy_options:
+            model_config = model_config.with_policy_options(**policy_options)
         with torch.random.fork_rng(devices=[]):
             model = LanguageModel(model_config, config[DIGEST])
     except ValueError as error:

@@ -17,6 +17,7 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     span_limit: int | None = None,
+    memory_budget: int | None = None,
 ) -> TextModel:
     """Loads a trained model that scores and generates text.
 
@@ -29,6 +30,7 @@ def load(
         device: the device that the model runs on.
         dtype: the type of the weights; None for float32.
         span_limit: cuts every span to this many steps, as ``--model-overrides "{'span_limit': ...}"`` does.
+        memory_budget: the most memories of a layer that a query sees, as ``--model-overrides "{'memory_budget': ...}"``.
     Returns:
         the model in ``eval`` mode, with the tokenizer of its data.
     Raises:
@@ -36,6 +38,8 @@ def load(
         ValueError: if a file is damaged, holds code, or belongs to another model; if an argument is out of its range.
     """
     let_waiting_threads_sleep()
+    given = {"span_limit": span_limit, "memory_budget": memory_budget}
+    policy_options = {name: value for name, value in given.items() if value is not None}
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
@@ -44,9 +48,9 @@ def load(
     if path.is_dir():
         if data is not None:
             raise ValueError(f"{path} is an exported model, which has its own dictionary: leave data out")
-        exported = read_folder(path, span_limit=span_limit)
+        exported = read_folder(path, policy_options)
         model, tokenizer = exported.model, exported.tokenizer
     else:
-        checkpoint = read_checkpoint(path, None if data is None else Path(data), span_limit=span_limit)
+        checkpoint = read_checkpoint(path, None if data is None else Path(data), policy_options)
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
     return TextModel(model.to(device=device, dtype=dtype), tokenizer)

@@ -132,10 +132,13 @@ class TextModel:
 
     @functools.cached_property
     def fingerprint(self) -> Tensor:
-        """[4] int64, the first half of the SHA-256 of all weights, the dictionary, the span limits and the borders."""
-        reads_with = [self.model.dictionary_digest, [layer.policy.span_limit for layer in self.model.stack.layers]]
+        """[4] int64, the first half of the SHA-256 of all weights, the dictionary, and how memory is limited."""
+        policies = [layer.policy for layer in self.model.stack.layers]
+        reads_with = [self.model.dictionary_digest, [policy.span_limit for policy in policies]]
         if self.model.config.document_start is not None:
             reads_with.append(self.model.config.document_start)
+        if any(policy.memory_budget is not None for policy in policies):
+            reads_with.append([f"budget {policy.memory_budget}" for policy in policies])
         digest = hashlib.sha256(" ".join(map(str, reads_with)).encode())
         for name, weight in self.model.state_dict().items():
             digest.update(name.encode())

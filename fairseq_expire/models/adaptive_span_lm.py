@@ -38,6 +38,7 @@ class AdaptiveSpanLanguageModel(MemoryLanguageModel):
             span_init=cfg.span_init,
             per_layer=cfg.adapt_span_layer,
             span_limit=cfg.span_limit,
+            memory_budget=cfg.memory_budget,
         )
 
     @classmethod

@@ -41,6 +41,7 @@ class CompressiveTransformerLanguageModel(MemoryLanguageModel):
             rate=cfg.compression_rate,
             pooling=str(cfg.compression),
             span_limit=cfg.span_limit,
+            memory_budget=cfg.memory_budget,
         )
 
     @classmethod

@@ -49,6 +49,7 @@ class ExpireSpanLanguageModel(MemoryLanguageModel):
             input_scale=cfg.span_input_scale,
             shortening=cfg.span_shortening,
             span_limit=cfg.span_limit,
+            memory_budget=cfg.memory_budget,
         )
 
 

@@ -14,6 +14,11 @@ class MemoryHubInterface(GeneratorHubInterface):
     """
 
     def __init__(self, cfg, task, models):
+        if task.label_dictionary is not None:
+            raise ValueError(
+                "the checkpoint predicts labels (--task memory_caching_tagging), not text: expected a language model; "
+                "score it with fairseq-eval-lm or fairseq-validate"
+            )
         super().__init__(cfg, task, models)
         self.tokenizer = task.build_tokenizer(cfg.tokenizer)
         self.bpe = task.text_encoder(cfg.bpe)

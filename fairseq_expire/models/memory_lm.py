@@ -18,7 +18,7 @@ from fairseq_expire.fairseq_patches.overrides import check_overrides
 from fairseq_expire.fairseq_patches.trained_options import SPANS, TRAINED
 from fairseq_expire.models.every_gradient import with_every_gradient
 from fairseq_expire.models.hub import MemoryHubInterface
-from fairseq_expire.models.option_checks import check_size, input_clusters, softmax_clusters
+from fairseq_expire.models.option_checks import check_sharing, check_size, input_clusters, softmax_clusters
 from fairseq_expire.modules import AdaptiveSoftmax, LanguageModel, LanguageModelConfig, Memory, MemoryPolicy
 from fairseq_expire.modules.config import check_weight_names
 from fairseq_expire.streaming.memory_pass import MemoryHandle
@@ -57,6 +57,13 @@ class MemoryLMConfig(FairseqDataclass):
         default=None,
         metadata=_help(
             "cut every span to at most this many steps when scoring (spans are still predicted with L = --max-span)"
+        ),
+    )
+    memory_budget: Optional[int] = field(
+        default=None,
+        metadata=_help(
+            "most memories of a layer that a query sees: the youngest quarter, and those that expire last (N); in training "
+            "and scoring; not for compressive_transformer_lm"
         ),
     )
     position_range: Optional[int] = field(
@@ -336,6 +343,8 @@ class MemoryLanguageModel(FairseqLanguageModel):
         Raises:
             ValueError: options do not fit each other; the message has their values.
         """
+        if labels is not None:
+            check_sharing(cfg)
         position_range = cfg.position_range
         if position_range is None:
             position_range = cls.default_position_range(cfg)

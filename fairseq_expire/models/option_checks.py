@@ -42,6 +42,21 @@ def check_size(config: LanguageModelConfig) -> None:
         )
 
 
+def check_sharing(cfg: "MemoryLMConfig") -> None:
+    """Checks the options of a model that predicts labels.
+
+    Raises:
+        ValueError: inputs and labels would share weights; the message names the option.
+    """
+    for option in ("share_decoder_input_output_embed", "tie_adaptive_weights"):
+        if getattr(cfg, option):
+            raise ValueError(
+                f"--{option.replace('_', '-')} uses one matrix for the symbols that are read and those that are "
+                "predicted, and labels have a dictionary of their own: leave it out, or take a preset of --arch that "
+                "does not set it (expire_span_lm_tiny and expire_span_lm_wikitext103 do)"
+            )
+
+
 def input_clusters(cfg: "MemoryLMConfig", symbols: int) -> Clusters | None:
     """Returns the clusters of the adaptive input (Baevski & Auli 2018); None without ``--adaptive-input``.
 

@@ -21,7 +21,7 @@ class TransformerXLLanguageModel(MemoryLanguageModel):
 
     @classmethod
     def make_policy(cls, cfg: TransformerXLLMConfig) -> Callable[[], FixedSpan]:
-        return partial(FixedSpan, max_span=cfg.max_span, span_limit=cfg.span_limit)
+        return partial(FixedSpan, max_span=cfg.max_span, span_limit=cfg.span_limit, memory_budget=cfg.memory_budget)
 
     @classmethod
     def default_position_range(cls, cfg: TransformerXLLMConfig) -> int:

@@ -2,6 +2,7 @@
 
 from fairseq_expire.modules.adaptive_vocabulary import AdaptiveInput, AdaptiveSoftmax, Clusters
 from fairseq_expire.modules.attention import attend
+from fairseq_expire.modules.borders import Borders
 from fairseq_expire.modules.config import POLICIES, LanguageModelConfig
 from fairseq_expire.modules.language_model import LanguageModel, Prediction
 from fairseq_expire.modules.layer import LayerOutput, LayerReport, MemoryLayer
@@ -20,6 +21,7 @@ __all__ = [
     "AdaptiveInput",
     "AdaptiveSoftmax",
     "AdaptiveSpan",
+    "Borders",
     "Clusters",
     "CompressedStates",
     "Compressive",

@@ -27,11 +27,14 @@ class LayerReport:
     Args:
         span: [B, T, H], the spans of the block's own states in steps, before any random shortening.
         penalty: [B], the policy's penalty summed over the block, before its weight; or None.
+        cut_by_budget: [B] int64, how many memories a budget hid before their ramp began, and so before they got a
+            gradient or a price; None without a budget.
         visibility: of memories and block to the block's queries.
     """
 
     span: Tensor
     penalty: Tensor | None
+    cut_by_budget: Tensor | None
     visibility: Visibility
 
     @cached_property
@@ -143,16 +146,18 @@ class MemoryLayer(nn.Module):
             counts=[count - block for count in candidates.memory.counts],
             dropout=self.attention_dropout if self.training else 0.0,
         )
-        report = LayerReport(
-            span=candidates.spans[:, -block:].detach(),
-            penalty=self.policy.penalty(visibility, padding=padding),
-            visibility=visibility.detach(),
-        )
+        seen = visibility
         if shortening is not None:
             # Shortened spans delete nothing.
             visibility = self.policy.visibility(
                 candidates.spans.detach(), candidates.memory, block=block, next_start=next_start
             )
+        report = LayerReport(
+            span=candidates.spans[:, -block:].detach(),
+            penalty=self.policy.penalty(seen, padding=padding),
+            cut_by_budget=self.policy.cut_by_budget(visibility, next_start=next_start),
+            visibility=seen.detach(),
+        )
         keep = self.policy.retain(visibility)
         if visibility.hidden_from is not None:
             # This bound is not stored, so that no policy may keep what it hides.

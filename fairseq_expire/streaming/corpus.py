@@ -98,13 +98,15 @@ class LabelledCorpus:
 
     Args:
         inputs: the input tokens.
-        labels: the labels, with padding where none counts.
+        labels: the labels, with padding where none counts. Nor does ``</s>``, which fairseq-preprocess puts at the end
+            of every item.
+        eos: index of ``</s>`` in the labels.
     Raises:
         ValueError: if the streams differ in length or in their items, or no label counts.
     """
 
-    def __init__(self, inputs: TokenStream, labels: TokenStream):
-        self.inputs, self.labels = inputs, labels
+    def __init__(self, inputs: TokenStream, labels: TokenStream, *, eos: int):
+        self.inputs, self.labels, self.eos = inputs, labels, eos
         self.name, self.pad = inputs.prefixes[0], inputs.pad
         if len(inputs) != len(labels):
             raise ValueError(
@@ -120,13 +122,19 @@ class LabelledCorpus:
                 "expected as many labels as tokens in each item; prepare them again"
             )
         if not self.count:
-            raise ValueError(f"no label in {labels.prefixes[0]}.bin counts: all of them are <pad>")
+            raise ValueError(f"no label in {labels.prefixes[0]}.bin counts: all of them are <pad> or </s>")
 
     @cached_property
     def count(self) -> int:
         """Number of labels that count."""
         chunks = ((start, min(start + CHUNK, len(self))) for start in range(0, len(self), CHUNK))
-        return sum(np.count_nonzero(self.labels.read(*chunk) != self.labels.pad) for chunk in chunks)
+        return sum(np.count_nonzero(self._read_labels(*chunk) != self.pad) for chunk in chunks)
+
+    def _read_labels(self, start: int, stop: int) -> np.ndarray:
+        """Reads the labels of tokens ``start`` to ``stop``, [stop - start] int64, padding where none counts."""
+        labels = self.labels.read(start, stop)
+        labels[labels == self.eos] = self.pad
+        return labels
 
     @property
     def labels_per_token(self) -> float:
@@ -138,9 +146,9 @@ class LabelledCorpus:
     def read(self, start: int, stop: int) -> Stretch:
         # One label more on both sides shows where a run of them begins and ends.
         first, end = max(start - 1, 0), min(stop + 1, len(self))
-        around = self.labels.read(first, end)
+        around = self._read_labels(first, end)
         counts = np.zeros(stop - start + 2, dtype=bool)
-        counts[first - start + 1 : end - start + 1] = around != self.labels.pad
+        counts[first - start + 1 : end - start + 1] = around != self.pad
         before, counts, after = counts[:-2], counts[1:-1], counts[2:]
         answers = counts * (IN_ANSWER + FIRST_OF_ANSWER * ~before + LAST_OF_ANSWER * ~after)
         return Stretch(self.inputs.read(start, stop), around[start - first : stop - first], answers.astype(np.uint8))

@@ -94,9 +94,12 @@ class MemoryPass:
 
     def skip(self, model: LanguageModel, micro_batch: int, block: _ReadBlock, start: int) -> Memory:
         """Returns the memory after a block that was read, and after the text from there to token ``start``."""
-        symbol, count = model.config.document_start, start - block.end
-        if symbol is None or not count:
-            return block.after.advance(count) if count else block.after
+        count = start - block.end
+        if not count:
+            return block.after
+        symbol = model.config.document_start
+        if symbol is None:
+            return block.after.advance(count)
         inputs = self._blocks.inputs_before(micro_batch, start, count)
         return block.after.skip(inputs.eq(symbol).to(model.stack.position.device))
 

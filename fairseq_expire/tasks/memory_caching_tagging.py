@@ -22,7 +22,7 @@ INPUT, LABEL = "input0", "label"
 class MemoryCachingTaggingTask(StreamTask):
     """Predicts a label for each token of a stream, where one counts; see :class:`StreamTask`.
 
-    Label t belongs to input t: nothing is shifted. Labels ``<pad>`` do not count.
+    Label t belongs to input t: nothing is shifted. Labels ``<pad>`` and ``</s>`` do not count.
     """
 
     name = "memory_caching_tagging"
@@ -71,7 +71,7 @@ class MemoryCachingTaggingTask(StreamTask):
                     keep_padding=name == LABEL,
                 )
             )
-        corpus = LabelledCorpus(*streams)
+        corpus = LabelledCorpus(*streams, eos=self.label_dictionary.eos())
         if len(parts) == 1:
             check_labelled_split(folder, split, tokens=len(corpus), labels=corpus.count)
         logger.info("%s: %d tokens, %d labels that count, in %s", split, len(corpus), corpus.count, folder)

@@ -33,6 +33,7 @@ def reports():
         LayerReport(
             span=torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 1000.0]]).unsqueeze(-1) * layer,
             penalty=torch.tensor([3.0, 4.0]) * layer,
+            cut_by_budget=None,
             # All that is asked of it.
             visibility=SimpleNamespace(sizes=partial(torch.full, (ROWS, BLOCK), 10 * layer)),
         )

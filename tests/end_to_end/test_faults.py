@@ -95,7 +95,7 @@ def test_a_batch_too_large_for_memory_is_left_out_and_the_memory_stays_in_step(d
     assert [log is None for log in logs] == [False, False, True, False, False]
     assert run.trainer.get_num_updates() == 4
     # The memory of each block counts all the text before it, also blocks that were skipped.
-    assert [0 if memory is None else memory.layers[0].tokens_read for memory in seen] == [
+    assert [0 if memory is None else memory.layers[0].tokens_read[0] for memory in seen] == [
         0,
         BLOCK,
         2 * BLOCK,

@@ -14,7 +14,7 @@ import scripts
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.trainer import Trainer
 from fairseq_cli import eval_lm, train, validate
-from wrong_uses import checkpoints, combinations, data, data_prep, numbers
+from wrong_uses import checkpoints, combinations, data, data_prep, labels, numbers
 
 from fairseq_expire.tasks.memory_caching_lm import MemoryCachingLMTask
 
@@ -25,6 +25,7 @@ USES = [
     *data.USES,
     *checkpoints.USES,
     *data_prep.USES,
+    *labels.USES,
 ]
 COMMANDS = {"train": train.cli_main, "eval-lm": eval_lm.cli_main, "validate": validate.cli_main}
 

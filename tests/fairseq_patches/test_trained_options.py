@@ -20,7 +20,7 @@ SMALL = [
 # Options that do not change a trained model, only how it is trained or read.
 FREE = {
     "_name", "dropout", "decoder_dropout_in", "decoder_dropout_out", "attention_dropout", "activation_dropout",
-    "span_limit", "adaptive_softmax_dropout", "checkpoint_activations", "tokens_per_sample", "span_init",
+    "span_limit", "memory_budget", "adaptive_softmax_dropout", "checkpoint_activations", "tokens_per_sample", "span_init",
     "span_shortening",
     # Compared by checks of their own.
     "dictionary_digest", "label_dictionary_digest",

@@ -150,7 +150,7 @@ def test_states_that_are_refused(model, tmp_path):
         ValueError, match=r"not the state of a stream: expected features \[1, 1, \d+\], got \[1, 1, 3\]"
     ):
         stream.load_state_dict({**state, "features": state["features"][..., :3]})
-    with pytest.raises(ValueError, match="only with the weights it was made with, and their span_limit"):
+    with pytest.raises(ValueError, match="only with the weights it was made with, their span_limit and their"):
         limited = copy.deepcopy(model)
         vars(limited).pop("fingerprint", None)
         for layer in limited.model.stack.layers:

@@ -55,7 +55,7 @@ class Example(NamedTuple):
 
     memory: LayerMemory
     rows: list[list[Token]]
-    tokens_read: int
+    tokens_read: tuple[int, ...]
     before: dict
 
     @classmethod
@@ -86,7 +86,7 @@ COPIES = {
     "moved": lambda memory: memory.to(dtype=torch.float64),
     "detached": LayerMemory.detach,
 }
-STEPS = ["read", "read", "read", "keep", "keep", "reorder", "join", "advance", "compress", *COPIES]
+STEPS = ["read", "read", "read", "keep", "keep", "reorder", "join", "advance", "begin", "compress", *COPIES]
 
 
 class Steps:
@@ -98,7 +98,7 @@ class Steps:
         self.names = names
         self.next = 1
         empty = LayerMemory.from_tensors(age=torch.zeros(rows, 0, dtype=torch.int64), **self.new(rows, 0)[1])
-        self.all = [Example.of(empty, [[] for _ in range(rows)], 0)]
+        self.all = [Example.of(empty, [[] for _ in range(rows)], (0,) * rows)]
 
     def draw(self, strategy, name):
         return self.data.draw(strategy, name)
@@ -136,9 +136,15 @@ class Steps:
     def advance(self, example):
         return self.older(example, self.draw(st.integers(0, 20), "steps"))
 
+    def begin(self, example):
+        """A document in some rows; deletion is another step."""
+        numbers = [self.draw(st.integers(0, 3), "tokens of a document") for _ in example.rows]
+        tokens_read = tuple(new if new else old for new, old in zip(numbers, example.tokens_read))
+        return Example.of(example.memory.begin_documents(numbers), example.rows, tokens_read)
+
     def older(self, example, steps):
         rows = [[token._replace(age=token.age + steps) for token in row] for row in example.rows]
-        return Example.of(example.memory.advance(steps), rows, example.tokens_read + steps)
+        return Example.of(example.memory.advance(steps), rows, tuple(read + steps for read in example.tokens_read))
 
     def keep(self, example):
         """Some of the tokens; as the stack does it after a block, or with room of a given size."""
@@ -165,14 +171,14 @@ class Steps:
     def reorder(self, example):
         picked = self.draw(st.lists(st.integers(0, len(example.rows) - 1), min_size=1, max_size=4), "rows")
         rows = [example.rows[row] for row in picked]
-        return Example.of(example.memory.reorder(torch.tensor(picked)), rows, example.tokens_read)
+        tokens_read = tuple(example.tokens_read[row] for row in picked)
+        return Example.of(example.memory.reorder(torch.tensor(picked)), rows, tokens_read)
 
     def join(self, example):
-        """The rows of two memories that have read as much."""
-        others = [other for other in self.all if other.tokens_read == example.tokens_read]
-        other = self.draw(st.sampled_from(others), "other")
+        """The rows of two memories."""
+        other = self.draw(st.sampled_from(self.all), "other")
         memory = LayerMemory.cat([example.memory, other.memory])
-        return Example.of(memory, [*example.rows, *other.rows], example.tokens_read)
+        return Example.of(memory, [*example.rows, *other.rows], (*example.tokens_read, *other.tokens_read))
 
     def compress(self, example):
         """Memories that are seen late behind the others; in some rows fewer than in others."""

@@ -60,8 +60,12 @@ class Model(NamedTuple):
                     parameter.normal_(std=0.5)
         return stack
 
-    def read_at_once(self, stack, hidden, limited):
-        """[B, N, D], the output of the reader; a limit counts only while scoring."""
+    def read_at_once(self, stack, hidden, limited, starts):
+        """[B, N, D], the output of the reader; a limit counts only while scoring.
+
+        Args:
+            starts: [B, N] bool, where documents begin.
+        """
         limit = self.limit if limited else None
         mask, compressed = {
             "expire": lambda: (reader.expire_span_mask(max_span=self.span, ramp=self.ramp, limit=limit), None),
@@ -81,10 +85,9 @@ class Model(NamedTuple):
                 row.double().numpy(),
                 heads=self.heads,
                 pre_norm=self.pre_norm,
-                mask_of=mask,
-                compressed_of=compressed,
+                **reader.in_documents(own.numpy(), mask, compressed),
             )
-            for row in hidden
+            for row, own in zip(hidden, starts)
         ]
         return torch.from_numpy(np.stack(rows))
 
@@ -110,6 +113,15 @@ MODELS = st.builds(
 BLOCKS = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
 
+# The share of tokens that begin a document.
+BORDERS = st.sampled_from([0, 0, 0.05, 0.3, 1])
+
+
+def begun(model, rows, length, borders):
+    """[B, N] bool, True where a document begins."""
+    return torch.rand(rows, length, generator=torch.Generator().manual_seed(model.seed)) < borders
+
+
 def text(model, rows, length):
     generator = torch.Generator().manual_seed(model.seed)
     return torch.randn(rows, length, model.heads * model.width, dtype=torch.float64, generator=generator)
@@ -119,22 +131,24 @@ def text(model, rows, length):
 def test_any_blocks_are_the_whole_text(long):
     """With a memory of inputs, of keys and values, or of both in turn, that is saved and reordered on the way.
 
-    With padding behind the text and without, with deletion and without.
+    With padding behind the text and without, with deletion and without, with borders between documents and without.
     """
 
-    def at(model, blocks, rows, training, gradients, scoring_from, saved, deleting, padded, dtype):
+    def at(model, blocks, rows, training, gradients, scoring_from, saved, deleting, padded, borders, dtype):
         stack, hidden = model.stack(), text(model, rows, sum(blocks))
         limited = not training
         # The first row lacks the last tokens of the last block.
         missing = min(padded, blocks[-1] - 1)
         stack.to(dtype)
+        starts = begun(model, rows, sum(blocks), borders)
         if not deleting:
             for layer in stack.layers:
                 layer.policy.retain = lambda visibility: visibility.age < EMPTY_AGE
-        expected = model.read_at_once(stack, hidden, limited)
+        expected = model.read_at_once(stack, hidden, limited, starts)
         stack.train(training)
         memory, outputs, sizes, penalties = None, [], [], []
-        for number, block in enumerate(hidden.to(dtype).split(blocks, dim=1)):
+        parts = zip(hidden.to(dtype).split(blocks, dim=1), starts.split(blocks, dim=1))
+        for number, (block, begins) in enumerate(parts):
             if training and number >= scoring_from and model.limit is None:
                 stack.eval()
             padding = None
@@ -144,7 +158,7 @@ def test_any_blocks_are_the_whole_text(long):
             before = None if memory is None else {name: x.clone() for name, x in memory.state_dict().items()}
             # Scoring remembers keys and values only without gradients.
             with torch.set_grad_enabled(gradients):
-                out = stack(block, memory, padding=padding)
+                out = stack(block, memory, padding=padding, starts=begins if borders else None)
             if memory is not None:
                 assert all(torch.equal(memory.state_dict()[name], x) for name, x in before.items())
             memory = out.memory
@@ -159,7 +173,7 @@ def test_any_blocks_are_the_whole_text(long):
         tolerance = {"atol": 1e-9, "rtol": 1e-7} if dtype == torch.float64 else {"atol": 2e-4, "rtol": 1e-3}
         torch.testing.assert_close(actual[kept], expected[kept], **tolerance)
         if dtype == torch.float64 and not missing:
-            whole = stack(hidden)
+            whole = stack(hidden, starts=starts)
             for number, report in enumerate(whole.reports):
                 assert torch.equal(torch.cat([part[number] for part in sizes], dim=1), report.memory_size)
                 if report.penalty is not None:
@@ -168,7 +182,7 @@ def test_any_blocks_are_the_whole_text(long):
     fuzz(
         at, examples=250, long=long, model=MODELS, blocks=BLOCKS, rows=st.integers(1, 3), training=st.booleans(),
         gradients=st.booleans(), scoring_from=st.integers(0, 8), saved=st.integers(0, 8), deleting=st.booleans(),
-        padded=st.sampled_from([0, 0, 1, 3]),
+        padded=st.sampled_from([0, 0, 1, 3]), borders=BORDERS,
         dtype=st.sampled_from([torch.float64, torch.float64, torch.float32]),
     )  # fmt: skip
 
@@ -186,14 +200,20 @@ def alive(policy, stored):
 
 @torch.no_grad()
 def test_storage_is_bounded(long):
-    """The bound: the memories that the longest row can still see, rounded up, and one block."""
+    """The bound: the memories that the longest row can still see, rounded up, and one block; of one document."""
 
-    def at(model, blocks, rows, spread):
+    def at(model, blocks, rows, spread, borders):
         model = model._replace(span=model.span * spread, limit=None)
         stack, hidden, memory = model.stack().eval(), text(model, rows, sum(blocks)), None
-        for block in hidden.split(blocks, dim=1):
-            memory = stack(block, memory).memory
+        starts, since = begun(model, rows, sum(blocks), borders), [0] * rows
+        for block, begins in zip(hidden.split(blocks, dim=1), starts.split(blocks, dim=1)):
+            memory = stack(block, memory, starts=begins).memory
+            for token in begins.T.tolist():
+                since = [1 if begin else steps + 1 for begin, steps in zip(token, since)]
             for layer, stored in zip(stack.layers, memory.layers):
+                assert stored.tokens_read == tuple(since)
+                for age, occupied, steps in zip(stored.age, stored.occupied, since):
+                    assert (age[occupied] <= steps).all()
                 bound = -(-max(alive(layer.policy, stored)) // SLOT_MULTIPLE) * SLOT_MULTIPLE + block.size(1)
                 assert stored.slots + block.size(1) <= stored.buffer.capacity <= bound
                 tensors = [*stored.buffer.tensors.values(), stored.age]
@@ -201,5 +221,5 @@ def test_storage_is_bounded(long):
 
     fuzz(
         at, examples=60, long=long, model=MODELS, blocks=st.lists(st.integers(1, 60), min_size=1, max_size=9),
-        rows=st.integers(1, 3), spread=st.sampled_from([1, 5, 20]),
+        rows=st.integers(1, 3), spread=st.sampled_from([1, 5, 20]), borders=BORDERS,
     )  # fmt: skip

@@ -99,7 +99,7 @@ def test_a_block_that_is_run_twice_starts_from_the_same_memory():
 
 
 def test_the_memory_ages_by_a_skipped_block():
-    model = nn.Linear(1, 1)
+    model = Reader(None)
     first, _, _, fourth = handles(iterator().next_epoch_itr())
     store(first, model, 10)
     assert number_of(fourth.load(model)) == 10 + 2 * BLOCK
@@ -118,7 +118,7 @@ def test_micro_batches_models_and_passes_each_have_a_memory_of_their_own():
     # A new pass starts without memory. If its first block is skipped, the second starts with an empty, older one.
     assert again[0].load(one) is None
     (nothing,) = again[2].load(one).layers
-    assert nothing.counts == (0, 0) and nothing.tokens_read == BLOCK
+    assert nothing.counts == (0, 0) and nothing.tokens_read == (BLOCK, BLOCK)
 
 
 def resumed(state=None, **settings):
@@ -160,7 +160,7 @@ def test_continues_with_saved_memories(num_workers, buffer_size):
 
 
 def test_a_saved_memory_is_used_like_any_other():
-    model = nn.Linear(1, 1)
+    model = Reader(None)
     rest, batches = resumed(saved(micro_batches=2), micro_batches=2)
     first, _, later, other = handles(rest)
     assert number_of(first.load(model)) == 12
@@ -216,6 +216,7 @@ class Reader(nn.Module):
         self.stack.empty_memory = lambda batch, tokens_read: Memory.empty(
             batch=batch, num_layers=1, embed_dim=1, like=self.stack.position
         ).advance(tokens_read)
+        self.config = SimpleNamespace(document_start=None)
 
     def read(self, tokens, memory):
         assert not torch.is_grad_enabled()
@@ -233,7 +234,7 @@ def test_a_lost_memory_is_made_by_reading_again(caplog, max_age, tokens):
     (layer,) = handles(rest)[0].load(model).layers
     # The second row begins with token 12, which is 16; its first input is the token before.
     assert layer.inputs.squeeze(-1).tolist() == [[2, *range(4, 9)][-tokens:], list(range(15, 21))[-tokens:]]
-    assert layer.age[0].tolist() == list(range(tokens, 0, -1)) and layer.tokens_read == 6
+    assert layer.age[0].tolist() == list(range(tokens, 0, -1)) and layer.tokens_read == (6, 6)
     assert f"reading the last {tokens} tokens of each row: none was saved with the checkpoint" in caplog.text
     # It draws no random numbers, and happens once.
     assert torch.equal(torch.random.get_rng_state(), numbers)

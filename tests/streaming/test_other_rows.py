@@ -180,7 +180,7 @@ def test_new_rows_remember_the_text_before_them(caplog, arch):
             text = torch.tensor([[EOS, *range(FIRST, 100)][max(0, start - reread) : start]])
             # Blocks may be cut in any way, but the groups of a compressive memory are counted from the first token that
             # is read.
-            skipped = max(layer.tokens_read for layer in memory.layers) - text.size(1)
+            skipped = memory.layers[0].tokens_read[row] - text.size(1)
             alone = model.stack.empty_memory(1, tokens_read=skipped)
             for part in text.split(5, dim=1):
                 alone = model.read(part, alone).memory

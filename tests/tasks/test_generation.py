@@ -243,7 +243,7 @@ def test_memory_stays_bounded(monkeypatch):
 
     def start_from(state, memory, done):
         sizes.append(max(memory.sizes))
-        reached.append((memory.layers[0].tokens_read, memory.layers[0].rows))
+        reached.append((memory.layers[0].tokens_read[0], memory.layers[0].rows))
         start(state, memory, done)
 
     monkeypatch.setattr(decoder, "start_from", start_from)

@@ -123,6 +123,12 @@ USES = [
         + ".* with --finetune-from-model",
     ),
     Use(
+        "borders to go on with",
+        "train",
+        "--restore-file model.pt --break-memory-at-eos",
+        OTHER_MODEL.format("--break-memory-at-eos off", "--break-memory-at-eos on") + ".* with --finetune-from-model",
+    ),
+    Use(
         "one matrix instead of two to go on with",
         "train",
         "--restore-file model.pt --share-decoder-input-output-embed",

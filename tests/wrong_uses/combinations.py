@@ -57,6 +57,12 @@ USES = [
         "--tie-adaptive-weights",
         "--tie-adaptive-weights needs --adaptive-input with the cutoffs",
     ),
+    Use(
+        "lines that are documents without borders",
+        "train",
+        "--lines-are-documents",
+        "--lines-are-documents only works together with --break-memory-at-eos",
+    ),
     Use("projections tied alone", "train", "--tie-adaptive-proj", "only works together with --tie-adaptive-weights"),
     *(
         Use(

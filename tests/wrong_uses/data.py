@@ -220,6 +220,21 @@ USES = [
         dictionary(lambda lines: [*lines, "surprise"]),
     ),
     Use("a dictionary that is no text", "eval-lm", "", "dict.txt is not a dictionary .*utf-8.*: restore it", no_text),
+    Use(
+        "borders where every line ends in </s>",
+        "train",
+        "--break-memory-at-eos",
+        r"in data every line ends in </s> \(bytes\), and --break-memory-at-eos would forget all at each: .* with "
+        "--lines-are-documents",
+        manifest(lambda content: content["options"].update(newlines="eos")),
+    ),
+    Use(
+        "borders where every line ends in </s>, to score",
+        "eval-lm",
+        "--break-memory-at-eos",
+        "in data every line ends in </s>",
+        manifest(lambda content: content["options"].update(newlines="eos")),
+    ),
     Use("a manifest cut short", "train", "", MANIFEST.format("not JSON .*"), cut_to(100, "manifest.json")),
     Use(
         "a manifest of another version",

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fairseq_expire.modules.policies.base import MemoryPolicy, ParameterBounds, check_span_limit, check_steps
+from fairseq_expire.modules.policies.base import (
+    MemoryPolicy,
+    ParameterBounds,
+    check_memory_budget,
+    check_span_limit,
+    check_steps,
+)
 from fairseq_expire.modules.visibility import Visibility
 
 
@@ -25,6 +31,7 @@ class AdaptiveSpan(MemoryPolicy):
         span_init: z L before training, in steps.
         per_layer: one span for all heads of the layer.
         span_limit: while scoring, no span is longer than this many steps; None for no limit.
+        memory_budget: N; nothing further back than this many steps is seen; None for no limit.
     Raises:
         ValueError: if an argument is out of its range.
     """
@@ -38,6 +45,7 @@ class AdaptiveSpan(MemoryPolicy):
         span_init: float = 0.0,
         per_layer: bool = False,
         span_limit: int | None = None,
+        memory_budget: int | None = None,
     ):
         super().__init__(ramp=ramp)
         check_steps("max_span is the longest span in steps", max_span)
@@ -47,8 +55,11 @@ class AdaptiveSpan(MemoryPolicy):
                 f"max_span = {max_span}, got {span_init}"
             )
         check_span_limit(span_limit)
-        self.max_span = self.max_distance = max_span
+        check_memory_budget(memory_budget)
+        self.max_span = max_span
+        self.max_distance = max_span if memory_budget is None else min(max_span, memory_budget)
         self.span_limit = span_limit
+        self.memory_budget = memory_budget
         self.ratio = nn.Parameter(torch.full((1 if per_layer else num_heads,), span_init / max_span))
 
     def bounds(self) -> Iterator[ParameterBounds]:

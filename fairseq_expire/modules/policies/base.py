@@ -60,6 +60,8 @@ class MemoryPolicy(nn.Module):
     max_distance: int | None = None
     # While scoring, no span is longer than this many steps; None for no limit.
     span_limit: int | None = None
+    # A query sees at most this many memories of the layer; None for no limit.
+    memory_budget: int | None = None
     # True if the layer's inputs are stored beside keys and values (see :class:`LayerMemory`), for :meth:`compress`.
     keeps_inputs: bool = False
     # Steps between two neighbouring positions of compressed memories.
@@ -169,6 +171,15 @@ class MemoryPolicy(nn.Module):
         """
         return None
 
+    def cut_by_budget(self, visibility: Visibility, *, next_start: Tensor | None) -> Tensor | None:
+        """Counts the memories of each row [B] int64 that a budget hid before their ramp began; None without a budget.
+
+        Args:
+            visibility: of memories and block, with spans that are not shortened.
+            next_start: as in :meth:`visibility`.
+        """
+        return None
+
     def retain(self, visibility: Visibility) -> Tensor:
         """Marks the memories and tokens that stay after the block, [B, S] bool; all others are deleted for good.
 
@@ -234,6 +245,15 @@ def equal_spans(states: Tensor, steps: float) -> Tensor:
     """Makes the same span for all states: [..., D] -> [..., 1], in float32 or better."""
     dtype = torch.promote_types(states.dtype, torch.float32)
     return torch.full((*states.shape[:-1], 1), float(steps), dtype=dtype, device=states.device)
+
+
+def check_memory_budget(memory_budget: int | None) -> None:
+    """Raises ValueError unless the budget is None or a number of memories."""
+    if memory_budget is not None and not memory_budget >= 1:
+        raise ValueError(
+            f"memory_budget is how many memories of a layer a query sees: expected at least 1 or none, got "
+            f"{memory_budget}"
+        )
 
 
 def check_span_limit(span_limit: int | None) -> None:

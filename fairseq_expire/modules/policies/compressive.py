@@ -38,6 +38,7 @@ class Compressive(MemoryPolicy):
         rate: c, how many states a compressed memory stands for.
         pooling: how it is made of them, "mean" or "max".
         span_limit: while scoring, nothing older than this many steps is seen; None for no limit.
+        memory_budget: None: other policies have a budget, the size of this memory is L + C.
     Raises:
         ValueError: if an argument is out of its range.
     """
@@ -52,6 +53,7 @@ class Compressive(MemoryPolicy):
         rate: int = 4,
         pooling: str = "mean",
         span_limit: int | None = None,
+        memory_budget: int | None = None,
     ):
         super().__init__(ramp=1)
         if compressed_size < 1:
@@ -71,6 +73,11 @@ class Compressive(MemoryPolicy):
             "max_span + compressed_size x rate is how many steps back is remembered", max_span + compressed_size * rate
         )
         check_span_limit(span_limit)
+        if memory_budget is not None:
+            raise ValueError(
+                f"memory_budget {memory_budget}: the compressive memory always has max_span + compressed_size = "
+                f"{max_span + compressed_size} memories; leave the budget out, or train with smaller sizes"
+            )
         self.max_span = max_span
         self.compressed_size = compressed_size
         self.rate = self.stride = rate

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq_expire.modules.policies.base import MemoryPolicy, check_span_limit, check_steps
+from fairseq_expire.modules.memory import LayerMemory
+from fairseq_expire.modules.memory_budget import hidden_by_budget
+from fairseq_expire.modules.policies.base import MemoryPolicy, check_memory_budget, check_span_limit, check_steps
 from fairseq_expire.modules.visibility import Visibility
 
 
@@ -24,6 +26,8 @@ class ExpireSpan(MemoryPolicy):
         shortening: cut the spans of each training block to a random share of L (section 4.2, regularization):
             e_i <- min(e_i, u * L) with u uniform in [0, 1).
         span_limit: while scoring, no span is longer than this many steps; None for no limit.
+        memory_budget: N; a query sees at most so many memories, see :mod:`fairseq_expire.modules.memory_budget`. None
+            for no limit.
     Raises:
         ValueError: if an argument is out of its range.
     """
@@ -38,6 +42,7 @@ class ExpireSpan(MemoryPolicy):
         input_scale: float = 1.0,
         shortening: bool = False,
         span_limit: int | None = None,
+        memory_budget: int | None = None,
     ):
         super().__init__(ramp=ramp)
         check_steps("max_span is the longest span in steps", max_span)
@@ -52,10 +57,12 @@ class ExpireSpan(MemoryPolicy):
                 f"got {input_scale}"
             )
         check_span_limit(span_limit)
+        check_memory_budget(memory_budget)
         self.max_span = max_span
         self.input_scale = input_scale
         self.shortening = shortening
         self.span_limit = span_limit
+        self.memory_budget = memory_budget
         self.predictor = nn.Linear(embed_dim, 1)
         nn.init.zeros_(self.predictor.weight)
         nn.init.constant_(self.predictor.bias, math.log(span_init / (max_span - span_init)))
@@ -78,6 +85,28 @@ class ExpireSpan(MemoryPolicy):
 
     def shorten(self, spans: Tensor, shortening: float | None) -> Tensor:
         return spans if shortening is None else spans.clamp(max=shortening * self.max_span)
+
+    def hidden_from(
+        self, spans: Tensor, memory: LayerMemory, *, block: int, next_start: Tensor | None
+    ) -> Tensor | None:
+        if self.memory_budget is None or max(memory.counts) <= self.memory_budget:
+            return next_start
+        hidden = hidden_by_budget(
+            spans.detach().squeeze(-1), memory.age, block=block, budget=self.memory_budget, next_start=next_start
+        )
+        return hidden if next_start is None else torch.minimum(hidden, next_start)
+
+    def cut_by_budget(self, visibility: Visibility, *, next_start: Tensor | None) -> Tensor | None:
+        if self.memory_budget is None:
+            return None
+        hidden_from = visibility.hidden_from
+        if hidden_from is None:
+            return torch.zeros_like(visibility.age[:, 0])
+        # A memory that is hidden from the query after the block is deleted, and so is counted once.
+        cut = (hidden_from <= visibility.block) & (hidden_from < visibility.expires_at.squeeze(1) - self.ramp)
+        if next_start is not None:
+            cut &= hidden_from < next_start
+        return cut.sum(dim=1)
 
     def penalty(self, visibility: Visibility, *, padding: Tensor | None) -> Tensor:
         """Charges each memory e_i / R for every query that sees it on its ramp (the paper's "Loss Computation")."""

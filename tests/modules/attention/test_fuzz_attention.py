@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attention_problems import EMPTY_AGE, LEAVES, check, check_reference, small_tiles, without_fused_kernel
+from attention_problems import EMPTY_AGE, LEAVES, check, check_reference, hidden, small_tiles, without_fused_kernel
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
@@ -29,6 +29,7 @@ MEMORIES = {
     "max_distance": st.none() | st.integers(1, 20),
     "scale": st.sampled_from([0.0, 0.5, 2.0, 1000.0]),
     "holes": st.sampled_from([0, 0, 3, 12]),
+    "bounds": st.booleans(),
     "seed": SEED,
 }
 STRIDED = {
@@ -42,6 +43,7 @@ STRIDED = {
     "width": st.integers(1, 3),
     "positions": st.integers(1, 16),
     "max_distance": st.none() | st.integers(1, 20),
+    "bounds": st.booleans(),
     "seed": SEED,
 }
 
@@ -75,8 +77,8 @@ def with_gradients(inputs):
     return {name: x.requires_grad_() if name in LEAVES else x for name, x in inputs.items()}
 
 
-def any_memory(rows, heads, shared, block, memory, width, positions, ramp, max_distance, scale, holes, seed):
-    """With holes and empty slots, spans that end at any time, padding behind a row, a limit of distance."""
+def any_memory(rows, heads, shared, block, memory, width, positions, ramp, max_distance, scale, holes, bounds, seed):
+    """With holes and empty slots, spans that end at any time, padding, a limit of distance, bounds of each key."""
     generator = torch.Generator().manual_seed(seed)
     sizes = {
         "rows": rows,
@@ -100,10 +102,12 @@ def any_memory(rows, heads, shared, block, memory, width, positions, ramp, max_d
     end = (inputs["span"] * scale * (block + ramp)).mul(8).round().div(8)
     inputs["span"] = end + age.clamp(0, 3 * memory).unsqueeze(1)
     inputs.update(age=age, ramp=ramp, max_distance=max_distance, counts=counts.tolist())
-    return with_gradients(inputs)
+    return with_gradients(hidden(inputs, seed) if bounds else inputs)
 
 
-def any_strided_memory(rows, heads, block, states_until, stride, size, phase, width, positions, max_distance, seed):
+def any_strided_memory(
+    rows, heads, block, states_until, stride, size, phase, width, positions, max_distance, bounds, seed
+):
     """States up to a distance, behind them keys that stand for several; more of these come while the block is read."""
     generator = torch.Generator().manual_seed(seed)
     # The oldest state of the youngest group is the last that goes while the block is read.
@@ -119,7 +123,7 @@ def any_strided_memory(rows, heads, block, states_until, stride, size, phase, wi
     inputs["span"] = span.expand(rows, 1, -1).double().contiguous()
     nearest = (several * states_until + 1).expand(rows, -1)
     inputs.update(age=age.expand(rows, -1), ramp=1, min_distance=nearest, stride=stride, max_distance=max_distance)
-    return with_gradients(inputs)
+    return with_gradients(hidden(inputs, seed) if bounds else inputs)
 
 
 def test_fast_path_with_any_memory(long):

@@ -22,7 +22,7 @@ def read(policy, states, block):
         new = policy.compress(memory, part, None)
         for number, age in enumerate(new.age[0].tolist()):
             if age < EMPTY_AGE:
-                first = memory.tokens_read - age
+                first = memory.tokens_read[0] - age
                 assert first not in compressed, "a group was compressed twice"
                 compressed[first] = new.inputs[:, number]
         memory = memory.append(new.age, inputs=new.inputs, min_distance=new.min_distance)
