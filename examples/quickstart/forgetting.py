@@ -134,11 +134,13 @@ def memory_size(reports) -> float:
     return float(np.mean([report.memory_size.double().mean().item() for report in reports]))
 
 
-def train(name: str, model: Answerer, *, updates: int, price: float = 1e-4, lr: float = 3e-3) -> None:
+def train(
+    name: str, model: Answerer, *, updates: int, price: float = 1e-4, lr: float = 3e-3, seed: int = SEED
+) -> None:
     """Trains on a stream with a memory from block to block; the learning rate falls to zero."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / 50) * (1 - n / updates))
-    stream, memory = PairStream(ROWS, SEED), None
+    stream, memory = PairStream(ROWS, seed), None
     right = asked = 0
     for update in range(1, updates + 1):
         block = stream.read(BLOCK)
@@ -164,10 +166,10 @@ def train(name: str, model: Answerer, *, updates: int, price: float = 1e-4, lr: 
 
 
 @torch.no_grad()
-def test(model: Answerer, *, blocks: int = 60) -> Result:
+def test(model: Answerer, *, blocks: int = 60, seed: int = SEED) -> Result:
     """Tests on a new stream; the blocks before memories are full do not count."""
     model.eval()
-    stream, memory = PairStream(ROWS, SEED + 1), None
+    stream, memory = PairStream(ROWS, seed + 1), None
     skipped = LONGEST // BLOCK + 1
     right = asked = 0
     sizes, spans, count = [], 0.0, torch.zeros(len(KINDS))
@@ -188,24 +190,25 @@ def test(model: Answerer, *, blocks: int = 60) -> Result:
     return Result(right / asked, float(np.mean(sizes)), (spans / count).tolist())
 
 
-def experiment(name: str, *, span: int, expire: bool, updates: int) -> Result:
+def experiment(name: str, *, span: int, expire: bool, updates: int, seed: int = SEED) -> Result:
     """Trains and tests one model, with one thread."""
     torch.set_num_threads(1)
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     model = Answerer(span=span, expire=expire)
-    train(name, model, updates=updates)
-    return test(model)
+    train(name, model, updates=updates, seed=seed)
+    return test(model, seed=seed)
 
 
-def compare(updates: int = UPDATES) -> dict[str, Result]:
+def compare(updates: int = UPDATES, seed: int = SEED) -> dict[str, Result]:
     """Returns the results of "expire", "far" (the longest fixed span) and "near" (one of Expire-Span's memory size)."""
     # Spawned, since threads of the parent do not run in a fork.
+    options = {"updates": updates, "seed": seed}
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            far = pool.submit(experiment, f"fixed span of {LONGEST}", span=LONGEST, expire=False, updates=updates)
-            expire = pool.submit(experiment, "Expire-Span", span=LONGEST, expire=True, updates=updates).result()
+            far = pool.submit(experiment, f"fixed span of {LONGEST}", span=LONGEST, expire=False, **options)
+            expire = pool.submit(experiment, "Expire-Span", span=LONGEST, expire=True, **options).result()
             span = max(1, round(expire.memory_size))
-            near = pool.submit(experiment, f"fixed span of {span}", span=span, expire=False, updates=updates)
+            near = pool.submit(experiment, f"fixed span of {span}", span=span, expire=False, **options)
             return {"near": near.result(), "far": far.result(), "expire": expire}
         except BaseException:
             # Otherwise the pool would wait for its processes.
@@ -239,9 +242,10 @@ def report(results: dict[str, Result]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, default=UPDATES, help=f"updates of each model (default: {UPDATES})")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"seed of weights and streams (default: {SEED})")
     parser.add_argument("--json", metavar="FILE", help="write the results here, too")
     args = parser.parse_args(arguments)
-    results = compare(args.updates)
+    results = compare(args.updates, args.seed)
     print(report(results))
     if args.json:
         with open(args.json, "w") as file:
