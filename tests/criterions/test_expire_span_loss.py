@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq.data import Dictionary
 from fairseq.logging import meters, metrics
 from fairseq.modules import AdaptiveSoftmax
 
-from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss
+from fairseq_expire.criterions.expire_span_loss import ExpireSpanLoss, log_label_errors
 from fairseq_expire.fairseq_patches.meters import MaxMeter
 from fairseq_expire.modules import LayerReport, Memory
 
@@ -47,6 +48,7 @@ def model(scores, adaptive_softmax=None):
     def forward(src_tokens):
         return scores, {"reports": reports(), "memory": memory}
 
+    forward.training = True
     forward.decoder = SimpleNamespace(adaptive_softmax=adaptive_softmax)
     return forward
 
@@ -126,6 +128,71 @@ def test_fairseq_may_sum_the_logs(scores):
     summed = {name: one[name] + two[name] for name in one}
     assert reduced(summed) == reduced(one, two)
     assert reduced(summed)["span_max"] == 9 * 14 and reduced(summed)["memory_mb"] == 2
+
+
+LABELS = Dictionary()
+for name in "xyz":
+    LABELS.add_symbol(name)
+
+
+def of_labels(*, training=False, target=((4, 5, 6), (6, PAD, PAD)), answers=((3, 1, 5), (7, 0, 0))):
+    """Returns loss, sample size and log of a labelled batch, and its scores [B, C, V]."""
+    scores = torch.randn(ROWS, 3, len(LABELS), generator=torch.Generator().manual_seed(1))
+    # The most likely labels are 4, 4 and 6; 6.
+    for (row, place), label in zip([(0, 0), (0, 1), (0, 2), (1, 0)], (4, 4, 6, 6)):
+        scores[row, place, label] = 9
+    batch = {
+        "net_input": {"src_tokens": sample()["target"]},
+        "target": torch.tensor(target),
+        "answers": torch.tensor(answers, dtype=torch.uint8),
+        "labels_per_token": 0.25,
+        "ntokens": 7,
+        "micro_batch": 0,
+        "offset": 0,
+    }
+    made = model(scores)
+    made.training = training
+    task = SimpleNamespace(target_dictionary=LABELS, label_dictionary=LABELS, level=None)
+    return *ExpireSpanLoss(task, 0.5, False)(made, batch), scores
+
+
+def test_only_labels_that_count_have_a_loss():
+    loss, sample_size, log, scores = of_labels()
+    logprobs = scores.log_softmax(-1)
+    nll = -(logprobs[0, 0, 4] + logprobs[0, 1, 5] + logprobs[0, 2, 6] + logprobs[1, 0, 6])
+    torch.testing.assert_close(log["nll_loss"], nll)
+    # An update with as many labels as the split has on average: mean cross-entropy and mean penalty of a token.
+    assert sample_size == 7 * 0.25 and log["targets"] == 4
+    torch.testing.assert_close(loss / sample_size, nll / sample_size + 0.5 * 21 / 7)
+
+
+def test_errors_of_labels_and_answers():
+    _, _, log, _ = of_labels()
+    values = reduced(log)
+    assert values["error"] == 25
+    # The first answer has the missed label.
+    assert values["answer_error"] == 50
+    assert (log["label_counts"][4:].tolist(), log["label_missed"][4:].tolist()) == ([1, 1, 2], [0, 1, 0])
+    with metrics.aggregate(new_root=True) as logged:
+        log_label_errors([log, log], LABELS)
+    assert logged.get_smoothed_values() == {"error_x": 0, "error_y": 100, "error_z": 0}
+
+
+def test_training_counts_all_labels_together():
+    _, _, log, _ = of_labels(training=True)
+    assert "label_counts" not in log and "answers" not in log
+    assert reduced(log)["error"] == 25
+
+
+def test_a_batch_without_a_label_that_counts():
+    loss, sample_size, log, _ = of_labels(target=((PAD,) * 3,) * 2, answers=((0,) * 3,) * 2)
+    assert loss / sample_size == pytest.approx(0.5 * 21 / 7) and log["targets"] == 0
+    values = reduced(log)
+    # The names are there: a run asks the first batch which metrics it may use.
+    assert values["error"] is None and values["answer_error"] is None
+    other = of_labels()[2]
+    both = reduced({name: log[name] + other[name] for name in log})
+    assert both["error"] == reduced(other)["error"] and both["nll_loss"] == reduced(other)["nll_loss"]
 
 
 def test_words_have_no_bits_per_character(scores):
