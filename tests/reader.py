@@ -3,6 +3,8 @@
 It knows the weights by name and the equations of the papers, and shares no code with the package.
 """
 
+import heapq
+
 import numpy as np
 
 
@@ -96,7 +98,27 @@ def attend(weights, position, states, compressed, *, heads, mask_of):
     return mixed.transpose(1, 0, 2).reshape(length, width) @ weights["out_proj.weight"].T
 
 
-def expire_span_mask(*, max_span, ramp, input_scale=1.0, limit=None):
+def within_budget(ends, budget):
+    """[N, N] bool: the states that each query sees if a heap holds the older ones, and the first to end is thrown out.
+
+    Args:
+        ends: [N], the place at which each state ends.
+        budget: number of states that a query sees, the youngest quarter of them whatever their ends.
+    """
+    length, youngest, heap = len(ends), max(1, budget // 4), []
+    seen = np.zeros((length, length), dtype=bool)
+    for query in range(length):
+        seen[query, max(0, query - youngest) : query] = True
+        if query > youngest:
+            # Of two that end together, the older one is the smaller.
+            heapq.heappush(heap, (ends[query - youngest - 1], query - youngest - 1))
+            if len(heap) > budget - youngest:
+                heapq.heappop(heap)
+        seen[query, [place for _, place in heap]] = True
+    return seen
+
+
+def expire_span_mask(*, max_span, ramp, input_scale=1.0, limit=None, budget=None):
     """Makes the ``mask_of`` of Expire-Span (section 4.1) for :func:`read`."""
 
     def mask_of(weights, states, distance):
@@ -104,7 +126,8 @@ def expire_span_mask(*, max_span, ramp, input_scale=1.0, limit=None):
         span = max_span / (1 + np.exp(-score))
         if limit is not None:
             span = np.minimum(span, limit)
-        return np.clip(1 + (span[None, :] - distance) / ramp, 0, 1)
+        mask = np.clip(1 + (span[None, :] - distance) / ramp, 0, 1)
+        return mask if budget is None else mask * within_budget(np.arange(len(span)) + span, budget)
 
     return mask_of
 

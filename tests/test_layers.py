@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "modules.borders": [],
     "modules.memory": ["modules.growable_buffer", "modules.borders"],
     "modules.attention": ["modules.visibility"],
-    "modules.policies": ["modules.visibility", "modules.memory", "modules.borders"],
+    "modules.memory_budget": ["modules.memory"],
+    "modules.policies": ["modules.visibility", "modules.memory", "modules.memory_budget", "modules.borders"],
     "modules.layer": [
         "modules.visibility", "modules.memory", "modules.attention", "modules.policies", "modules.linear",
         "modules.borders",

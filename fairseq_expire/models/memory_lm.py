@@ -18,7 +18,13 @@ from fairseq_expire.fairseq_patches.overrides import check_overrides
 from fairseq_expire.fairseq_patches.trained_options import SPANS, TRAINED
 from fairseq_expire.models.every_gradient import with_every_gradient
 from fairseq_expire.models.hub import MemoryHubInterface
-from fairseq_expire.models.option_checks import check_sharing, check_size, input_clusters, softmax_clusters
+from fairseq_expire.models.option_checks import (
+    check_budget,
+    check_sharing,
+    check_size,
+    input_clusters,
+    softmax_clusters,
+)
 from fairseq_expire.modules import AdaptiveSoftmax, LanguageModel, LanguageModelConfig, Memory, MemoryPolicy
 from fairseq_expire.modules.config import check_weight_names
 from fairseq_expire.streaming.memory_pass import MemoryHandle
@@ -398,5 +404,6 @@ class MemoryLanguageModel(FairseqLanguageModel):
                 f"{type(task).__name__} does not keep: name one of them"
             )
         config = cls.make_config(cfg, task.source_dictionary, task.label_dictionary)
+        check_budget(config, cfg.memory_budget)
         check_size(config)
         return cls(MemoryLMDecoder(task.source_dictionary, config))

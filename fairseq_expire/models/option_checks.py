@@ -57,6 +57,18 @@ def check_sharing(cfg: "MemoryLMConfig") -> None:
             )
 
 
+def check_budget(config: LanguageModelConfig, memory_budget: int | None) -> None:
+    """Raises ValueError if the memory policy of a model takes no notice of a budget that is asked for."""
+    if memory_budget is not None:
+        with torch.device("meta"):
+            policy = config.policy()
+        if policy.memory_budget != memory_budget:
+            raise ValueError(
+                f"--memory-budget {memory_budget}: {type(policy).__name__} has no budget; leave the option out, or let "
+                "its policy take memory_budget"
+            )
+
+
 def input_clusters(cfg: "MemoryLMConfig", symbols: int) -> Clusters | None:
     """Returns the clusters of the adaptive input (Baevski & Auli 2018); None without ``--adaptive-input``.
 

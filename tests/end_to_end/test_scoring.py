@@ -6,7 +6,11 @@ import shutil
 import commands
 import numpy as np
 import pytest
+import reader
+import torch
 from scoring import exact_loss, reader_loss
+
+from fairseq_expire import load
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,22 @@ def test_span_limit(data_bin, checkpoint):
     loss = exact_loss(data_bin, checkpoint, "--model-overrides", "{'span_limit': 5}")
     assert loss == pytest.approx(reader_loss(data_bin, checkpoint, 1, limit=5)[0], abs=1e-6)
     assert abs(loss - reader_loss(data_bin, checkpoint, 1)[0]) > 1e-4
+
+
+def test_memory_budget(data_bin, checkpoint, corpus):
+    """Eleven memories, where spans of up to 256 steps would hold more."""
+    settings = torch.load(checkpoint, weights_only=True)["cfg"]["model"]
+    mask_of = reader.expire_span_mask(max_span=settings["max_span"], ramp=settings["span_ramp"], budget=11)
+    expected, tokens = reader_loss(data_bin, checkpoint, 1, mask_of=mask_of)
+    assert abs(expected - reader_loss(data_bin, checkpoint, 1)[0]) > 1e-4
+    overrides = ["--model-overrides", "{'memory_budget': 11}"]
+    assert exact_loss(data_bin, checkpoint, *overrides) == pytest.approx(expected, abs=1e-6)
+    assert exact_loss(data_bin, checkpoint, *overrides, "--tokens-per-sample", "7") == pytest.approx(expected, abs=1e-6)
+    model = load(checkpoint, data=data_bin, memory_budget=11)
+    score = model.score((corpus / "test.txt").read_bytes())
+    assert score.bits / tokens == pytest.approx(expected, abs=1e-6)
+    stats = commands.validate(data_bin, checkpoint, "--batch-size", "1", *overrides)
+    assert 0 < stats["memory_size"] <= 11 and stats["cut_by_budget"] > 0
 
 
 def test_validate_agrees_without_the_penalty(data_bin, checkpoint):

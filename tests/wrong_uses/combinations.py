@@ -14,6 +14,13 @@ USES = [
         arch="adaptive_span_lm",
     ),
     Use("a ramp of a fixed span", "train", "--span-ramp 5", UNKNOWN.format("--span-ramp 5"), arch="transformer_xl_lm"),
+    Use(
+        "a budget of compressed memories",
+        "train",
+        "--memory-budget 5",
+        "memory_budget 5: the compressive memory always has max_span \\+ compressed_size = .* leave the budget out",
+        arch="compressive_transformer_lm",
+    ),
     Use("no such architecture", "train", "--arch expire_span", "argument --arch/-a: invalid choice: 'expire_span'"),
     Use(
         "an architecture without memory",

@@ -27,6 +27,7 @@ TRAINING = {
     "--span-init 256": "expected more than 0 and less than max_span = 256, got 256",
     "--span-input-scale nan": "input_scale .* expected more than 0 and less than infinity, got nan",
     "--span-limit 0": "span_limit is a number of steps: expected at least 1 or none, got 0",
+    "--memory-budget 0": "memory_budget is how many memories .* expected a whole number from 1 on or none, got 0",
     "--position-range 0": "position_range must be at least 1, got 0",
     f"--position-range {HUGE}": TOO_LARGE.format("--position-range"),
     "--expire-loss-weight -1": "--expire-loss-weight is a price: expected a number from 0 on, got -1",

@@ -249,10 +249,10 @@ def equal_spans(states: Tensor, steps: float) -> Tensor:
 
 def check_memory_budget(memory_budget: int | None) -> None:
     """Raises ValueError unless the budget is None or a number of memories."""
-    if memory_budget is not None and not memory_budget >= 1:
+    if memory_budget is not None and (type(memory_budget) is not int or memory_budget < 1):
         raise ValueError(
-            f"memory_budget is how many memories of a layer a query sees: expected at least 1 or none, got "
-            f"{memory_budget}"
+            "memory_budget is how many memories of a layer a query sees: expected a whole number from 1 on or none, "
+            f"got {memory_budget}"
         )
 
 
