@@ -1,6 +1,6 @@
 """Expire-Span on small collisions beside two fixed spans: one with its memory size, one that reaches as far.
 
-    python data_prep/collision.py --dest data-bin/small --grid 2 --colours 3 --steps 600000
+    python data_prep/collision.py --dest data-bin/small --grid 2 --colours 2 --steps 600000
     python examples/collision/small.py data-bin/small --runs checkpoints/small --out examples/collision/small.jsonl
 
 Every run is a line of JSON with the error on the test split, in percent, and the mean number of memories a query sees.

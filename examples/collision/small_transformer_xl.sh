@@ -13,7 +13,7 @@ fairseq-train "$data" --user-dir fairseq_expire --cpu \
     --decoder-attention-heads 4 --decoder-normalize-before --dropout 0 \
     --position-range 256 --max-span 512 \
     --criterion expire_span_loss \
-    --optimizer adam --lr 0.001 --lr-scheduler polynomial_decay --warmup-updates 100 --total-num-update 2000 \
+    --optimizer adam --lr 0.002 --lr-scheduler polynomial_decay --warmup-updates 100 --total-num-update 2000 \
     --clip-norm 0.5 --max-update 2000 --best-checkpoint-metric error \
     --save-dir "$save_dir" --no-epoch-checkpoints --log-format json --log-interval 100 "$@"
 

@@ -10,7 +10,7 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import get_available_dataset_impl
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.models import MODEL_REGISTRY
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 
 from fairseq_expire.criterions.expire_span_loss import log_label_errors
 from fairseq_expire.fairseq_patches.bounds import keep_bounds_with_copies
@@ -90,10 +90,12 @@ class StreamTask(PatchedTask):
             self._trains = True
         else:
             self.check_dictionaries(cfg.get(DIGEST), cfg.get(LABEL_DIGEST), model="the checkpoint")
-        with open_dict(cfg):
-            # What a model was trained with stays on, and checkpoints of earlier versions do not have the option.
-            trained = from_checkpoint and cfg.get("break_memory_at_eos", False)
-            cfg.break_memory_at_eos = self.cfg.break_memory_at_eos or trained
+        # Options of an architecture without memory, which is refused below, may have another form.
+        if isinstance(cfg, DictConfig):
+            with open_dict(cfg):
+                # What a model was trained with stays on, and checkpoints of earlier versions do not have the option.
+                trained = from_checkpoint and cfg.get("break_memory_at_eos", False)
+                cfg.break_memory_at_eos = self.cfg.break_memory_at_eos or trained
         model = super().build_model(cfg, from_checkpoint)
         if not isinstance(model, MemoryLanguageModel):
             known = sorted(name for name, kind in MODEL_REGISTRY.items() if issubclass(kind, MemoryLanguageModel))
