@@ -30,7 +30,8 @@ def load(
         device: the device that the model runs on.
         dtype: the type of the weights; None for float32.
         span_limit: cuts every span to this many steps, as ``--model-overrides "{'span_limit': ...}"`` does.
-        memory_budget: the most memories of a layer that a query sees, as ``{'memory_budget': ...}`` does there.
+        memory_budget: the most memories of a layer that a query sees, as ``{'memory_budget': ...}`` does there; None
+            for that of the checkpoint.
     Returns:
         the model in ``eval`` mode, with the tokenizer of its data.
     Raises:

@@ -364,7 +364,7 @@ class MemoryLanguageModel(FairseqLanguageModel):
         for name, value in shares.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is a share: expected 0 <= {name} < 1, got {value}")
-        return LanguageModelConfig(
+        config = LanguageModelConfig(
             vocab_size=len(dictionary),
             pad=dictionary.pad(),
             embed_dim=cfg.decoder_embed_dim,
@@ -390,6 +390,8 @@ class MemoryLanguageModel(FairseqLanguageModel):
             num_labels=len(labels) if labels else None,
             document_start=dictionary.eos() if cfg.break_memory_at_eos else None,
         )
+        check_budget(config, cfg.memory_budget)
+        return config
 
     @classmethod
     def build_model(cls, cfg: MemoryLMConfig, task) -> "MemoryLanguageModel":
@@ -404,6 +406,5 @@ class MemoryLanguageModel(FairseqLanguageModel):
                 f"{type(task).__name__} does not keep: name one of them"
             )
         config = cls.make_config(cfg, task.source_dictionary, task.label_dictionary)
-        check_budget(config, cfg.memory_budget)
         check_size(config)
         return cls(MemoryLMDecoder(task.source_dictionary, config))

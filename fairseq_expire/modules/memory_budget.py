@@ -17,6 +17,8 @@ from fairseq_expire.modules.memory import EMPTY_AGE
 STEP = 1 << 24
 # Stands for no key: below every end.
 NONE = -(1 << 62)
+# Queries that are looked at together: time and memory grow with their square.
+PIECE = 64
 
 
 def num_youngest(budget: int) -> int:
@@ -38,13 +40,53 @@ def hidden_by_budget(span: Tensor, age: Tensor, *, block: int, budget: int, next
     Returns:
         [B, S] int64: 0 ... T, where T is the query after the block; T + 1 for keys that stay longer.
     """
+    if block == 1:
+        return _hidden_by_one(span, age, budget=budget)
+    hidden_from = torch.full_like(age, block + 1)
+    for start in range(0, block, PIECE):
+        queries = min(PIECE, block - start)
+        # What is hidden, or of a document that is over, counts for no later query.
+        gone = hidden_from <= start
+        if next_start is not None:
+            gone |= next_start <= start
+        now = _hidden_by_queries(
+            span, (age + start).masked_fill(gone | (age >= EMPTY_AGE), EMPTY_AGE), queries, budget, next_start
+        )
+        hidden_from = torch.where((now <= queries) & ~gone, now + start, hidden_from)
+    return hidden_from
+
+
+def _ends(span: Tensor, age: Tensor, present: Tensor) -> Tensor:
+    """[B, S] int64: the place where each key ends, relative to the first query, in units of ``1 / STEP`` steps."""
+    return (span.double() * STEP).floor().to(torch.int64) - age.masked_fill(~present, 0) * STEP
+
+
+def _hidden_by_one(span: Tensor, age: Tensor, *, budget: int) -> Tensor:
+    """:func:`hidden_by_budget` for one query: all keys but the youngest are of its document."""
+    youngest = num_youngest(budget)
+    # The key that enters at the query after this one is older than the youngest then.
+    present = (age >= youngest) & (age < EMPTY_AGE)
+    _, order = _ends(span, age, present).masked_fill(~present, NONE).sort(dim=1, stable=True)
+    num_gone = max(0, age.size(1) - (budget - youngest))
+    hidden_from = torch.full_like(age, 2)
+    if num_gone:
+        entrant = age.gather(1, order) == youngest
+        gone = torch.zeros_like(order[:, :num_gone])
+        # At the query itself the entrant is no rival: where it stays, the last that goes is still seen.
+        gone[:, -1] = entrant[:, num_gone:].any(dim=1)
+        hidden_from.scatter_(1, order[:, :num_gone], gone.masked_fill_(entrant[:, :num_gone], 1))
+    return hidden_from.masked_fill_(~present, 2)
+
+
+def _hidden_by_queries(span: Tensor, age: Tensor, block: int, budget: int, next_start: Tensor | None) -> Tensor:
+    """:func:`hidden_by_budget` for a few queries, T of them."""
     youngest = num_youngest(budget)
     older = budget - youngest
     keys = age.size(1)
     # The query from which a key is one of the older ones.
     enters = (youngest + 1 - age).clamp(min=0)
     present = (age < EMPTY_AGE) & (enters <= block)
-    end = (span.double() * STEP).floor().to(torch.int64) - age.masked_fill(~present, 0) * STEP
+    end = _ends(span, age, present)
     document = torch.zeros_like(age) if next_start is None else next_start
 
     # Those that are older at the first query, the first to go first: of equal ones the older, which stands before.

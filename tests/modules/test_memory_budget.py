@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from small_stacks import LENGTH, MODES, D, make, text
+from small_stacks import LENGTH, MODES, RAMP, D, make, text
 
 from fairseq_expire.modules import AdaptiveSpan, Compressive, ExpireSpan, FixedSpan, Memory
 from fairseq_expire.modules.memory import EMPTY_AGE, SLOT_MULTIPLE
@@ -168,7 +168,10 @@ def test_cut_memories_are_those_hidden_before_their_ramp():
         cut = 0
         for key, span in enumerate(of):
             hidden = [query for query in range(key + 1, LENGTH + 1) if key not in sets[query]]
-            cut += bool(hidden) and hidden[0] < key + span
+            masks = [1 + (span - (query - key)) / RAMP for query in range(key + 1, hidden[0])] if hidden else []
+            on_ramp = [mask for mask in masks if 0 < mask < 1]
+            expired = hidden and 1 + (span - (hidden[0] - key)) / RAMP <= 0
+            cut += bool(hidden) and not on_ramp and not expired
         assert report.cut_by_budget[row] == cut
 
 

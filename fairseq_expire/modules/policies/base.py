@@ -172,7 +172,8 @@ class MemoryPolicy(nn.Module):
         return None
 
     def cut_by_budget(self, visibility: Visibility, *, next_start: Tensor | None) -> Tensor | None:
-        """Counts the memories of each row [B] int64 that a budget hid before their ramp began; None without a budget.
+        """Counts the memories of each row [B] int64 that a budget hid before any query saw them on their ramp, which
+        random shortening does not change here; None without a budget.
 
         Args:
             visibility: of memories and block, with spans that are not shortened.

@@ -102,8 +102,12 @@ class ExpireSpan(MemoryPolicy):
         hidden_from = visibility.hidden_from
         if hidden_from is None:
             return torch.zeros_like(visibility.age[:, 0])
-        # A memory that is hidden from the query after the block is deleted, and so is counted once.
-        cut = (hidden_from <= visibility.block) & (hidden_from < visibility.expires_at.squeeze(1) - self.ramp)
+        expires_at = visibility.expires_at.squeeze(1)
+        # The last query that sees a memory comes before the one that it is hidden from. A memory that is hidden from
+        # the query after the block is deleted, and so is counted once.
+        cut = (hidden_from <= visibility.block) & (hidden_from <= (expires_at - self.ramp).floor() + 1)
+        # What expires by then is not cut.
+        cut &= hidden_from < expires_at
         if next_start is not None:
             cut &= hidden_from < next_start
         return cut.sum(dim=1)
