@@ -134,9 +134,7 @@ def memory_size(reports) -> float:
     return float(np.mean([report.memory_size.double().mean().item() for report in reports]))
 
 
-def train(
-    name: str, model: Answerer, *, updates: int, price: float = 1e-4, lr: float = 3e-3, seed: int = SEED
-) -> None:
+def train(name: str, model: Answerer, *, updates: int, price: float = 1e-4, lr: float = 3e-3, seed: int = SEED) -> None:
     """Trains on a stream with a memory from block to block; the learning rate falls to zero."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / 50) * (1 - n / updates))

@@ -17,7 +17,7 @@ from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import forgetting
@@ -26,24 +26,30 @@ from torch import Tensor, nn
 
 from fairseq_expire.modules import ExpireSpan, MemoryTransformer
 
-WIDTH, RAMP, SPAN_INIT = 64, 32, 128
+WIDTH, RAMP = 64, 32
 PRICE, LR = 1e-4, 3e-3
-MAX_SPANS, SCALES, SEEDS = (256, 4096, 65536), (1, 8, 64), (1, 2, 3)
+MAX_SPANS, SCALES, SEEDS = (256, 1024, 4096), (1, 16), (1, 2, 3)
+# Spans before training: short ones, and half of L, where the sigmoid is steepest.
+SPAN_INITS = ("128", "half")
+# The moves of every tenth update after the warm-up are measured.
+WARM_UP, MEASURED = 50, 10
 
 
 class Run(NamedTuple):
-    """What differs from run to run: L, the scale of the predictor's input, and the seed."""
+    """What differs from run to run: L, the spans before training, the scale of the predictor's input, and the seed."""
 
     max_span: int
+    init: str
     scale: float
     seed: int
 
 
 def make_model(run: Run) -> forgetting.Answerer:
-    """Returns the model of ``forgetting.py`` with another span predictor. All spans begin at ``SPAN_INIT``."""
+    """Returns the model of ``forgetting.py`` with another span predictor."""
+    init = run.max_span / 2 if run.init == "half" else float(run.init)
     model = forgetting.Answerer(span=run.max_span, expire=True, width=WIDTH)
     policy = partial(
-        ExpireSpan, embed_dim=WIDTH, max_span=run.max_span, ramp=RAMP, span_init=SPAN_INIT, input_scale=run.scale
+        ExpireSpan, embed_dim=WIDTH, max_span=run.max_span, ramp=RAMP, span_init=init, input_scale=run.scale
     )
     model.stack = MemoryTransformer(
         embed_dim=WIDTH, num_heads=2, ffn_dim=4 * WIDTH, num_layers=2, position_range=1, policy=policy, pre_norm=True
@@ -69,14 +75,14 @@ def train(run: Run, updates: int) -> dict[str, Any]:
 
     Returns:
         ``right``: share of right answers on a stream of its own. ``memory``: mean number of memories a query sees.
-        ``step``: by how many steps the median update moves the span of a mean state, in the second half of training.
-        ``expected``: the same by the estimate above. ``largest``: the largest move of such an update.
+        ``step``: by how many steps an update moves the span of a state, on average. ``expected``: the same by the
+        estimate above. ``largest``: the largest move of a span in an update.
     """
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     model = make_model(run)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / 50) * (1 - n / updates))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / WARM_UP) * (1 - n / updates))
     stream, memory = forgetting.PairStream(forgetting.ROWS, run.seed), None
     states = record_states(model)
     moves, largest, expected = [], [], []
@@ -88,7 +94,7 @@ def train(run: Run, updates: int) -> dict[str, Any]:
         penalties = sum(report.penalty.sum() for report in reports)
         (loss + PRICE * penalties / block.symbols.numel()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if update < updates // 2:
+        if update < WARM_UP or update % MEASURED:
             optimizer.step()
         else:
             seen = [state.clone() for state in states]
@@ -111,9 +117,9 @@ def train(run: Run, updates: int) -> dict[str, Any]:
         "updates": updates,
         "right": result.right,
         "memory": result.memory_size,
-        "step": median(moves),
-        "expected": median(expected),
-        "largest": median(largest),
+        "step": mean(moves),
+        "expected": mean(expected),
+        "largest": max(largest),
     }
 
 
@@ -139,33 +145,39 @@ def table(results: list[dict[str, Any]]) -> str:
     """Returns a table in Markdown: a row for each L and scale, mean and standard deviation over seeds."""
     groups = defaultdict(list)
     for result in results:
-        groups[result["max_span"], result["scale"]].append(result)
+        groups[result["max_span"], result["init"], result["scale"]].append(result)
     lines = [
-        "| L | scale | an update moves spans by | estimate | the largest move | right answers | memories |",
-        "|---|---|---|---|---|---|---|",
+        "| L | first spans | scale | an update moves spans by | estimate | largest move | right answers | memories |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for (max_span, scale), group in sorted(groups.items()):
+    for (max_span, init, scale), group in sorted(groups.items()):
         values = {name: [result[name] for result in group] for name in ("step", "expected", "largest")}
         right, memory = [100 * result["right"] for result in group], [result["memory"] for result in group]
         spread = f" ± {stdev(right):.1f}" if len(group) > 1 else ""
-        steps = " | ".join(f"{mean(values[name]) / RAMP:.2f} R" for name in values)
-        lines.append(f"| {max_span:,} | {scale:g} | {steps} | {mean(right):.1f} %{spread} | {mean(memory):.0f} |")
+        steps = " | ".join(f"{mean(values[name]) / RAMP:.3f} R" for name in values)
+        first = "L / 2" if init == "half" else init
+        lines.append(
+            f"| {max_span:,} | {first} | {scale:g} | {steps} | {mean(right):.1f} %{spread} | {mean(memory):.0f} |"
+        )
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, metavar="FILE", help="a line of JSON for each run; made runs are kept")
-    parser.add_argument("--updates", type=int, default=1000, help="updates of each run (default: 1000)")
+    parser.add_argument("--updates", type=int, default=700, help="updates of each run (default: 700)")
     parser.add_argument("--max-spans", type=int, nargs="+", default=MAX_SPANS, metavar="L", help="the longest spans")
+    parser.add_argument("--inits", nargs="+", default=SPAN_INITS, metavar="E", help="spans before training, or 'half'")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES, metavar="S", help="the predictor's scales")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds (default: 1 2 3)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each (default: 1)")
     args = parser.parse_args(arguments)
     out = Path(args.out)
     results = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    done = {(result["max_span"], result["scale"], result["seed"], result["updates"]) for result in results}
-    runs = [Run(*values) for values in itertools.product(args.max_spans, args.scales, args.seeds)]
+    done = {(*(result[name] for name in Run._fields), result["updates"]) for result in results}
+    runs = [Run(*values) for values in itertools.product(args.max_spans, args.inits, args.scales, args.seeds)]
+    # 128 is half of the shortest L.
+    runs = [run for run in runs if not (run.init == "half" and run.max_span == 256)]
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         missing = [run for run in runs if (*run, args.updates) not in done]
         for result in pool.map(partial(train, updates=args.updates), missing):
