@@ -29,7 +29,7 @@ NAMES = {
 
 def last_validation(output: str) -> dict[str, Any]:
     """Returns the values that ``fairseq-validate`` printed last, with ``--log-format json``."""
-    lines = [line for line in output.splitlines() if line.rstrip().endswith("}") and '"valid_error"' in line]
+    lines = [line for line in output.splitlines() if line.rstrip().endswith("}") and '"test_error"' in line]
     return json.loads(lines[-1][lines[-1].index("{") :])
 
 
@@ -47,7 +47,7 @@ def run(script: str, data: Path, save: Path, seed: int, options: list[str]) -> t
     ]  # fmt: skip
     done = subprocess.run(validate, capture_output=True, text=True, check=True, env=env)
     values = last_validation(done.stdout + done.stderr)
-    return float(values["valid_error"]), float(values["valid_memory_size"])
+    return float(values["test_error"]), float(values["test_memory_size"])
 
 
 class Results:
