@@ -16,7 +16,7 @@ fairseq-train "$data" --user-dir fairseq_expire \
     --arch compressive_transformer_lm --decoder-layers 6 --decoder-embed-dim 512 --decoder-ffn-embed-dim 1024 \
     --decoder-attention-heads 4 --decoder-normalize-before --dropout 0.1 \
     --max-span 512 --compressed-size 2048 --compression-rate 4 \
-    --criterion expire_span_loss --expire-loss-weight 2e-6 \
+    --criterion expire_span_loss \
     --optimizer adam --lr 0.0001 --lr-scheduler fixed --warmup-updates 1000 --clip-norm 0.1 \
     --max-update 100000 --best-checkpoint-metric error \
     --save-dir "$save_dir" --no-epoch-checkpoints --log-format json --log-interval 100 "$@"

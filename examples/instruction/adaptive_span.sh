@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Adaptive-Span with spans up to 16,384 on instructions, then its errors on valid and test.
+# Adaptive-Span with spans up to 32,768 on instructions, then its errors on valid and test.
 #     bash examples/instruction/adaptive_span.sh DATA_BIN SAVE_DIR [OPTIONS OF fairseq-train]
 set -euo pipefail
 
@@ -15,7 +15,7 @@ fairseq-train "$data" --user-dir fairseq_expire \
     --task memory_caching_lm --tokens-per-sample 512 --batch-size 64 --update-freq $((8 / gpus)) --batch-size-valid 16 \
     --arch adaptive_span_lm --decoder-layers 6 --decoder-embed-dim 512 --decoder-ffn-embed-dim 2048 \
     --decoder-attention-heads 8 --decoder-normalize-before --dropout 0.1 \
-    --max-span 16384 --span-ramp 32 --span-init 0 \
+    --max-span 32768 --span-ramp 32 --span-init 0 \
     --criterion expire_span_loss --expire-loss-weight 5e-7 \
     --optimizer adam --lr 0.0007 --lr-scheduler fixed --warmup-updates 8000 --clip-norm 0.3 \
     --max-update 100000 --best-checkpoint-metric answer_error \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Expire-Span with spans up to 16,384 on instructions, then its errors on valid and test.
+# Expire-Span with spans up to 32,768 on instructions, then its errors on valid and test.
 #     bash examples/instruction/expire_span.sh DATA_BIN SAVE_DIR [OPTIONS OF fairseq-train]
 set -euo pipefail
 
@@ -15,7 +15,7 @@ fairseq-train "$data" --user-dir fairseq_expire \
     --task memory_caching_lm --tokens-per-sample 512 --batch-size 64 --update-freq $((8 / gpus)) --batch-size-valid 16 \
     --arch expire_span_lm --decoder-layers 6 --decoder-embed-dim 512 --decoder-ffn-embed-dim 2048 \
     --decoder-attention-heads 8 --decoder-normalize-before --dropout 0.1 \
-    --position-range 512 --max-span 16384 --span-ramp 64 --span-init 163.84 \
+    --position-range 512 --max-span 32768 --span-ramp 64 --span-init 327.68 \
     --criterion expire_span_loss --expire-loss-weight 2e-6 \
     --optimizer adam --lr 0.0007 --lr-scheduler fixed --warmup-updates 8000 --clip-norm 0.3 \
     --max-update 100000 --best-checkpoint-metric answer_error \

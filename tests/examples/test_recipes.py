@@ -97,7 +97,7 @@ SIZES = {
     "collision/easy_expire_span_4k": Size(34, 12_697_606, labels=68),
     "instruction/expire_span": Size(380, 19_332_102),
     "instruction/transformer_xl": Size(380, 19_427_328),
-    "instruction/adaptive_span": Size(380, 20_344_880),
+    "instruction/adaptive_span": Size(380, 21_393_456),
     "instruction/compressive_transformer": Size(380, 19_460_096),
 }
 
