@@ -27,26 +27,16 @@ NAMES = {
 }
 
 
-def last_validation(output: str) -> dict[str, Any]:
-    """Returns the values that ``fairseq-validate`` printed last, with ``--log-format json``."""
-    lines = [line for line in output.splitlines() if line.rstrip().endswith("}") and '"test_error"' in line]
-    return json.loads(lines[-1][lines[-1].index("{") :])
-
-
 def run(script: str, data: Path, save: Path, seed: int, options: list[str]) -> tuple[float, float]:
-    """Trains with a script and returns error and memory size on the test split."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = ["bash", str(FOLDER / script), str(data), str(save), "--seed", str(seed), *options]
+    """Trains with a script, which validates at its end. Returns error and memory size on the test split."""
     save.mkdir(parents=True, exist_ok=True)
+    command = ["bash", str(FOLDER / script), str(data), str(save), "--seed", str(seed), *options]
     with open(save / "log.txt", "a") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True, env=env)
-    validate = [
-        "fairseq-validate", str(data), "--user-dir", "fairseq_expire", "--cpu", "--task", "memory_caching_tagging",
-        "--batch-size", "16", "--path", str(save / "checkpoint_last.pt"), "--valid-subset", "test",
-        "--log-format", "json",
-    ]  # fmt: skip
-    done = subprocess.run(validate, capture_output=True, text=True, check=True, env=env)
-    values = last_validation(done.stdout + done.stderr)
+        subprocess.run(
+            command, stdout=log, stderr=subprocess.STDOUT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+    lines = [line for line in (save / "log.txt").read_text().splitlines() if '"test_error"' in line]
+    values = json.loads(lines[-1][lines[-1].index("{") :])
     return float(values["test_error"]), float(values["test_memory_size"])
 
 
@@ -118,6 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
             for job in jobs:
                 job.result()
         except subprocess.CalledProcessError as error:
+            pool.shutdown(cancel_futures=True)
             sys.exit(f"{' '.join(map(str, error.cmd))} failed: see log.txt of the run in {args.runs}")
     print(table(results.runs))
 

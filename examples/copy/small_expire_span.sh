@@ -15,9 +15,10 @@ fairseq-train "$data" --user-dir fairseq_expire --cpu \
     --criterion expire_span_loss --expire-loss-weight 1e-5 \
     --optimizer adam --lr 0.001 --lr-scheduler polynomial_decay --warmup-updates 100 --total-num-update 3000 \
     --clip-norm 0.5 --max-update 3000 --best-checkpoint-metric answer_error \
-    --save-dir "$save_dir" --no-epoch-checkpoints --log-format json --log-interval 100 "$@"
+    --save-dir "$save_dir" --no-epoch-checkpoints --save-interval-updates 500 --keep-interval-updates 1 \
+    --log-format json --log-interval 100 "$@"
 
 for split in valid test; do
     fairseq-validate "$data" --user-dir fairseq_expire --cpu --task memory_caching_tagging --batch-size 16 \
-        --path "$save_dir/checkpoint_last.pt" --valid-subset "$split"
+        --path "$save_dir/checkpoint_last.pt" --valid-subset "$split" --log-format json
 done
