@@ -68,7 +68,7 @@ def test_dictionaries_of_fairseq(tmp_path, level, how):
     task = MemoryCachingLMTask.setup_task(MemoryCachingLMConfig(data=str(data)))
     assert task.dictionary.symbols == dictionary.symbols and task.dictionary.indices == dictionary.indices
     task.load_dataset("valid")
-    stream = task.dataset("valid").stream
+    stream = task.dataset("valid").corpus.stream
     theirs = stream.read(0, len(stream))
     assert dictionary.pad() not in theirs
 

@@ -17,12 +17,15 @@ CASE = pytest.mark.parametrize("case", CASES)
 
 def masks(inputs, queries):
     """[B, H, queries, S]: m by the definition, 0 where a hard bound hides the key."""
-    span, age = inputs["span"].detach(), inputs["age"]
+    span, age, block = inputs["span"].detach(), inputs["age"], inputs["query"].size(2)
     mask = span.new_zeros(*span.shape[:2], queries, span.size(2))
     for b, h, t, i in torch.cartesian_prod(*(torch.arange(n) for n in mask.shape)).tolist():
         distance = int(age[b, i]) + t
         near = inputs["min_distance"][b, i] if "min_distance" in inputs else 1
-        if near <= distance <= inputs.get("max_distance", float("inf")):
+        # A bound behind the block says no more than that the query after the block may see the key.
+        hidden_from = int(inputs["hidden_from"][b, i]) if "hidden_from" in inputs else block + 1
+        hidden = hidden_from <= block and t >= hidden_from
+        if near <= distance <= inputs.get("max_distance", float("inf")) and not hidden:
             mask[b, h, t, i] = loops.soft_mask(span[b, h, i], distance, inputs["ramp"])
     return mask
 

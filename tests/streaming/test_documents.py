@@ -9,6 +9,7 @@ from building import build
 
 from fairseq_expire.streaming.batch_iterator import MemoryBatchIterator
 from fairseq_expire.streaming.blocks import BlockDataset
+from fairseq_expire.streaming.corpus import TextCorpus
 
 EOS, BLOCK = 2, 8
 # The first document is longer than all that any of the models remembers.
@@ -44,7 +45,9 @@ class Corpus:
 
 
 def blocks(rows, state=None):
-    dataset = BlockDataset(Corpus(), rows=rows, block=BLOCK, micro_batches=1, shard_id=0, num_shards=1, eos=EOS)
+    dataset = BlockDataset(
+        TextCorpus(Corpus(), eos=EOS), rows=rows, block=BLOCK, micro_batches=1, shard_id=0, num_shards=1
+    )
     batches = MemoryBatchIterator(dataset, epoch=1, num_workers=0, buffer_size=0, skip_remainder_batch=False)
     if state is not None:
         batches.load_state_dict(state)
