@@ -1,4 +1,4 @@
-"""How far one update moves the spans, and what that does to learning: the study behind ``--span-input-scale``.
+"""Moves of the spans in one update, and what they do to learning: the study behind ``--span-input-scale``.
 
     python examples/quickstart/wandering.py --out examples/quickstart/wandering.jsonl
 
@@ -36,7 +36,7 @@ WARM_UP, MEASURED = 50, 10
 
 
 class Run(NamedTuple):
-    """What differs from run to run: L, the spans before training, the scale of the predictor's input, and the seed."""
+    """Settings of a run: L, the spans before training, the scale of the predictor's input, and the seed."""
 
     max_span: int
     init: str

@@ -12,7 +12,7 @@ from fairseq_expire.streaming.corpus import FIRST_OF_ANSWER, IN_ANSWER, LAST_OF_
 
 
 class AnswerCount(NamedTuple):
-    """How many answers ended, and in how many of them a target was missed."""
+    """Numbers of answers that ended, and of those in which a target was missed."""
 
     answers: int
     wrong: int

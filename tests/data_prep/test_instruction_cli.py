@@ -33,7 +33,7 @@ def here(tmp_path, monkeypatch):
 
 
 class Reading:
-    """What somebody notes down who reads a text and knows the rules alone."""
+    """Notes of somebody who reads a text and knows the rules alone."""
 
     def __init__(self, text, level):
         self.answers, self.distances, self.others, self.queue = [], [], [], 0

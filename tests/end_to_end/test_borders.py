@@ -77,7 +77,7 @@ def test_one_row_gives_each_document_the_score_it_has_alone(arch, data, texts, r
 
 
 def test_any_model_scores_with_borders(data, runs, tmp_path):
-    """Of a checkpoint that was written before there was the option; each row begins cold."""
+    """A checkpoint that was written before there was the option; each row begins cold."""
     state = torch.load(runs["expire_span_lm"][0] / "checkpoint_last.pt", weights_only=True)
     assert state["cfg"]["model"].pop("break_memory_at_eos") and state["cfg"]["task"].pop("break_memory_at_eos")
     old = tmp_path / "old.pt"

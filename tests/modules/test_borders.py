@@ -62,7 +62,7 @@ def test_each_document_is_read_as_if_it_were_alone(kind, training, block):
 @MODES
 @torch.no_grad()
 def test_with_deletion_switched_off(training):
-    """What a border hides is deleted all the same."""
+    """A state that a border hides is deleted all the same."""
     expected = read(make("expire").train(training), text(ROWS), 16)
     kept = read(make("keep").train(training), text(ROWS), 16)
     torch.testing.assert_close(kept[0], expected[0])
